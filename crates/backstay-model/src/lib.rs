@@ -1,0 +1,26 @@
+//! Pure: no I/O, no async, no clock, no randomness.
+//!
+//! Owns the words of Backstay as types: identities, numbers that cross functions, points in time,
+//! the catalog of restore points and every decision that can be made from values alone. Anything
+//! here can be tested with a table; nothing here can fail because of the world outside.
+
+pub mod backup;
+pub mod catalog;
+pub mod id;
+pub mod kind;
+pub mod moment;
+pub mod name;
+pub mod number;
+pub mod retention;
+pub mod seams;
+pub mod space;
+pub mod status;
+pub mod verdict;
+
+pub use id::{Digest, FingerprintKeyId, ObjectId, RepoId, SignerKey};
+pub use kind::{Kind, Kinded};
+pub use moment::Moment;
+pub use name::{Label, SourceName};
+pub use number::{BranchNo, ByteLen, PageNo, PageSize, Position, Sequence, UnitSize};
+pub use seams::{Clock, Random};
+pub use verdict::Verdict;
