@@ -1,0 +1,218 @@
+//! Facts: the canonical JSON that objects carry, one type each.
+//!
+//! Keys are sorted and there is no white space, so equal facts are equal bytes. Readers accept keys
+//! they do not know (a later build may add one) but never a missing or ill-typed one.
+
+use crate::{Corrupt, layout, tree};
+use backstay_model::catalog::{Keep, MarkKind, Quality};
+use backstay_model::{
+    BranchNo, ByteLen, Digest, FingerprintKeyId, Label, Moment, ObjectId, Position, RepoId, SignerKey, SourceName,
+    UnitSize,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The canonical bytes of some facts.
+pub fn encode<T: Serialize>(facts: &T) -> Vec<u8> {
+    // A detour through `Value`, whose maps are sorted, gives sorted keys whatever the field order.
+    let value = serde_json::to_value(facts).expect("facts have text keys and finite numbers");
+    serde_json::to_vec(&value).expect("a JSON value can be written to memory")
+}
+
+pub fn parse<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Corrupt> {
+    if bytes.len() > layout::FACTS_MAX {
+        return Err(Corrupt::TooLong { what, len: bytes.len() as u64, max: layout::FACTS_MAX as u64 });
+    }
+    serde_json::from_slice(bytes).map_err(|error| Corrupt::Json { what, reason: error.to_string() })
+}
+
+/// `ctl/conf/<n>`: who may do what, and to whom objects are sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conf {
+    pub generation: u64,
+    pub created: Moment,
+    /// The master identity's public half (`age1…`): every data key is wrapped to it.
+    pub master: String,
+    /// Present in an unsealed repository only: the master identity itself, for anyone to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_identity: Option<String>,
+    pub signers: Vec<Signer>,
+    pub store: StoreAbilities,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signer {
+    pub key: SignerKey,
+    pub name: String,
+    pub roles: Vec<Role>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Writer,
+    Keeper,
+    Reader,
+}
+
+/// What the probe at `init` found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreAbilities {
+    pub conditional_put: bool,
+}
+
+/// `data/<source>/branch/<n>`: one line of a source's history begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Branch {
+    pub source: SourceName,
+    pub branch: BranchNo,
+    pub created: Moment,
+    pub engine: Engine,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<BranchPoint>,
+    pub reason: BranchReason,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchPoint {
+    pub branch: BranchNo,
+    pub position: Position,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BranchReason {
+    /// The first backup of the source.
+    First,
+    /// Another file stands at the source's path.
+    Replaced,
+    /// A restore put an older state in place.
+    RestoredInPlace,
+    /// Another host took over.
+    Takeover,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// The plain facts of a manifest: what retention, listing and checking need without an identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub source: SourceName,
+    pub branch: BranchNo,
+    pub position: Position,
+    /// When the captured state was the newest, by the host's clock.
+    pub taken: Moment,
+    pub engine: Engine,
+    /// The logical root digest: what a restore must reproduce and every mark is bound to.
+    pub root: Digest,
+    /// Length of the restored content.
+    pub length: ByteLen,
+    /// Bytes this snapshot added to the repository, its manifest not counted.
+    pub added: ByteLen,
+    pub quality: Quality,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Label>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
+}
+
+/// The sealed facts of a manifest: its first frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedManifest {
+    pub fingerprint: FingerprintFacts,
+    pub host: String,
+    pub path: String,
+    pub streams: Vec<Stream>,
+    /// What the engine said of itself, for people and for later questions.
+    pub engine: serde_json::Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FingerprintFacts {
+    pub id: FingerprintKeyId,
+    /// The secret, in hexadecimal.
+    pub key: Digest,
+}
+
+/// One named run of units. Its root node is the frame at its own place after the facts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stream {
+    pub name: String,
+    pub unit: u32,
+    pub length: ByteLen,
+    /// Levels of inner nodes above the leaves; 0 when the root is the only leaf.
+    pub levels: u8,
+}
+
+impl Stream {
+    /// The unit size and the number of units, after checking that the stream can exist.
+    pub fn shape(&self) -> Result<(UnitSize, u64), Corrupt> {
+        const WHAT: &str = "a stream";
+        let rule = |rule| Corrupt::Rule { what: WHAT, rule };
+        let unit = UnitSize::try_from(self.unit).map_err(|_| rule("units are 4096 to 65536 bytes, a power of two"))?;
+        let units = unit.count(self.length);
+        if self.levels != tree::levels_for(units) || self.levels > layout::LEVELS_MAX {
+            return Err(rule("the tree is as deep as its units need, and at most 4 levels"));
+        }
+        Ok((unit, units))
+    }
+}
+
+/// `ctl/mark/<source>/<snapshot>/<kind>-<id>`: a fact added later about a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub source: SourceName,
+    pub snapshot: ObjectId,
+    pub kind: MarkKind,
+    /// The logical root digest of the snapshot the mark is about.
+    pub root: Digest,
+    pub at: Moment,
+    pub evidence: serde_json::Value,
+}
+
+/// `ctl/audit/<signer>/<n>`: something a person or a keeper did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    pub signer: SignerKey,
+    pub at: Moment,
+    pub act: AuditAct,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "act", rename_all = "kebab-case")]
+pub enum AuditAct {
+    /// A copy of the key held elsewhere was shown to open the repository.
+    KeyConfirmed { master: String },
+}
+
+/// `ctl/prune/<n>`: objects condemned, and what was seen when they were. Not written yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prune {
+    pub repo: RepoId,
+    pub at: Moment,
+    pub condemned: Vec<String>,
+    pub heads: Vec<Head>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    pub source: SourceName,
+    pub sequence: u64,
+    pub digest: Digest,
+}
+
+/// `ctl/lease/<scope>/<n>`: one keeper's turn. Not written yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    pub holder: SignerKey,
+    pub from: Moment,
+    pub until: Moment,
+}
+
+#[cfg(test)]
+mod tests;

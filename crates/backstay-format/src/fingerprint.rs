@@ -1,0 +1,146 @@
+//! Fingerprints: 128-bit keyed BLAKE3, one per unit, which decide what changed since the last snapshot.
+//!
+//! The key is not a decryption key, but whoever has it and a snapshot's fingerprints can test guesses
+//! about content: it stays sealed in manifests and in the local cache.
+
+use backstay_model::{ByteLen, Digest, FingerprintKeyId, UnitSize};
+
+/// Keyed digest of one unit. Equal fingerprints under one key mean equal bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(transparent)]
+pub struct Fingerprint(pub [u8; 16]);
+
+impl Fingerprint {
+    pub const LEN: usize = 16;
+}
+
+/// The secret that makes the fingerprints of one source, and its public id.
+#[derive(Clone)]
+pub struct FingerprintKey {
+    pub id: FingerprintKeyId,
+    secret: [u8; 32],
+}
+
+impl std::fmt::Debug for FingerprintKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FingerprintKey({})", self.id.short())
+    }
+}
+
+const UNIT_CONTEXT: &str = "backstay v1 unit fingerprint";
+const ROOT_CONTEXT: &str = "backstay v1 logical root digest";
+
+impl FingerprintKey {
+    pub fn new(id: FingerprintKeyId, secret: [u8; 32]) -> Self {
+        Self { id, secret }
+    }
+
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.secret
+    }
+
+    /// The working form: derives the unit key once.
+    pub fn units(&self) -> UnitHasher {
+        UnitHasher { key: blake3::derive_key(UNIT_CONTEXT, &self.secret) }
+    }
+
+    /// Starts the logical root digest of a snapshot.
+    pub fn root(&self) -> RootHasher {
+        let key = blake3::derive_key(ROOT_CONTEXT, &self.secret);
+        RootHasher { inner: blake3::Hasher::new_keyed(&key) }
+    }
+}
+
+/// Fingerprints units. Cheap to copy into worker threads.
+#[derive(Clone)]
+pub struct UnitHasher {
+    key: [u8; 32],
+}
+
+impl UnitHasher {
+    pub fn fingerprint(&self, unit: &[u8]) -> Fingerprint {
+        let digest = blake3::keyed_hash(&self.key, unit);
+        let (head, _) = digest.as_bytes().split_at(Fingerprint::LEN);
+        let mut out = [0; Fingerprint::LEN];
+        out.copy_from_slice(head);
+        Fingerprint(out)
+    }
+}
+
+/// The logical root digest: over each stream's name, unit size, length and fingerprints in order.
+/// It is what a restore must reproduce, and what every mark is bound to.
+pub struct RootHasher {
+    inner: blake3::Hasher,
+}
+
+impl RootHasher {
+    pub fn begin_stream(&mut self, name: &str, unit: UnitSize, len: ByteLen) {
+        self.inner.update(&(name.len() as u32).to_le_bytes());
+        self.inner.update(name.as_bytes());
+        self.inner.update(&unit.get().to_le_bytes());
+        self.inner.update(&len.get().to_le_bytes());
+    }
+
+    pub fn units(&mut self, fingerprints: &[Fingerprint]) {
+        for fingerprint in fingerprints {
+            self.inner.update(&fingerprint.0);
+        }
+    }
+
+    pub fn finish(self) -> Digest {
+        Digest::from_bytes(*self.inner.finalize().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> FingerprintKey {
+        FingerprintKey::new(FingerprintKeyId::from_bytes([1; 16]), [byte; 32])
+    }
+
+    const PAGE: &str = include_str!("../../../docs/formats/keys.md");
+
+    #[test]
+    fn the_spec_page_names_the_contexts_and_the_values_they_give() {
+        let unit = UnitSize::try_from(4096).expect("valid");
+        let units = [key(0x22).units().fingerprint(&[0; 4096]), key(0x22).units().fingerprint(b"tail")];
+        let mut root = key(0x22).root();
+        root.begin_stream("main", unit, ByteLen::new(4100));
+        root.units(&units);
+        let rows = [
+            format!("| unit key | `{UNIT_CONTEXT}` |"),
+            format!("| root key | `{ROOT_CONTEXT}` |"),
+            format!("| fingerprint of 4096 zero bytes | {} |", backstay_model::id::to_hex(&units[0].0)),
+            format!("| fingerprint of the 4 bytes `tail` | {} |", backstay_model::id::to_hex(&units[1].0)),
+            format!("those two units | {} |", root.finish()),
+        ];
+        for row in rows {
+            assert!(PAGE.contains(&row), "docs/formats/keys.md lacks: {row}");
+        }
+    }
+
+    #[test]
+    fn fingerprints_depend_on_key_and_content() {
+        let a = key(1).units().fingerprint(b"page");
+        assert_eq!(a, key(1).units().fingerprint(b"page"));
+        assert_ne!(a, key(2).units().fingerprint(b"page"));
+        assert_ne!(a, key(1).units().fingerprint(b"Page"));
+    }
+
+    #[test]
+    fn the_root_tells_streams_lengths_and_order_apart() {
+        let unit = UnitSize::try_from(4096).expect("valid");
+        let root = |name: &str, len: u64, units: &[u8]| {
+            let mut hasher = key(1).root();
+            hasher.begin_stream(name, unit, ByteLen::new(len));
+            hasher.units(&units.iter().map(|b| Fingerprint([*b; 16])).collect::<Vec<_>>());
+            hasher.finish()
+        };
+        let base = root("main", 8192, &[1, 2]);
+        for other in [root("mai", 8192, &[1, 2]), root("main", 8191, &[1, 2]), root("main", 8192, &[2, 1])] {
+            assert_ne!(base, other);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! One value of each structure, always the same: what the golden files hold.
+
+use backstay_format::directory::{self, Holding};
+use backstay_format::facts::{self, Engine, Manifest, Stream};
+use backstay_format::object::{Builder, Digest, FramePlace, Seal, Signed};
+use backstay_format::table::{Reference, Table};
+use backstay_format::tree::{Leaf, Node, NodeRef, Run};
+use backstay_format::{Fingerprint, Header, ObjectType};
+use backstay_model::catalog::{Keep, Quality};
+use backstay_model::{BranchNo, ByteLen, Moment, ObjectId, Position, RepoId, Sequence, SignerKey};
+
+pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/v1");
+
+fn header(kind: ObjectType) -> Header {
+    let mut header = Header::new(kind, RepoId::from_bytes([0x5e; 16]), ObjectId::from_bytes([0x0b; 16]));
+    if matches!(kind, ObjectType::Pack | ObjectType::Manifest) {
+        header.seal = Some(Seal { salt: [0x5a; 32], commitment: [0xc0; 32], wrap: b"a wrapped data key".to_vec() });
+    }
+    if kind != ObjectType::Pack {
+        header.signed = Some(Signed {
+            signer: SignerKey::from_bytes([0x51; 32]),
+            sequence: Sequence::new(0x0102_0304_0506_0708),
+            previous: Digest::from_bytes([0x9e; 32]),
+        });
+    }
+    header
+}
+
+fn object(kind: ObjectType, facts: &[u8], table: &[u8], frames: &[&[u8]]) -> Vec<u8> {
+    let mut builder = Builder::new(header(kind), facts, table);
+    for frame in frames {
+        builder.push(frame, 4096);
+    }
+    builder.finish(|message| {
+        let mut signature = [0; 64];
+        signature[..32].copy_from_slice(backstay_format::object::digest(message).as_bytes());
+        signature
+    })
+}
+
+fn place(frame: u32) -> FramePlace {
+    FramePlace { frame, offset: 0x1000 * (frame + 1), stored: 0x800, raw: 0x4000 }
+}
+
+pub fn manifest_facts() -> Manifest {
+    Manifest {
+        source: "shop".parse().expect("a legal name"),
+        branch: BranchNo::new(2),
+        position: Position::new(9),
+        taken: Moment::from_millis(1_795_000_000_123).expect("in range"),
+        engine: Engine::Sqlite,
+        root: Digest::from_bytes([0xab; 32]),
+        length: ByteLen::new(734_003_200),
+        added: ByteLen::new(81_920),
+        quality: Quality::Whole,
+        label: Some("vor Änderung 2".parse().expect("a legal label")),
+        keep: Some(Keep::ForEver),
+    }
+}
+
+pub fn table() -> Table {
+    let reference = |byte: u8, wrap| Reference {
+        object: ObjectId::from_bytes([byte; 16]),
+        kind: ObjectType::Pack,
+        stored: 0x0123_4567,
+        digest: Digest::from_bytes([byte + 1; 32]),
+        salt: [byte + 2; 32],
+        wrap,
+        live_units: 10,
+        total_units: 20,
+        live_nodes: 3,
+    };
+    let wraps = vec![b"first key".to_vec(), b"the second key".to_vec()];
+    Table::new(vec![reference(0x80, 1), reference(0x10, 0)], wraps).expect("a legal table")
+}
+
+pub fn leaf() -> Leaf {
+    let run = |first, count, byte, slot, frame| Run {
+        first,
+        count,
+        object: ObjectId::from_bytes([byte; 16]),
+        slot,
+        place: place(frame),
+    };
+    Leaf::new([run(0, 3, 0x80, 1, 7), run(3, 1, 0x10, 0, 2), run(4, 2, 0x80, 2, 8)]).expect("a legal leaf")
+}
+
+pub fn node() -> Node {
+    let child = |byte, at| NodeRef { object: ObjectId::from_bytes([byte; 16]), place: place(5), at, len: 0x70 };
+    Node { level: 2, children: vec![child(0x80, 0), child(0x10, 0x70), child(0x80, 0xe0)] }
+}
+
+pub fn directory() -> Vec<Holding> {
+    let units = vec![(0x0102_0304_0506_0708, Fingerprint([0xf1; 16])), (9, Fingerprint([0xf2; 16]))];
+    vec![Holding::Units { stream: 1, units }, Holding::Nodes]
+}
+
+pub fn stream() -> Stream {
+    Stream { name: "main".to_owned(), unit: 4096, length: ByteLen::new(1), levels: 0 }
+}
+
+/// Every golden file by name, as this build writes it.
+pub fn all() -> Vec<(&'static str, Vec<u8>)> {
+    let (facts, table) = (facts::encode(&manifest_facts()), table().encode());
+    vec![
+        ("conf.bin", object(ObjectType::Conf, b"{}", b"", &[])),
+        ("mark.bin", object(ObjectType::Mark, br#"{"a":1}"#, b"", &[])),
+        ("manifest.bin", object(ObjectType::Manifest, &facts, &table, &[b"sealed facts", b"sealed root"])),
+        ("pack.bin", object(ObjectType::Pack, b"", b"", &[b"sealed units", b"sealed nodes", b"sealed directory"])),
+        ("header.bin", header(ObjectType::Pack).encode()),
+        ("facts.bin", facts),
+        ("stream.bin", facts::encode(&stream())),
+        ("table.bin", table),
+        ("leaf.bin", leaf().encode()),
+        ("node.bin", node().encode()),
+        ("directory.bin", directory::encode(&directory())),
+    ]
+}
