@@ -1,0 +1,243 @@
+//! The repository: created once, opened against a pinned root, read with its signatures verified.
+//!
+//! Nothing read from the store is believed before it was verified: the newest configuration is
+//! signed by the pinned root and is no older than one already seen; every record and manifest is
+//! signed by a signer that this configuration enrols for it, lies under the name it was made for,
+//! and belongs to this repository. What a `Repository` hands out has passed all of that.
+//!
+//! Writing only ever creates. A crash between two writes leaves objects nobody refers to; they cost
+//! space until a prune, and nothing else.
+
+mod error;
+mod manifest;
+mod reader;
+mod records;
+
+pub use error::RepoError;
+pub use manifest::{Draft, Manifest, ManifestFront, Root, SealedBody};
+pub use reader::{Directory, LeafAt, SnapshotReader, Step, unit_size};
+pub use records::{Chain, MarkFault, Marks, Record, Signing};
+
+use crate::StoreError;
+use crate::keys;
+use crate::seal::{Master, Sealer};
+use crate::seam::{Entry, Key, Page, Put, Store, Verb};
+use crate::signing::SigningKey;
+use backstay_format::facts::{Conf, Role};
+use backstay_format::{ObjectType, facts};
+use backstay_model::{Digest, ObjectId, Random, RepoId, SignerKey, seams};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Keys asked for in one page of a listing.
+const PAGE: usize = 1000;
+/// The longest listing that is read to its end; a store that goes on for ever must not take all memory.
+const LISTED_MAX: usize = 4 << 20;
+
+/// The newest configuration a host has seen; an older one served later is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SeenConf {
+    pub generation: u64,
+    pub digest: Digest,
+}
+
+/// An open repository: its newest configuration is verified.
+#[derive(Clone)]
+pub struct Repository {
+    store: Arc<dyn Store>,
+    id: RepoId,
+    root: SignerKey,
+    conf: Arc<Conf>,
+    seen: SeenConf,
+    master: Master,
+}
+
+/// What a new repository is made of.
+pub struct NewRepository<'a> {
+    pub id: RepoId,
+    pub root: &'a SigningKey,
+    pub conf: Conf,
+}
+
+impl Repository {
+    /// Writes the first configuration. Refuses a store that already has one.
+    pub async fn create(store: Arc<dyn Store>, new: NewRepository<'_>) -> Result<Self, RepoError> {
+        let there = store.list(keys::CONF_PREFIX, None, 1).await?;
+        if !there.entries.is_empty() {
+            return Err(RepoError::AlreadyThere { store: store.describe() });
+        }
+        let record = records::Draft {
+            kind: ObjectType::Conf,
+            repo: new.id,
+            object: ObjectId::from_bytes(*new.id.as_bytes()),
+            chain: Chain::START,
+            facts: facts::encode(&new.conf),
+        };
+        let bytes = record.sign(new.root);
+        let key = keys::conf(new.conf.generation);
+        match store.put_new(&key, bytes).await? {
+            Put::Created => Self::open(store, new.root.public(), None).await,
+            Put::Exists => Err(RepoError::AlreadyThere { store: store.describe() }),
+        }
+    }
+
+    /// Finds and verifies the newest configuration.
+    pub async fn open(store: Arc<dyn Store>, root: SignerKey, seen: Option<SeenConf>) -> Result<Self, RepoError> {
+        let slots = list_all(store.as_ref(), keys::CONF_PREFIX).await?;
+        let newest = slots.iter().filter_map(|e| Some((keys::slot_number(&e.key)?, &e.key))).max();
+        let Some((generation, key)) = newest else {
+            return Err(RepoError::NotARepository { store: store.describe() });
+        };
+        let bytes = store.get(key).await?;
+        let record = records::Record::<Conf>::parse(key, &bytes, ObjectType::Conf)?;
+        if record.signer != root {
+            return Err(RepoError::OtherRoot { key: key.to_string(), pinned: root, found: record.signer });
+        }
+        if record.facts.generation != generation || generation.checked_add(1) != Some(record.chain.sequence.get()) {
+            return Err(RepoError::misplaced(key, "its generation is not the one its name says"));
+        }
+        check_not_older(seen, generation, &record)?;
+        let master = Master::parse(&record.facts.master).map_err(|e| RepoError::sealed(key, e))?;
+        let seen = SeenConf { generation, digest: record.digest };
+        Ok(Self { store, id: record.repo, root, conf: Arc::new(record.facts), seen, master })
+    }
+
+    pub fn id(&self) -> RepoId {
+        self.id
+    }
+    pub fn root(&self) -> SignerKey {
+        self.root
+    }
+    pub fn conf(&self) -> &Conf {
+        &self.conf
+    }
+    pub fn master(&self) -> &Master {
+        &self.master
+    }
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+    /// What the host must remember, so that an older configuration is noticed.
+    pub fn seen(&self) -> SeenConf {
+        self.seen
+    }
+    /// Whether anyone who reads the repository can read the data.
+    pub fn is_unsealed(&self) -> bool {
+        self.conf.published_identity.is_some()
+    }
+
+    /// Whether the configuration enrols this signer for this role.
+    pub fn allows(&self, signer: &SignerKey, role: Role) -> bool {
+        self.conf.signers.iter().any(|s| s.key == *signer && s.roles.contains(&role))
+    }
+
+    /// A sealer with a fresh data key. One per run.
+    pub fn sealer(&self, random: &dyn Random) -> Sealer {
+        Sealer::new(self.id, &self.master, random)
+    }
+
+    /// A fresh object id.
+    pub fn fresh_id(&self, random: &dyn Random) -> ObjectId {
+        ObjectId::from_bytes(seams::fresh(random))
+    }
+
+    /// Puts an object whose name holds a fresh random id: one that is there already is our own.
+    pub async fn put_fresh(&self, key: &Key, bytes: Bytes) -> Result<(), RepoError> {
+        let len = bytes.len() as u64;
+        match self.store.put_new(key, bytes).await? {
+            Put::Created => Ok(()),
+            Put::Exists => match self.store.head(key).await? {
+                Some(found) if found == len => Ok(()),
+                _ => Err(RepoError::misplaced(key, "another object lies under a name that was never used")),
+            },
+        }
+    }
+
+    /// Puts an object into a dense slot: an equal one there is ours, any other means a lost race.
+    pub async fn put_slot(&self, key: &Key, bytes: Bytes) -> Result<(), RepoError> {
+        if !self.conf.store.conditional_put {
+            return self.put_slot_unguarded(key, bytes).await;
+        }
+        match self.store.put_new(key, bytes.clone()).await? {
+            Put::Created => Ok(()),
+            Put::Exists => self.expect_ours(key, &bytes).await,
+        }
+    }
+
+    /// For a store that overwrites. Looking before keeps what is there; looking after finds a writer who came
+    /// between. One who comes later still than that is not found here: there, one writer is the rule.
+    async fn put_slot_unguarded(&self, key: &Key, bytes: Bytes) -> Result<(), RepoError> {
+        match self.store.get(key).await {
+            Ok(found) if found == bytes => return Ok(()),
+            Ok(_) => return Err(RepoError::LostRace { key: key.to_string() }),
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.store.put_new(key, bytes.clone()).await?;
+        self.expect_ours(key, &bytes).await
+    }
+
+    async fn expect_ours(&self, key: &Key, bytes: &Bytes) -> Result<(), RepoError> {
+        if self.store.get(key).await? == *bytes { Ok(()) } else { Err(RepoError::LostRace { key: key.to_string() }) }
+    }
+
+    /// One page of a listing that was asked for and moves forward.
+    async fn list_page(&self, prefix: &str, after: Option<&Key>, most: usize) -> Result<Page, RepoError> {
+        Ok(list_page(self.store.as_ref(), prefix, after, most).await?)
+    }
+
+    /// Every entry below a prefix.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, RepoError> {
+        Ok(list_all(self.store.as_ref(), prefix).await?)
+    }
+}
+
+async fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+    let mut entries = Vec::new();
+    let mut after: Option<Key> = None;
+    loop {
+        let page = list_page(store, prefix, after.as_ref(), PAGE).await?;
+        entries.extend(page.entries);
+        match page.next {
+            Some(_) if entries.len() >= LISTED_MAX => return Err(senseless(prefix, "it does not end")),
+            Some(next) => after = Some(next),
+            None => return Ok(entries),
+        }
+    }
+}
+
+/// One page of a listing that makes sense. One that repeats itself would never end, or would hide
+/// what it has no room for; it is no answer.
+async fn list_page(store: &dyn Store, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+    let page = store.list(prefix, after, limit).await?;
+    let keys = page.entries.iter().map(|entry| &entry.key);
+    if !after.into_iter().chain(keys.clone()).is_sorted_by(|a, b| a < b) {
+        return Err(senseless(prefix, "it goes back to what it has shown"));
+    }
+    if keys.clone().any(|key| !key.as_str().starts_with(prefix)) {
+        return Err(senseless(prefix, "it shows names that were not asked for"));
+    }
+    // The keys are past `after`, so to go on after the last of them, or after more, is to move forward.
+    let forward = |next: &Key| after.is_none_or(|after| next > after) && keys.max().is_none_or(|last| next >= last);
+    match &page.next {
+        Some(next) if !forward(next) => Err(senseless(prefix, "it does not move forward")),
+        _ => Ok(page),
+    }
+}
+
+fn senseless(prefix: &str, what: &'static str) -> StoreError {
+    StoreError::Unknown { op: Verb::List.word(), key: prefix.to_owned(), source: what.into() }
+}
+
+fn check_not_older(seen: Option<SeenConf>, generation: u64, record: &Record<Conf>) -> Result<(), RepoError> {
+    let Some(seen) = seen else { return Ok(()) };
+    let older = generation < seen.generation;
+    let other = generation == seen.generation && record.digest != seen.digest;
+    if older || other {
+        return Err(RepoError::RolledBack { what: "configuration", seen: seen.generation, found: generation });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

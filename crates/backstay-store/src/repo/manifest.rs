@@ -1,0 +1,253 @@
+//! Manifests: reading their front for a list, the whole for a restore, and committing one.
+
+use super::records::{Chain, verify_front};
+use super::{RepoError, Repository};
+use crate::keys::{self, SnapshotName};
+use crate::seal::{Compressor, Expected, NewObject, Sealer, Unsealer};
+use crate::seam::Key;
+use crate::signing::SigningKey;
+use backstay_format::facts::{self, Role, SealedManifest};
+use backstay_format::object::{Front, Object, Signed};
+use backstay_format::table::Table;
+use backstay_format::tree::{Leaf, Node};
+use backstay_format::{Header, ObjectType, layout};
+use backstay_model::{Digest, ObjectId, Random, SourceName};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+/// How much of a manifest is read to get its front in one request, nearly always.
+const FRONT_GUESS: u64 = 8 << 10;
+/// Fronts read at once for a listing.
+const FRONTS_AT_ONCE: usize = 16;
+
+/// What a manifest says of itself, verified.
+#[derive(Debug, Clone)]
+pub struct ManifestFront {
+    pub name: SnapshotName,
+    pub facts: facts::Manifest,
+    pub chain: Chain,
+    pub signer: backstay_model::SignerKey,
+    pub digest: Digest,
+}
+
+/// A whole manifest, verified; its body still sealed.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    pub front: ManifestFront,
+    pub table: Table,
+    bytes: Bytes,
+}
+
+/// The root of a stream's map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    Leaf(Leaf),
+    Node(Node),
+    /// A stream without units.
+    Empty,
+}
+
+/// What only a holder of the identity sees.
+#[derive(Debug, Clone)]
+pub struct SealedBody {
+    pub facts: SealedManifest,
+    /// One per stream, in order.
+    pub roots: Vec<Root>,
+}
+
+/// A manifest about to be sealed and signed.
+pub struct Draft<'a> {
+    pub id: ObjectId,
+    pub facts: facts::Manifest,
+    pub table: Table,
+    pub body: SealedBody,
+    pub chain: Chain,
+    pub signer: &'a SigningKey,
+}
+
+impl Draft<'_> {
+    /// The manifest's bytes and its front digest. Sealed once; resent verbatim or abandoned.
+    pub fn seal(self, sealer: &Sealer, random: &dyn Random) -> (Bytes, Digest) {
+        let (facts, table) = (facts::encode(&self.facts), self.table.encode());
+        let signed =
+            Signed { signer: self.signer.public(), sequence: self.chain.sequence, previous: self.chain.previous };
+        let new =
+            NewObject { kind: ObjectType::Manifest, id: self.id, facts: &facts, table: &table, signed: Some(signed) };
+        let mut frames = vec![facts::encode(&self.body.facts)];
+        frames.extend(self.body.roots.iter().map(Root::encode));
+        let last = frames.pop().expect("there is at least the facts frame");
+        let mut builder = sealer.begin(new, random);
+        for raw in &frames {
+            builder.push(Compressor::new().compress(raw), raw.len());
+        }
+        let object = builder.finish(&last, |message| self.signer.sign(message));
+        let front = Front::parse(&object.bytes).expect("it was built a moment ago");
+        (object.bytes.clone(), front.digest)
+    }
+}
+
+impl Root {
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Root::Leaf(leaf) => leaf.encode(),
+            Root::Node(node) => node.encode(),
+            Root::Empty => Vec::new(),
+        }
+    }
+
+    fn parse(levels: u8, empty: bool, bytes: &[u8]) -> Result<Self, backstay_format::Corrupt> {
+        match (empty, levels) {
+            (true, _) if bytes.is_empty() => Ok(Root::Empty),
+            (_, 0) => Leaf::parse(bytes).map(Root::Leaf),
+            _ => Node::parse(bytes).map(Root::Node),
+        }
+    }
+}
+
+impl Manifest {
+    pub fn key(&self) -> Key {
+        self.front.name.key()
+    }
+
+    pub fn id(&self) -> ObjectId {
+        self.front.name.id
+    }
+
+    pub fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Opens the body with the identity.
+    pub fn unseal(&self, unsealer: &Unsealer) -> Result<SealedBody, RepoError> {
+        let key = self.key();
+        let damaged = |e| RepoError::damaged(&key, e);
+        let object = Object::parse(&self.bytes).map_err(damaged)?;
+        let opener = unsealer.open(&object.front.header).map_err(|e| RepoError::sealed(&key, e))?;
+        let mut frames = Vec::with_capacity(object.frames.len());
+        for (at, place) in object.frames.iter().enumerate() {
+            let expected = Expected { frame: place.frame, raw: place.raw, last: at + 1 == object.frames.len() };
+            let sealed = object.frame(place).map_err(damaged)?;
+            frames.push(opener.open(expected, sealed).map_err(|e| RepoError::sealed(&key, e))?);
+        }
+        let (first, roots) = frames.split_first().ok_or_else(|| RepoError::misplaced(&key, "it has no body"))?;
+        let facts: SealedManifest = facts::parse("a manifest's sealed facts", first).map_err(damaged)?;
+        if facts.streams.len() != roots.len() || facts.streams.iter().any(|s| s.levels > layout::LEVELS_MAX) {
+            return Err(RepoError::misplaced(&key, "it does not have one root per stream"));
+        }
+        let pairs = facts.streams.iter().zip(roots);
+        let roots = pairs.map(|(s, bytes)| Root::parse(s.levels, s.length.get() == 0, bytes));
+        let roots = roots.collect::<Result<_, _>>().map_err(damaged)?;
+        Ok(SealedBody { facts, roots })
+    }
+}
+
+impl Repository {
+    /// The names of a source's snapshots, newest first, with their lengths. Names that a later version
+    /// or a stranger made are not read, and must not hide the others.
+    pub async fn snapshot_names(&self, source: &SourceName) -> Result<Vec<(SnapshotName, u64)>, RepoError> {
+        let entries = self.list(&keys::snapshot_prefix(source)).await?;
+        Ok(entries.iter().filter_map(|entry| Some((SnapshotName::parse(source, &entry.key)?, entry.len))).collect())
+    }
+
+    /// The newest snapshots of a source: one listing request, or more where other names lie between.
+    pub async fn newest_names(&self, source: &SourceName, most: usize) -> Result<Vec<SnapshotName>, RepoError> {
+        let mut names = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.list_page(&keys::snapshot_prefix(source), after.as_ref(), most).await?;
+            names.extend(page.entries.iter().filter_map(|entry| SnapshotName::parse(source, &entry.key)));
+            after = page.next;
+            if names.len() >= most || after.is_none() {
+                names.truncate(most);
+                return Ok(names);
+            }
+        }
+    }
+
+    /// The newest `most` manifests whose front can be verified, and the names of those that cannot
+    /// and lie among or above them. Rubbish at the top must not hide what is below it.
+    pub async fn newest_fronts(
+        &self,
+        source: &SourceName,
+        most: usize,
+    ) -> Result<(Vec<ManifestFront>, Vec<SnapshotName>), RepoError> {
+        let (mut fronts, mut unverified) = (Vec::new(), Vec::new());
+        let mut after = None;
+        loop {
+            let page = self.list_page(&keys::snapshot_prefix(source), after.as_ref(), most).await?;
+            for entry in &page.entries {
+                let Some(name) = SnapshotName::parse(source, &entry.key) else { continue };
+                match self.front(&name, entry.len).await {
+                    Ok(front) => fronts.push(front),
+                    Err(error) if error.is_outage() => return Err(error),
+                    Err(_) => unverified.push(name),
+                }
+                if fronts.len() >= most {
+                    return Ok((fronts, unverified));
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok((fronts, unverified));
+            }
+        }
+    }
+
+    /// The verified fronts of all snapshots, newest first. One that cannot be verified is returned as
+    /// its error beside the others: one bad manifest must not hide the good ones.
+    pub async fn fronts(
+        &self,
+        source: &SourceName,
+    ) -> Result<Vec<(SnapshotName, Result<ManifestFront, RepoError>)>, RepoError> {
+        let names = self.snapshot_names(source).await?;
+        let reads = names.into_iter().map(|(name, len)| async move {
+            let front = self.front(&name, len).await;
+            Ok::<_, RepoError>((name, front))
+        });
+        stream::iter(reads).buffered(FRONTS_AT_ONCE).try_collect().await
+    }
+
+    /// Reads and verifies one manifest's front. `len` is the object's length by the listing.
+    pub async fn front(&self, name: &SnapshotName, len: u64) -> Result<ManifestFront, RepoError> {
+        let key = name.key();
+        let guess = self.store().get_range(&key, 0..len.min(FRONT_GUESS)).await?;
+        let header = Header::parse(&guess).map_err(|e| RepoError::damaged(&key, e))?;
+        let wanted = header.front_len() as u64;
+        let bytes =
+            if wanted > guess.len() as u64 { self.store().get_range(&key, 0..wanted.min(len)).await? } else { guess };
+        self.verify_manifest_front(name, &Front::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?)
+    }
+
+    /// Reads and verifies one whole manifest.
+    pub async fn manifest(&self, name: &SnapshotName) -> Result<Manifest, RepoError> {
+        let key = name.key();
+        let bytes = self.store().get(&key).await?;
+        self.parse_manifest(name, bytes)
+    }
+
+    fn parse_manifest(&self, name: &SnapshotName, bytes: Bytes) -> Result<Manifest, RepoError> {
+        let key = name.key();
+        let object = Object::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?;
+        let front = self.verify_manifest_front(name, &object.front)?;
+        let table = Table::parse(object.table).map_err(|e| RepoError::damaged(&key, e))?;
+        Ok(Manifest { front, table, bytes })
+    }
+
+    fn verify_manifest_front(&self, name: &SnapshotName, front: &Front<'_>) -> Result<ManifestFront, RepoError> {
+        let key = name.key();
+        let signed = verify_front(&key, front, ObjectType::Manifest)?;
+        self.check_origin(&key, front.header.repo, &signed.signer, &[Role::Writer])?;
+        let facts: facts::Manifest =
+            facts::parse("a manifest", front.facts).map_err(|e| RepoError::damaged(&key, e))?;
+        let named = front.header.object == name.id && signed.sequence == name.sequence;
+        if !named || facts.source != name.source {
+            return Err(RepoError::misplaced(&key, "it is not the snapshot its name says"));
+        }
+        let chain = Chain { sequence: signed.sequence, previous: signed.previous };
+        Ok(ManifestFront { name: name.clone(), facts, chain, signer: signed.signer, digest: front.digest })
+    }
+}

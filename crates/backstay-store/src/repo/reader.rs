@@ -1,0 +1,331 @@
+//! Reading a snapshot: from the map's root to leaves, and from a leaf to the bytes of a unit.
+//!
+//! A frame is read with one ranged request and opened with the key its manifest's table leads to; its
+//! object's header is never read. Recursion follows levels that only go down, so a damaged map ends.
+
+use super::manifest::{Manifest, Root, SealedBody};
+use super::{RepoError, Repository};
+use crate::keys;
+use crate::seal::{Expected, FrameOpener, SealedAs, Unsealer};
+use crate::seam::Key;
+use backstay_format::directory::{self, Holding};
+use backstay_format::facts::Stream;
+use backstay_format::object::Object;
+use backstay_format::table::Reference;
+use backstay_format::tree::{self, Leaf, Node, NodeRef};
+use backstay_format::{Corrupt, FramePlace, ObjectType, layout};
+use backstay_model::{ObjectId, UnitSize};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+/// A snapshot opened for reading.
+pub struct SnapshotReader {
+    repo: Repository,
+    manifest: Manifest,
+    body: SealedBody,
+    openers: HashMap<ObjectId, FrameOpener>,
+    /// The node frame read last: neighbouring leaves usually lie in one frame.
+    node_frame: Mutex<Option<NodeFrame>>,
+}
+
+/// An opened frame of nodes: its object, its place, its bytes.
+type NodeFrame = (ObjectId, FramePlace, Arc<Vec<u8>>);
+
+/// What a pack says of itself, frame by frame, its directory not counted.
+pub type Directory = Vec<(FramePlace, Holding)>;
+
+/// One leaf of a stream's map and the unit it begins with.
+pub struct LeafAt {
+    pub first_unit: u64,
+    pub leaf: Leaf,
+    /// Where the leaf's bytes lie; `None` when it is the root, inside the manifest.
+    pub at: Option<NodeRef>,
+}
+
+impl SnapshotReader {
+    /// Opens the manifest's body and derives the key of every object it refers to.
+    pub fn open(repo: Repository, manifest: Manifest, unsealer: &Unsealer) -> Result<Self, RepoError> {
+        let body = manifest.unseal(unsealer)?;
+        check_sums(&manifest, &body).map_err(|e| RepoError::damaged(&manifest.key(), e))?;
+        let mut openers = HashMap::with_capacity(manifest.table.refs().len());
+        for reference in manifest.table.refs() {
+            let key = object_key(&manifest, reference);
+            if reference.kind != ObjectType::Pack {
+                let rule = Corrupt::Rule { what: "the refs table", rule: "this build reads frames from packs only" };
+                return Err(RepoError::damaged(&manifest.key(), rule));
+            }
+            let wrap = manifest.table.wrap(reference).expect("a parsed table names only wraps it has");
+            let sealed_as = SealedAs { kind: reference.kind, id: reference.object, salt: &reference.salt, wrap };
+            let opener = unsealer.open_unread(repo.id(), sealed_as).map_err(|e| RepoError::sealed(&key, e))?;
+            openers.insert(reference.object, opener);
+        }
+        Ok(Self { repo, manifest, body, openers, node_frame: Mutex::new(None) })
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub fn body(&self) -> &SealedBody {
+        &self.body
+    }
+
+    pub fn repository(&self) -> &Repository {
+        &self.repo
+    }
+
+    /// The name in the store of an object this snapshot refers to.
+    pub fn object_key(&self, object: &ObjectId) -> Result<Key, RepoError> {
+        Ok(object_key(&self.manifest, self.reference(object)?))
+    }
+
+    fn reference(&self, object: &ObjectId) -> Result<&Reference, RepoError> {
+        self.manifest.table.find(object).ok_or(RepoError::Unlisted { object: *object })
+    }
+
+    /// Opens one frame whose sealed bytes were fetched by the caller. Never an object's last frame:
+    /// that is its directory.
+    pub fn open_frame(&self, object: &ObjectId, place: &FramePlace, sealed: &[u8]) -> Result<Vec<u8>, RepoError> {
+        let opener = self.openers.get(object).ok_or(RepoError::Unlisted { object: *object })?;
+        let expected = Expected { frame: place.frame, raw: place.raw, last: false };
+        opener.open(expected, sealed).map_err(|e| match self.object_key(object) {
+            Ok(key) => RepoError::sealed(&key, e),
+            Err(unlisted) => unlisted,
+        })
+    }
+
+    /// Fetches and opens one frame: one ranged request.
+    pub async fn frame(&self, object: &ObjectId, place: &FramePlace) -> Result<Vec<u8>, RepoError> {
+        let key = self.object_key(object)?;
+        self.check_inside(object, place)?;
+        let sealed = self.repo.store().get_range(&key, place.range()).await?;
+        self.open_frame(object, place, &sealed)
+    }
+
+    /// A frame must lie inside the object the table describes: a damaged place asks for nothing.
+    pub fn check_inside(&self, object: &ObjectId, place: &FramePlace) -> Result<(), RepoError> {
+        let reference = self.reference(object)?;
+        if place.range().end > reference.stored || place.stored as usize > layout::FRAME_STORED_MAX {
+            return Err(RepoError::damaged(
+                &object_key(&self.manifest, reference),
+                Corrupt::Rule { what: "a map entry", rule: "its frame lies inside its object" },
+            ));
+        }
+        Ok(())
+    }
+
+    /// Walks a stream's map: every node before what lies below it, leaves in order.
+    pub async fn walk(
+        &self,
+        stream: usize,
+        mut visit: impl FnMut(Step) -> Result<(), RepoError>,
+    ) -> Result<(), RepoError> {
+        let (facts, unit, units) = self.shape(stream)?;
+        let misshapen = |e| RepoError::damaged(&self.manifest.key(), e);
+        let whole = Below { first: 0, units, level: facts.levels };
+        let mut waiting: Vec<(Below, NodeRef)> = Vec::new();
+        match self.body.roots.get(stream) {
+            Some(Root::Empty) if units == 0 => {}
+            Some(Root::Leaf(leaf)) if facts.levels == 0 => {
+                leaf.check_shape(units, unit).map_err(misshapen)?;
+                visit(Step::Leaf(LeafAt { first_unit: 0, leaf: leaf.clone(), at: None }))?;
+            }
+            Some(Root::Node(node)) => {
+                node.check_shape(facts.levels, units).map_err(misshapen)?;
+                waiting.extend(whole.children(node));
+                visit(Step::Node(node.clone()))?;
+            }
+            _ => return Err(bad_map(facts, "its root fits its length")),
+        }
+        while let Some((place, child)) = waiting.pop() {
+            let bytes = self.node_bytes(&child).await?;
+            let key = self.object_key(&child.object)?;
+            let damaged = |e| RepoError::damaged(&key, e);
+            if place.level == 0 {
+                let leaf = Leaf::parse(&bytes).map_err(damaged)?;
+                leaf.check_shape(place.units, unit).map_err(damaged)?;
+                visit(Step::Leaf(LeafAt { first_unit: place.first, leaf, at: Some(child) }))?;
+            } else {
+                let node = Node::parse(&bytes).map_err(damaged)?;
+                node.check_shape(place.level, place.units).map_err(damaged)?;
+                waiting.extend(place.children(&node));
+                visit(Step::Node(node))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The leaf that maps one unit: at most one request per level.
+    pub async fn leaf_of(&self, stream: usize, unit: u64) -> Result<LeafAt, RepoError> {
+        let (facts, size, units) = self.shape(stream)?;
+        let outside = || bad_map(facts, "it has no such unit");
+        let mut place = Below { first: 0, units, level: facts.levels };
+        let mut node = match self.body.roots.get(stream) {
+            _ if unit >= units => return Err(outside()),
+            Some(Root::Leaf(leaf)) => return Ok(LeafAt { first_unit: 0, leaf: leaf.clone(), at: None }),
+            Some(Root::Node(node)) => node.clone(),
+            _ => return Err(outside()),
+        };
+        loop {
+            node.check_shape(place.level, place.units).map_err(|e| RepoError::damaged(&self.manifest.key(), e))?;
+            let at = (unit - place.first) / tree::units_below(place.level);
+            let (below, child) = place.child(&node, at as usize).ok_or_else(outside)?;
+            let bytes = self.node_bytes(&child).await?;
+            let key = self.object_key(&child.object)?;
+            let damaged = |e| RepoError::damaged(&key, e);
+            if below.level == 0 {
+                let leaf = Leaf::parse(&bytes).map_err(damaged)?;
+                leaf.check_shape(below.units, size).map_err(damaged)?;
+                return Ok(LeafAt { first_unit: below.first, leaf, at: Some(child) });
+            }
+            node = Node::parse(&bytes).map_err(damaged)?;
+            place = below;
+        }
+    }
+
+    /// The bytes of one unit: a leaf, then a frame.
+    pub async fn unit(&self, stream: usize, unit: u64) -> Result<Vec<u8>, RepoError> {
+        let facts = self.stream(stream)?;
+        let size = unit_size(facts)?;
+        let at = self.leaf_of(stream, unit).await?;
+        let outside = || bad_map(facts, "it has no such unit");
+        let (run, slot) = at.leaf.find((unit - at.first_unit) as u16).ok_or_else(outside)?;
+        let frame = self.frame(&run.object, &run.place).await?;
+        let len = size.bytes().min(facts.length.get().saturating_sub(unit * size.bytes())) as usize;
+        let start = usize::from(slot) * size.get() as usize;
+        frame.get(start..start + len).map(<[u8]>::to_vec).ok_or_else(outside)
+    }
+
+    /// What a pack holds and the fingerprints of its units: its last frame, found from its end.
+    pub async fn directory(&self, object: &ObjectId) -> Result<Directory, RepoError> {
+        let reference = self.reference(object)?;
+        let key = self.object_key(object)?;
+        let bytes = self.repo.store().get(&key).await?;
+        if bytes.len() as u64 != reference.stored {
+            let found = bytes.len() as u64;
+            return Err(RepoError::WrongLength { key: key.to_string(), wanted: reference.stored, found });
+        }
+        let parsed = Object::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?;
+        self.open_directory(object, &parsed)
+    }
+
+    /// Opens the directory of a pack that was read whole.
+    pub fn open_directory(&self, object: &ObjectId, parsed: &Object<'_>) -> Result<Directory, RepoError> {
+        let key = self.object_key(object)?;
+        let damaged = |e| RepoError::damaged(&key, e);
+        let last = parsed.frames.last().ok_or(Corrupt::Truncated { what: "a pack" }).map_err(damaged)?;
+        let opener = self.openers.get(object).ok_or(RepoError::Unlisted { object: *object })?;
+        let expected = Expected { frame: last.frame, raw: last.raw, last: true };
+        let sealed = parsed.frame(last).map_err(damaged)?;
+        let raw = opener.open(expected, sealed).map_err(|e| RepoError::sealed(&key, e))?;
+        let holdings = directory::parse(&raw).map_err(damaged)?;
+        if holdings.len() + 1 != parsed.frames.len() {
+            let rule = Corrupt::Rule { what: "a pack's directory", rule: "it has one entry per frame before it" };
+            return Err(damaged(rule));
+        }
+        Ok(parsed.frames.iter().copied().zip(holdings).collect())
+    }
+
+    fn shape(&self, at: usize) -> Result<(&Stream, UnitSize, u64), RepoError> {
+        let facts = self.stream(at)?;
+        let (unit, units) = facts.shape().map_err(|e| RepoError::damaged(&self.manifest.key(), e))?;
+        Ok((facts, unit, units))
+    }
+
+    pub fn stream(&self, at: usize) -> Result<&Stream, RepoError> {
+        let none = RepoError::BadMap { stream: at.to_string(), rule: "there is no such stream" };
+        self.body.facts.streams.get(at).ok_or(none)
+    }
+
+    async fn node_bytes(&self, child: &NodeRef) -> Result<Vec<u8>, RepoError> {
+        let cached = {
+            let held = self.node_frame.lock().expect("no holder of this lock panics");
+            held.as_ref().filter(|(object, frame, _)| (*object, *frame) == (child.object, child.place)).cloned()
+        };
+        let raw = match cached {
+            Some((_, _, raw)) => raw,
+            None => {
+                let raw = Arc::new(self.frame(&child.object, &child.place).await?);
+                let entry = Some((child.object, child.place, raw.clone()));
+                *self.node_frame.lock().expect("no holder of this lock panics") = entry;
+                raw
+            }
+        };
+        let range = child.at as usize..(child.at as usize).saturating_add(child.len as usize);
+        let bytes = raw.get(range).map(<[u8]>::to_vec);
+        let rule = Corrupt::Rule { what: "a map node", rule: "it lies inside its frame" };
+        bytes.ok_or(RepoError::damaged(&self.object_key(&child.object)?, rule))
+    }
+}
+
+/// What a walk over a map meets.
+pub enum Step {
+    Node(Node),
+    Leaf(LeafAt),
+}
+
+/// A place in a tree: the units below it and its height above the leaves.
+#[derive(Clone, Copy)]
+struct Below {
+    first: u64,
+    units: u64,
+    level: u8,
+}
+
+impl Below {
+    /// The children of the node that lies here, the last one first: a stack gives them back in order.
+    fn children(self, node: &Node) -> impl Iterator<Item = (Below, NodeRef)> + '_ {
+        (0..node.children.len()).rev().filter_map(move |at| self.child(node, at))
+    }
+
+    fn child(self, node: &Node, at: usize) -> Option<(Below, NodeRef)> {
+        let child = *node.children.get(at)?;
+        let span = tree::units_below(self.level);
+        let first = self.first + at as u64 * span;
+        let units = span.min((self.first + self.units).checked_sub(first)?);
+        Some((Below { first, units, level: self.level.checked_sub(1)? }, child))
+    }
+}
+
+/// The unit size of a stream, checked.
+pub fn unit_size(stream: &Stream) -> Result<UnitSize, RepoError> {
+    UnitSize::try_from(stream.unit).map_err(|_| bad_map(stream, "its unit size is not one there can be"))
+}
+
+fn bad_map(stream: &Stream, rule: &'static str) -> RepoError {
+    RepoError::BadMap { stream: stream.name.clone(), rule }
+}
+
+/// The most units one pack can hold: its directory, one frame, has an entry for each.
+const UNITS_MAX: u64 = (layout::FRAME_RAW_MAX / layout::unit::LEN) as u64;
+
+/// What the sealed body says of the streams must be what the plain parts say. This bounds what a map can
+/// lead to by the objects it stands on: nodes that name one leaf many times cannot make a stream of
+/// petabytes out of nothing.
+fn check_sums(manifest: &Manifest, body: &SealedBody) -> Result<(), Corrupt> {
+    let (mut units, mut length) = (0_u64, 0_u64);
+    let broken = |what, rule| Err(Corrupt::Rule { what, rule });
+    let names: HashSet<&str> = body.facts.streams.iter().map(|stream| stream.name.as_str()).collect();
+    if names.is_empty() || names.len() != body.facts.streams.len() {
+        return broken("a manifest", "it has a stream, and none twice");
+    }
+    for stream in &body.facts.streams {
+        units = units.saturating_add(stream.shape()?.1);
+        length = length.saturating_add(stream.length.get());
+    }
+    let refs = manifest.table.refs();
+    if length != manifest.front.facts.length.get() {
+        return broken("a manifest", "its length is that of its streams together");
+    }
+    if refs.iter().any(|r| u64::from(r.total_units) > UNITS_MAX) {
+        return broken("the refs table", "no object has more units than its directory can name");
+    }
+    if refs.iter().map(|r| u64::from(r.live_units)).sum::<u64>() != units {
+        return broken("the refs table", "as many units live in its objects as the streams have");
+    }
+    Ok(())
+}
+
+fn object_key(manifest: &Manifest, reference: &Reference) -> Key {
+    keys::pack(&manifest.front.name.source, &reference.object)
+}

@@ -1,0 +1,296 @@
+//! Signed records: plain facts with a signer, a dense sequence and the digest of the one before.
+
+use super::{RepoError, Repository};
+use crate::keys;
+use crate::seam::Key;
+use crate::signing::{self, SigningKey};
+use backstay_format::facts::{self, Audit, Branch, Mark, Role};
+use backstay_format::object::{Builder, Front, Object, Signed};
+use backstay_format::{Header, ObjectType};
+use backstay_model::catalog::MarkKind;
+use backstay_model::{Digest, Moment, ObjectId, RepoId, Sequence, SignerKey, SourceName};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use std::collections::HashSet;
+
+/// A place in a chain of signed objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Chain {
+    pub sequence: Sequence,
+    pub previous: Digest,
+}
+
+impl Chain {
+    pub const START: Chain = Chain { sequence: Sequence::FIRST, previous: Digest::ZERO };
+
+    /// The place after an object.
+    pub fn after(sequence: Sequence, digest: Digest) -> Option<Self> {
+        Some(Self { sequence: sequence.next()?, previous: digest })
+    }
+}
+
+/// A verified record.
+#[derive(Debug, Clone)]
+pub struct Record<F> {
+    pub repo: RepoId,
+    pub object: ObjectId,
+    pub signer: SignerKey,
+    pub chain: Chain,
+    /// The front digest, which the next one in the chain names.
+    pub digest: Digest,
+    pub facts: F,
+}
+
+impl<F: DeserializeOwned> Record<F> {
+    /// Parses a record and checks that its signature is its signer's. Whether that signer may say
+    /// such a thing is the caller's question.
+    pub(super) fn parse(key: &Key, bytes: &[u8], kind: ObjectType) -> Result<Self, RepoError> {
+        let object = Object::parse(bytes).map_err(|e| RepoError::damaged(key, e))?;
+        let front = object.front;
+        let signed = verify_front(key, &front, kind)?;
+        Ok(Self {
+            repo: front.header.repo,
+            object: front.header.object,
+            signer: signed.signer,
+            chain: Chain { sequence: signed.sequence, previous: signed.previous },
+            digest: front.digest,
+            facts: facts::parse(kind.word(), front.facts).map_err(|e| RepoError::damaged(key, e))?,
+        })
+    }
+}
+
+/// Checks type and signature of an object's front.
+pub(super) fn verify_front(key: &Key, front: &Front<'_>, kind: ObjectType) -> Result<Signed, RepoError> {
+    let header = front.header.clone().expect(kind).map_err(|e| RepoError::damaged(key, e))?;
+    let unsigned = || RepoError::BadSignature { key: key.to_string() };
+    let signed = header.signed.ok_or_else(unsigned)?;
+    let (message, signature) = front.signed_message().ok_or_else(unsigned)?;
+    if !signing::verify(&signed.signer, &message, signature) {
+        return Err(unsigned());
+    }
+    Ok(signed)
+}
+
+/// In a dense chain each record comes right after the one before it.
+fn follows<F>(key: &Key, last: Option<&Record<F>>, record: &Record<F>) -> Result<(), RepoError> {
+    let wanted = match last {
+        None => Some(Chain::START),
+        Some(last) => Chain::after(last.chain.sequence, last.digest),
+    };
+    if Some(record.chain) == wanted { Ok(()) } else { Err(RepoError::BrokenChain { key: key.to_string() }) }
+}
+
+/// A source's marks: what was verified, and what is wrong with the rest.
+#[derive(Debug, Default)]
+pub struct Marks {
+    pub records: Vec<Record<Mark>>,
+    pub faults: Vec<MarkFault>,
+}
+
+/// A mark that cannot be believed, or that must exist and is not there.
+#[derive(Debug)]
+pub enum MarkFault {
+    Unreadable {
+        /// What its name says it is about.
+        snapshot: ObjectId,
+        kind: MarkKind,
+        error: RepoError,
+    },
+    /// A later mark of the same signer follows one that is not there. What is missing was made at this
+    /// instant at the latest, so it is about a snapshot taken before it.
+    Missing { until: Moment, error: RepoError },
+}
+
+impl MarkFault {
+    pub fn error(&self) -> &RepoError {
+        match self {
+            Self::Unreadable { error, .. } | Self::Missing { error, .. } => error,
+        }
+    }
+
+    pub fn into_error(self) -> RepoError {
+        match self {
+            Self::Unreadable { error, .. } | Self::Missing { error, .. } => error,
+        }
+    }
+}
+
+impl Marks {
+    /// A signer's marks on a source are one chain. Two runs of one signer may have put two marks after
+    /// the same one; but the one that a mark follows must be there.
+    fn find_holes(&mut self, source: &SourceName) {
+        let there: HashSet<(SignerKey, Chain)> =
+            self.records.iter().filter_map(|r| Some((r.signer, Chain::after(r.chain.sequence, r.digest)?))).collect();
+        let follows = |r: &&Record<Mark>| r.chain == Chain::START || there.contains(&(r.signer, r.chain));
+        let holes = self.records.iter().filter(|record| !follows(record)).map(|record| {
+            let facts = &record.facts;
+            let key = keys::mark(source, &facts.snapshot, facts.kind, &record.object).to_string();
+            MarkFault::Missing { until: facts.at, error: RepoError::BrokenChain { key } }
+        });
+        self.faults.extend(holes);
+    }
+}
+
+/// A record about to be signed.
+pub(super) struct Draft {
+    pub kind: ObjectType,
+    pub repo: RepoId,
+    pub object: ObjectId,
+    pub chain: Chain,
+    pub facts: Vec<u8>,
+}
+
+impl Draft {
+    pub fn sign(self, key: &SigningKey) -> Bytes {
+        let mut header = Header::new(self.kind, self.repo, self.object);
+        let Chain { sequence, previous } = self.chain;
+        header.signed = Some(Signed { signer: key.public(), sequence, previous });
+        Builder::new(header, &self.facts, &[]).finish(|message| key.sign(message)).into()
+    }
+}
+
+impl Repository {
+    /// Reads and verifies one record of this repository, signed by someone enrolled for one of `roles`.
+    async fn record<F: DeserializeOwned>(
+        &self,
+        key: &Key,
+        kind: ObjectType,
+        roles: &[Role],
+    ) -> Result<Record<F>, RepoError> {
+        let bytes = self.store().get(key).await?;
+        let record = Record::<F>::parse(key, &bytes, kind)?;
+        self.check_origin(key, record.repo, &record.signer, roles)?;
+        Ok(record)
+    }
+
+    pub(super) fn check_origin(
+        &self,
+        key: &Key,
+        repo: RepoId,
+        signer: &SignerKey,
+        roles: &[Role],
+    ) -> Result<(), RepoError> {
+        if repo != self.id() {
+            return Err(RepoError::Foreign { key: key.to_string() });
+        }
+        if !roles.iter().any(|role| self.allows(signer, *role)) {
+            return Err(RepoError::Stranger { key: key.to_string(), signer: *signer });
+        }
+        Ok(())
+    }
+
+    /// The branches of a source, oldest first; dense, each naming the one before.
+    pub async fn branches(&self, source: &SourceName) -> Result<Vec<Record<Branch>>, RepoError> {
+        let mut branches: Vec<Record<Branch>> = Vec::new();
+        for entry in self.list(&keys::branch_prefix(source)).await? {
+            let Some(number) = keys::slot_number(&entry.key) else { continue };
+            let record = self.record::<Branch>(&entry.key, ObjectType::Branch, &[Role::Writer]).await?;
+            if record.facts.branch.get() != number || record.facts.source != *source {
+                return Err(RepoError::misplaced(&entry.key, "it is not the branch its name says"));
+            }
+            if number != branches.len() as u64 {
+                return Err(RepoError::BrokenChain { key: entry.key.to_string() });
+            }
+            follows(&entry.key, branches.last(), &record)?;
+            branches.push(record);
+        }
+        Ok(branches)
+    }
+
+    /// How many branch slots are taken, and where the record of the next one stands in their chain. One
+    /// that cannot be verified is passed over: it must not stop every backup to come.
+    pub async fn next_branch(&self, source: &SourceName) -> Result<(u64, Chain), RepoError> {
+        let entries = self.list(&keys::branch_prefix(source)).await?;
+        let mut slots: Vec<(u64, &Key)> =
+            entries.iter().filter_map(|e| Some((keys::slot_number(&e.key)?, &e.key))).collect();
+        slots.sort_unstable();
+        let taken = slots.last().map_or(0, |(number, _)| number.saturating_add(1));
+        let mut previous = Digest::ZERO;
+        for (_, key) in slots.iter().rev() {
+            match self.record::<Branch>(key, ObjectType::Branch, &[Role::Writer]).await {
+                Ok(record) => {
+                    previous = record.digest;
+                    break;
+                }
+                Err(RepoError::Store(error)) => return Err(error.into()),
+                Err(_) => {}
+            }
+        }
+        Ok((taken, Chain { sequence: Sequence::new(taken.saturating_add(1)), previous }))
+    }
+
+    /// Opens a branch in its dense slot; loses the race to another writer rather than share it.
+    pub async fn put_branch(&self, facts: Branch, chain: Chain, new: Signing<'_>) -> Result<(), RepoError> {
+        let key = keys::branch(&facts.source, facts.branch);
+        self.put_slot(&key, self.sign(ObjectType::Branch, facts::encode(&facts), chain, new)).await
+    }
+
+    /// All marks on a source's snapshots. One that cannot be verified, and one that must have been there,
+    /// is a fault beside the others: a missing quarantine must not turn a snapshot green, nor may one
+    /// bad mark hide a source.
+    pub async fn marks(&self, source: &SourceName) -> Result<Marks, RepoError> {
+        let mut marks = Marks::default();
+        for entry in self.list(&keys::mark_prefix(source)).await? {
+            let Some(name) = keys::parse_mark(source, &entry.key) else { continue };
+            match self.mark(source, &entry.key, name).await {
+                Ok(record) => marks.records.push(record),
+                Err(error) if error.is_outage() => return Err(error),
+                Err(error) => marks.faults.push(MarkFault::Unreadable { snapshot: name.0, kind: name.1, error }),
+            }
+        }
+        marks.find_holes(source);
+        Ok(marks)
+    }
+
+    async fn mark(
+        &self,
+        source: &SourceName,
+        key: &Key,
+        name: (ObjectId, MarkKind, ObjectId),
+    ) -> Result<Record<Mark>, RepoError> {
+        let record = self.record::<Mark>(key, ObjectType::Mark, &[Role::Reader, Role::Keeper]).await?;
+        let says = (record.facts.snapshot, record.facts.kind, record.object);
+        if name != says || record.facts.source != *source {
+            return Err(RepoError::misplaced(key, "it marks another snapshot than its name says"));
+        }
+        Ok(record)
+    }
+
+    pub async fn put_mark(&self, mark: Mark, chain: Chain, new: Signing<'_>) -> Result<(), RepoError> {
+        let key = keys::mark(&mark.source, &mark.snapshot, mark.kind, &new.id);
+        self.put_fresh(&key, self.sign(ObjectType::Mark, facts::encode(&mark), chain, new)).await
+    }
+
+    /// What one signer wrote into the audit, oldest first.
+    pub async fn audit(&self, signer: &SignerKey) -> Result<Vec<Record<Audit>>, RepoError> {
+        let mut records: Vec<Record<Audit>> = Vec::new();
+        for entry in self.list(&keys::audit_prefix(signer)).await? {
+            let Some(number) = keys::slot_number(&entry.key) else { continue };
+            let roles = [Role::Writer, Role::Reader, Role::Keeper];
+            let record = self.record::<Audit>(&entry.key, ObjectType::Audit, &roles).await?;
+            let named = record.signer == *signer && record.facts.signer == *signer;
+            if !named || record.chain.sequence.get() != number {
+                return Err(RepoError::misplaced(&entry.key, "it is not the audit record its name says"));
+            }
+            follows(&entry.key, records.last(), &record)?;
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    pub async fn put_audit(&self, facts: Audit, chain: Chain, new: Signing<'_>) -> Result<(), RepoError> {
+        let key = keys::audit(&facts.signer, chain.sequence.get());
+        self.put_slot(&key, self.sign(ObjectType::Audit, facts::encode(&facts), chain, new)).await
+    }
+
+    fn sign(&self, kind: ObjectType, facts: Vec<u8>, chain: Chain, new: Signing<'_>) -> Bytes {
+        Draft { kind, repo: self.id(), object: new.id, chain, facts }.sign(new.key)
+    }
+}
+
+/// Who signs, and the fresh id of what is signed.
+#[derive(Clone, Copy)]
+pub struct Signing<'a> {
+    pub key: &'a SigningKey,
+    pub id: ObjectId,
+}

@@ -1,0 +1,350 @@
+//! Sealing: data keys wrapped to the master, object keys with a commitment, frames with a tag.
+//!
+//! A data key is random, lives in memory for one run, and travels wrapped in every header. Object
+//! keys are derived under a fresh salt, so sealed bytes belong to one attempt: they are resent as
+//! they are or abandoned, and no key ever seals two different frames of one number. "Wrong key" and
+//! "damaged" are different errors, because the commitment is checked before any tag.
+
+use age::secrecy::ExposeSecret;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::{constant_time, hkdf};
+use backstay_format::object::{self, Builder, Seal, Signed};
+use backstay_format::{Corrupt, FramePlace, Header, ObjectType, layout};
+use backstay_model::{Digest, Kind, Kinded, ObjectId, Random, RepoId, seams};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::sync::Mutex;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    #[error("{text:?} is not an age X25519 recipient: {reason}")]
+    BadRecipient { text: String, reason: &'static str },
+    #[error("the master identity is not an age X25519 identity: {reason}")]
+    BadIdentity { reason: &'static str },
+    #[error("this key does not open the object: it was sealed to another master")]
+    WrongKey,
+    #[error("the object's key commitment does not match: its header was put together from others")]
+    Commitment,
+    #[error("frame {frame} fails its tag: damaged, moved, or not the last one it claims to be")]
+    Tag { frame: u32 },
+    #[error("frame {frame} does not decompress to the {raw} bytes it should hold")]
+    Compression { frame: u32, raw: u32 },
+    #[error("the wrapped data key is damaged")]
+    Wrap {
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+}
+
+impl Kinded for SealError {
+    fn kind(&self) -> Kind {
+        match self {
+            SealError::WrongKey => Kind::Denied,
+            SealError::BadRecipient { .. } | SealError::BadIdentity { .. } => Kind::Config,
+            _ => Kind::Corrupt,
+        }
+    }
+}
+
+/// The public half of the master identity: what objects are sealed to.
+#[derive(Clone)]
+pub struct Master {
+    recipient: age::x25519::Recipient,
+    text: String,
+}
+
+impl Master {
+    pub fn parse(text: &str) -> Result<Self, SealError> {
+        let recipient = text.parse().map_err(|reason| SealError::BadRecipient { text: text.to_owned(), reason })?;
+        Ok(Self { recipient, text: text.to_owned() })
+    }
+
+    /// `age1…`
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// The master identity: it opens every object of its repository.
+pub struct MasterIdentity(age::x25519::Identity);
+
+impl MasterIdentity {
+    pub fn generate() -> Self {
+        Self(age::x25519::Identity::generate())
+    }
+
+    pub fn parse(text: &str) -> Result<Self, SealError> {
+        text.parse().map(Self).map_err(|reason| SealError::BadIdentity { reason })
+    }
+
+    pub fn master(&self) -> Master {
+        let recipient = self.0.to_public();
+        Master { text: recipient.to_string(), recipient }
+    }
+
+    /// The secret itself, for writing a key file and nothing else.
+    pub fn secret_text(&self) -> String {
+        self.0.to_string().expose_secret().to_owned()
+    }
+}
+
+type DataSecret = [u8; 32];
+
+/// The key of one object, derived and committed.
+struct ObjectKey {
+    aead: LessSafeKey,
+    commitment: [u8; 32],
+}
+
+impl ObjectKey {
+    fn derive(secret: &DataSecret, salt: &[u8; 32], header: &Header) -> Self {
+        struct Len;
+        impl hkdf::KeyType for Len {
+            fn len(&self) -> usize {
+                64
+            }
+        }
+        let context = object::key_context(header);
+        let mut okm = [0; 64];
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(secret);
+        let parts = [context.as_slice()];
+        let filled = prk.expand(&parts, Len).and_then(|okm_source| okm_source.fill(&mut okm));
+        filled.expect("64 bytes are within what HKDF-SHA-256 gives");
+        let (key, rest) = okm.split_at(32);
+        let unbound = UnboundKey::new(&AES_256_GCM, key).expect("the key is 32 bytes");
+        let mut commitment = [0; 32];
+        commitment.copy_from_slice(rest);
+        Self { aead: LessSafeKey::new(unbound), commitment }
+    }
+}
+
+/// Seals objects under one fresh data key. One per run.
+pub struct Sealer {
+    repo: RepoId,
+    secret: DataSecret,
+    wrap: Vec<u8>,
+}
+
+impl Sealer {
+    pub fn new(repo: RepoId, master: &Master, random: &dyn Random) -> Self {
+        let secret = seams::fresh(random);
+        let wrap = wrap_key(&secret, master);
+        Self { repo, secret, wrap }
+    }
+
+    /// The wrapped data key, as every object of this run carries it.
+    pub fn wrap(&self) -> &[u8] {
+        &self.wrap
+    }
+
+    /// Begins one object with a fresh salt.
+    pub fn begin(&self, new: NewObject<'_>, random: &dyn Random) -> SealedBuilder {
+        let salt = seams::fresh(random);
+        let mut header = Header::new(new.kind, self.repo, new.id);
+        let key = ObjectKey::derive(&self.secret, &salt, &header);
+        header.seal = Some(Seal { salt, commitment: key.commitment, wrap: self.wrap.clone() });
+        header.signed = new.signed;
+        SealedBuilder { id: new.id, salt, key: key.aead, inner: Builder::new(header, new.facts, new.table) }
+    }
+}
+
+fn wrap_key(secret: &DataSecret, master: &Master) -> Vec<u8> {
+    let recipient: &dyn age::Recipient = &master.recipient;
+    let encryptor = age::Encryptor::with_recipients(std::iter::once(recipient)).expect("there is one recipient");
+    let mut wrap = Vec::with_capacity(256);
+    let mut writer = encryptor.wrap_output(&mut wrap).expect("memory takes the header");
+    writer.write_all(secret).expect("memory takes the key");
+    writer.finish().expect("memory takes the tag");
+    wrap
+}
+
+/// What an object is to be made of, besides its frames.
+pub struct NewObject<'a> {
+    pub kind: ObjectType,
+    pub id: ObjectId,
+    pub facts: &'a [u8],
+    pub table: &'a [u8],
+    pub signed: Option<Signed>,
+}
+
+/// An object being sealed, frame by frame.
+pub struct SealedBuilder {
+    id: ObjectId,
+    salt: [u8; 32],
+    key: LessSafeKey,
+    inner: Builder,
+}
+
+/// A finished object, ready to be put, and what a refs table says of it.
+#[derive(Debug, Clone)]
+pub struct SealedObject {
+    pub id: ObjectId,
+    pub salt: [u8; 32],
+    pub digest: Digest,
+    pub bytes: Bytes,
+}
+
+impl SealedBuilder {
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    pub fn len(&self) -> usize {
+        self.inner.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.inner.is_empty()
+    }
+
+    /// Seals a frame that is not the last. `compressed` is what `Compressor::compress` gave.
+    pub fn push(&mut self, compressed: Vec<u8>, raw: usize) -> FramePlace {
+        self.seal(compressed, raw, false)
+    }
+
+    fn seal(&mut self, mut bytes: Vec<u8>, raw: usize, last: bool) -> FramePlace {
+        assert!(raw <= layout::FRAME_RAW_MAX, "a frame is cut before it is sealed");
+        let frame = self.inner.frame_count();
+        let nonce = Nonce::assume_unique_for_key(object::frame_nonce(frame));
+        let context = object::frame_context(self.inner.header_digest(), frame, last);
+        let sealed = self.key.seal_in_place_append_tag(nonce, Aad::from(context), &mut bytes);
+        sealed.expect("AES-GCM seals any frame of this size");
+        self.inner.push(&bytes, raw as u32)
+    }
+
+    /// Seals the last frame and closes the object. `sign` is called for signed types only.
+    pub fn finish(mut self, last: &[u8], sign: impl FnOnce(&[u8]) -> [u8; 64]) -> SealedObject {
+        let compressed = Compressor::new().compress(last);
+        self.seal(compressed, last.len(), true);
+        let bytes = self.inner.finish(sign);
+        SealedObject { id: self.id, salt: self.salt, digest: object::digest(&bytes), bytes: Bytes::from(bytes) }
+    }
+}
+
+/// Compresses frames; holds the compressor's working memory between them.
+pub struct Compressor(zstd::bulk::Compressor<'static>);
+
+/// The level: the fastest that still finds most of what pages repeat.
+const LEVEL: i32 = 1;
+
+impl Default for Compressor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Compressor {
+    pub fn new() -> Self {
+        Self(zstd::bulk::Compressor::new(LEVEL).expect("the level is one the compressor knows"))
+    }
+
+    pub fn compress(&mut self, raw: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(zstd::zstd_safe::compress_bound(raw.len()) + AES_256_GCM.tag_len());
+        self.0.compress_to_buffer(raw, &mut out).expect("the buffer has the compressor's own worst case");
+        out
+    }
+}
+
+/// Opens objects with the master identity; unwraps each data key once.
+pub struct Unsealer {
+    identity: MasterIdentity,
+    opened: Mutex<HashMap<Digest, DataSecret>>,
+}
+
+impl Unsealer {
+    pub fn new(identity: MasterIdentity) -> Self {
+        Self { identity, opened: Mutex::new(HashMap::new()) }
+    }
+
+    /// The opener for an object's frames, after its commitment was checked.
+    pub fn open(&self, header: &Header) -> Result<FrameOpener, SealError> {
+        let seal = header.seal.as_ref().ok_or(Corrupt::Rule { what: "the object", rule: "it is sealed" })?;
+        let key = ObjectKey::derive(&self.secret(&seal.wrap)?, &seal.salt, header);
+        constant_time::verify_slices_are_equal(&key.commitment, &seal.commitment).map_err(|_| SealError::Commitment)?;
+        Ok(FrameOpener { key: key.aead, header: object::digest(&header.encode()) })
+    }
+
+    /// The opener for an object whose header is known from a manifest's table and not read.
+    pub fn open_unread(&self, repo: RepoId, object: SealedAs<'_>) -> Result<FrameOpener, SealError> {
+        let mut header = Header::new(object.kind, repo, object.id);
+        let key = ObjectKey::derive(&self.secret(object.wrap)?, object.salt, &header);
+        header.seal = Some(Seal { salt: *object.salt, commitment: key.commitment, wrap: object.wrap.to_vec() });
+        Ok(FrameOpener { key: key.aead, header: object::digest(&header.encode()) })
+    }
+
+    fn secret(&self, wrap: &[u8]) -> Result<DataSecret, SealError> {
+        let name = object::digest(wrap);
+        if let Some(secret) = self.opened.lock().expect("no holder of this lock panics").get(&name) {
+            return Ok(*secret);
+        }
+        let secret = unwrap_key(wrap, &self.identity)?;
+        self.opened.lock().expect("no holder of this lock panics").insert(name, secret);
+        Ok(secret)
+    }
+}
+
+/// What a refs table says of how an object was sealed.
+pub struct SealedAs<'a> {
+    pub kind: ObjectType,
+    pub id: ObjectId,
+    pub salt: &'a [u8; 32],
+    pub wrap: &'a [u8],
+}
+
+fn unwrap_key(wrap: &[u8], identity: &MasterIdentity) -> Result<DataSecret, SealError> {
+    let damaged = |source| SealError::Wrap { source };
+    let decryptor = age::Decryptor::new_buffered(wrap).map_err(|e| damaged(e.into()))?;
+    let identity: &dyn age::Identity = &identity.0;
+    let reader = decryptor.decrypt(std::iter::once(identity)).map_err(|error| match error {
+        age::DecryptError::NoMatchingKeys => SealError::WrongKey,
+        other => damaged(other.into()),
+    })?;
+    let mut secret = Vec::with_capacity(33);
+    reader.take(33).read_to_end(&mut secret).map_err(|e| damaged(e.into()))?;
+    secret.try_into().map_err(|_| damaged("it does not hold 32 bytes".into()))
+}
+
+/// Opens the frames of one object.
+pub struct FrameOpener {
+    key: LessSafeKey,
+    header: Digest,
+}
+
+/// Which frame is being opened, and what it must turn out to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected {
+    pub frame: u32,
+    pub raw: u32,
+    /// Only the final frame of an object carries the last-frame flag.
+    pub last: bool,
+}
+
+impl FrameOpener {
+    pub fn open(&self, expected: Expected, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let Expected { frame, raw, last } = expected;
+        if raw as usize > layout::FRAME_RAW_MAX {
+            let max = layout::FRAME_RAW_MAX as u64;
+            return Err(Corrupt::TooLong { what: "a frame", len: u64::from(raw), max }.into());
+        }
+        let mut bytes = sealed.to_vec();
+        let nonce = Nonce::assume_unique_for_key(object::frame_nonce(frame));
+        let context = object::frame_context(&self.header, frame, last);
+        let opened = self.key.open_in_place(nonce, Aad::from(context), &mut bytes);
+        let compressed = opened.map_err(|_| SealError::Tag { frame })?;
+        decompress(compressed, frame, raw)
+    }
+}
+
+fn decompress(compressed: &[u8], frame: u32, raw: u32) -> Result<Vec<u8>, SealError> {
+    let wrong = SealError::Compression { frame, raw };
+    match zstd::bulk::decompress(compressed, raw as usize) {
+        Ok(bytes) if bytes.len() == raw as usize => Ok(bytes),
+        _ => Err(wrong),
+    }
+}
+
+#[cfg(test)]
+mod tests;
