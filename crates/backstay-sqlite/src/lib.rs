@@ -1,0 +1,42 @@
+//! The only crate that opens SQLite databases.
+//!
+//! Owns consistent capture of a live database, the questions asked of a restored one, and what can be
+//! known about who has a database open. It must never write to a database under care, never leave a
+//! file beside it that was not there, and never open and close a raw descriptor on a database file
+//! or its `-shm`: POSIX drops every lock this process holds on a file when any descriptor on it is
+//! closed. Database files are read only through SQLite's own handle.
+//!
+//! A crash leaves nothing: spool files are unlinked when they are made, and locks die with the process.
+
+pub mod as_is;
+pub mod capture;
+pub mod detect;
+pub mod engine;
+mod error;
+pub mod exclusive;
+pub mod facts;
+mod ffi;
+pub mod holders;
+mod look;
+mod medium;
+mod open;
+mod pin;
+pub mod question;
+pub mod sample;
+mod spool;
+mod stamp;
+mod stopwatch;
+mod view;
+
+pub use as_is::{AsIs, AsIsReport, RawStream, capture_as_is};
+pub use capture::{Capture, CaptureOptions, CaptureReport, ChangedUnits, HoldKind, SeenUnits, Settled};
+pub use detect::{DetectLimits, Found, detect};
+pub use engine::{Engine, assert_engine, describe_engine};
+pub use error::{PinLoss, SqliteError};
+pub use exclusive::{ExclusiveHold, take_exclusive};
+pub use facts::{FileIdentity, JournalMode, SourceFacts};
+pub use holders::{Holder, Holders, LockState, holders};
+pub use question::{
+    Answers, Asking, ForeignKeys, ForeignKeysAnswer, Integrity, IntegrityAnswer, Questions, SchemaAnswer, SmokeState,
+    question,
+};
