@@ -1,0 +1,196 @@
+//! The parsers of foreign bytes, and what must hold of each beyond not falling: what parses is written
+//! again as it was read, or at least as something that reads the same.
+
+use super::Target;
+use backstay_format::facts::{self, Audit, Branch, Conf, Lease, Manifest, Mark, Prune, SealedManifest, Stream};
+use backstay_format::layout::header;
+use backstay_format::object::{Front, Object};
+use backstay_format::sqlite::{header::DatabaseHeader, wal};
+use backstay_format::table::Table;
+use backstay_format::tree::{Leaf, Node};
+use backstay_format::{Header, directory};
+use backstay_model::{ByteLen, Label, Moment, RepoId, SourceName};
+use backstay_store::Key;
+use backstay_store::keyfile::KeyFile;
+use backstay_store::keys::{self, SnapshotName};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Every parser of foreign bytes. A new one needs a line here and a seed in `corpus/<name>/`.
+pub const TARGETS: &[Target] = &[
+    Target { name: "source-name", run: source_name },
+    Target { name: "object", run: |bytes| with_right_check(bytes, object) },
+    Target { name: "front", run: |bytes| with_right_check(bytes, front) },
+    Target { name: "table", run: table },
+    Target { name: "leaf", run: leaf },
+    Target { name: "node", run: node },
+    Target { name: "directory", run: pack_directory },
+    Target { name: "facts", run: every_facts },
+    Target { name: "key-file", run: key_file },
+    Target { name: "store-key", run: store_key },
+    Target { name: "sqlite-header", run: sqlite_header },
+    Target { name: "sqlite-wal", run: sqlite_wal },
+];
+
+/// What parses must print as it was read.
+fn source_name(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(name) = text.parse::<SourceName>() {
+        assert_eq!(name.to_string(), text);
+    }
+    if let Ok(label) = text.parse::<Label>() {
+        assert_eq!(label.to_string().parse::<Label>().ok().as_ref(), Some(&label));
+    }
+    let suggested = SourceName::suggest(text);
+    assert_eq!(suggested.to_string().parse::<SourceName>().ok(), Some(suggested));
+}
+
+/// Runs the input as it is, and with the header's checksum made right: few mutations get past it.
+fn with_right_check(bytes: &[u8], run: fn(&[u8])) {
+    run(bytes);
+    let mut bytes = bytes.to_vec();
+    let Some(wrap_len) = bytes.get(header::WRAP_LEN).and_then(|field| field.try_into().ok()).map(u32::from_le_bytes)
+    else {
+        return;
+    };
+    let wrap = header::LEN..header::LEN.saturating_add(wrap_len as usize);
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(bytes.get(..header::CHECK.start).unwrap_or_default());
+    hasher.update(bytes.get(wrap).unwrap_or_default());
+    if let Some(check) = bytes.get_mut(header::CHECK) {
+        check.copy_from_slice(hasher.finalize().as_bytes().split_at(16).0);
+    }
+    run(&bytes);
+}
+
+/// Version 1 has one way to write a header: what was read is what would be written.
+fn object(bytes: &[u8]) {
+    let Ok(object) = Object::parse(bytes) else { return };
+    let header = object.front.header.encode();
+    assert!(bytes.starts_with(&header));
+    let mut end = object.front.len + object.table.len();
+    for place in &object.frames {
+        assert_eq!(place.offset as usize, end, "frames lie side by side");
+        end += object.frame(place).expect("a frame of a parsed object").len();
+    }
+    assert_eq!(bytes.len(), end + object.frames.len() * 8 + 24, "every byte is accounted for");
+}
+
+fn front(bytes: &[u8]) {
+    let Ok(header) = Header::parse(bytes) else { return };
+    assert!(bytes.starts_with(&header.encode()));
+    match Front::parse(bytes) {
+        Ok(front) => assert_eq!((front.len, &front.header), (header.front_len(), &header)),
+        Err(_) => assert!(bytes.len() < header.front_len(), "a good header lacks only what was cut off"),
+    }
+}
+
+fn table(bytes: &[u8]) {
+    let Ok(table) = Table::parse(bytes) else { return };
+    assert_eq!(table.encode(), bytes);
+    for reference in table.refs() {
+        assert_eq!(table.find(&reference.object), Some(reference));
+        assert!(table.wrap(reference).is_some());
+    }
+}
+
+fn leaf(bytes: &[u8]) {
+    let Ok(leaf) = Leaf::parse(bytes) else { return };
+    assert_eq!(Leaf::parse(&leaf.encode()).as_ref(), Ok(&leaf));
+    for unit in 0..leaf.units() {
+        let (run, slot) = leaf.find(unit).expect("a leaf has every unit up to its count");
+        assert!(run.first <= unit && slot >= run.slot);
+    }
+    assert!(leaf.find(leaf.units()).is_none());
+}
+
+fn node(bytes: &[u8]) {
+    let Ok(node) = Node::parse(bytes) else { return };
+    assert_eq!(Node::parse(&node.encode()).as_ref(), Ok(&node));
+}
+
+fn pack_directory(bytes: &[u8]) {
+    if let Ok(frames) = directory::parse(bytes) {
+        assert_eq!(directory::encode(&frames), bytes);
+    }
+}
+
+/// What is read as facts is written in one canonical way, which reads as the same facts.
+fn every_facts(bytes: &[u8]) {
+    fn each<T: DeserializeOwned + Serialize>(bytes: &[u8]) {
+        let Ok(read) = facts::parse::<T>("facts", bytes) else { return };
+        let canonical = facts::encode(&read);
+        let again = facts::parse::<T>("facts", &canonical).expect("what was written is read");
+        assert_eq!(facts::encode(&again), canonical);
+    }
+    each::<Conf>(bytes);
+    each::<Branch>(bytes);
+    each::<Manifest>(bytes);
+    each::<SealedManifest>(bytes);
+    each::<Stream>(bytes);
+    each::<Mark>(bytes);
+    each::<Audit>(bytes);
+    each::<Prune>(bytes);
+    each::<Lease>(bytes);
+    if let Ok(stream) = facts::parse::<Stream>("facts", bytes) {
+        let _ = stream.shape();
+    }
+}
+
+fn key_file(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(file) = KeyFile::parse(text) else { return };
+    let made = Moment::from_millis(0).expect("the epoch is in range");
+    let again = KeyFile::parse(&file.render(RepoId::ZERO, made)).expect("our own key file");
+    let public = |file: &KeyFile| {
+        let signers = [&file.root, &file.signer].map(|key| key.as_ref().map(|key| key.public()));
+        (signers, file.identity.as_ref().map(|identity| identity.master().text().to_owned()))
+    };
+    assert_eq!(public(&again), public(&file));
+}
+
+/// A name that is read as something is that thing's only name.
+fn store_key(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(key) = Key::parse(text) else { return };
+    assert_eq!(key.as_str(), text);
+    let source: SourceName = "shop".parse().expect("a legal name");
+    if let Some(name) = SnapshotName::parse(&source, &key) {
+        assert_eq!(name.key(), key);
+    }
+    if let Some(id) = keys::parse_pack(&source, &key) {
+        assert_eq!(keys::pack(&source, &id), key);
+    }
+    if let Some((snapshot, kind, id)) = keys::parse_mark(&source, &key) {
+        assert_eq!(keys::mark(&source, &snapshot, kind, &id), key);
+    }
+    if let Some(number) = keys::slot_number(&key) {
+        assert!(text.ends_with(&format!("{number:016x}")));
+    }
+}
+
+fn sqlite_header(bytes: &[u8]) {
+    for len in [bytes.len() as u64, 0, 512, u64::MAX] {
+        if let Ok(header) = DatabaseHeader::parse(bytes, ByteLen::new(len)) {
+            assert!(header.page_size.get() - u32::from(header.reserved) >= 480);
+            assert!(header.trusted_page_count().is_none_or(|count| count > 0));
+        }
+    }
+}
+
+/// What is found committed is what a transaction pinned at its end would be shown.
+fn sqlite_wal(bytes: &[u8]) {
+    let Ok(Some(found)) = wal::map_committed(bytes) else { return };
+    let header = found.header;
+    let frame = wal::FRAME_HEADER_LEN as u64 + header.page_size.bytes();
+    assert!(wal::HEADER_LEN as u64 + u64::from(found.frames) * frame <= bytes.len() as u64);
+    assert!(found.map.pages() <= found.frames as usize);
+    let pin = wal::WalPin {
+        frames: found.frames,
+        page_size: header.page_size,
+        salts: header.salts,
+        checksum: found.checksum,
+    };
+    let pinned = wal::map_pinned(bytes, &pin).expect("the log was walked a moment ago");
+    assert_eq!(pinned, found.map);
+}

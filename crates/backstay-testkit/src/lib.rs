@@ -1,0 +1,10 @@
+//! Development only: faults, harnesses and damaged repositories.
+
+pub mod bank;
+pub mod crash_disk;
+pub mod effects;
+pub mod fault_store;
+pub mod fuzz;
+pub mod s3_adversary;
+pub mod s3_server;
+pub mod store_contract;
