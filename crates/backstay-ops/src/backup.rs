@@ -1,0 +1,292 @@
+//! A backup: from a live database to a committed snapshot.
+//!
+//! Owns the order that makes it safe: packs are durable before the base is saved, the base before the
+//! manifest, and the manifest is the commit. A crash before it leaves packs nobody refers to and at
+//! most an empty branch, which the next run uses; a crash after it leaves a whole snapshot. Nothing
+//! that was in the repository before is touched at any step.
+//!
+//! What this host writes down for its next run (the base, what it has seen) is worth less than the
+//! snapshot: a state folder that takes no more is told in the report, and the commit goes on.
+//!
+//! Locks: the source's lock on this host for the whole run; the database's as `backstay-sqlite` says.
+
+mod capture;
+mod gather;
+mod report;
+mod table;
+
+pub use report::{BackupReport, BaseUse, SpaceReport};
+
+use crate::base::{Base, BaseFacts, NewBase};
+use crate::catalog::Vault;
+use crate::env::blocking;
+use crate::state::SeenHead;
+use crate::{Event, OpsError};
+use backstay_format::facts::{self, Branch, BranchPoint, BranchReason, Engine, Role};
+use backstay_model::backup::{BranchPlan, Lineage, Place};
+use backstay_model::catalog::{Keep, Quality};
+use backstay_model::{ByteLen, Digest, Label, Moment, ObjectId, SourceName};
+use backstay_store::keys::SnapshotName;
+use backstay_store::repo::{Chain, Draft, SealedBody, Signing};
+use capture::Captured;
+use gather::Gathered;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a person asked for.
+#[derive(Debug, Clone)]
+pub struct BackupRequest {
+    pub source: SourceName,
+    pub path: PathBuf,
+    pub label: Option<Label>,
+    pub keep: Option<Keep>,
+    pub busy: Duration,
+    pub hold_max: Duration,
+    pub malformed: Malformed,
+    pub uploads_in_flight: usize,
+}
+
+/// What to do about a database that is malformed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Malformed {
+    Refuse,
+    /// Keep it byte for byte, quarantined.
+    CaptureAsIs,
+}
+
+/// What a backup will do. Made without writing anything.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub place: Place,
+    /// Objects whose live units are stored again.
+    pub leaving: std::collections::HashSet<ObjectId>,
+}
+
+/// Backs up one source. The verdict is *stored*: the manifest is durable and everything it refers to
+/// was durable before it.
+pub async fn backup(vault: &Vault, request: &BackupRequest) -> Result<BackupReport, OpsError> {
+    vault.signer(Role::Writer)?;
+    let _lock = vault.state.lock(&request.source)?;
+    let began = vault.env.clock.now();
+    let (gathered, plan, captured) = capture_until_still(vault, request).await?;
+    let id = vault.repo.fresh_id(vault.env.random.as_ref());
+    let taken = never_back(captured.moment, gathered.newest_taken);
+    let report = commit(vault, request, Committing { id, taken, began, gathered, plan, captured }).await;
+    vault.env.tell(Event::Ended);
+    report
+}
+
+/// Gathers, decides and captures until the file that was looked at is the one that was captured: a
+/// database that is replaced meanwhile belongs on a branch of its own.
+async fn capture_until_still(vault: &Vault, request: &BackupRequest) -> Result<(Gathered, Plan, Captured), OpsError> {
+    use backstay_sqlite::SqliteError::{PinLost, Replaced};
+    let mut attempts = 3;
+    loop {
+        attempts -= 1;
+        let gathered = gather::gather(vault, request).await?;
+        let plan = gather::decide(&gathered)?;
+        open_branch(vault, request, &plan).await?;
+        match blocking(|| capture::capture(vault, request, &gathered, &plan)) {
+            Ok(captured) if gathered.file == Some(captured.identity) => return Ok((gathered, plan, captured)),
+            Ok(_) if attempts == 0 => return Err(Replaced { path: request.path.clone() }.into()),
+            Ok(_) => {}
+            Err(OpsError::Sqlite(Replaced { .. } | PinLost { .. })) if attempts > 0 => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How far ahead of the clock the newest snapshot may be and still be believed.
+const AHEAD_MAX_MS: i64 = 24 * 3_600_000;
+
+/// Time does not go back: a snapshot is not older than the one before it when a clock was set back. A
+/// newest one from days ahead was taken by a clock that was wrong: going on from it would make every
+/// time after it wrong too.
+fn never_back(moment: Moment, newest: Option<Moment>) -> Moment {
+    match newest {
+        Some(newest) if moment <= newest && newest.millis_since(moment) <= AHEAD_MAX_MS => {
+            Moment::from_millis(newest.as_millis() + 1).unwrap_or(newest)
+        }
+        _ => moment,
+    }
+}
+
+async fn open_branch(vault: &Vault, request: &BackupRequest, plan: &Plan) -> Result<(), OpsError> {
+    let BranchPlan::Open { branch, parent, lineage } = plan.place.branch else { return Ok(()) };
+    let (_, chain) = vault.repo.next_branch(&request.source).await?;
+    let reason = match lineage {
+        Lineage::Same => BranchReason::First,
+        Lineage::Replaced => BranchReason::Replaced,
+        Lineage::Takeover => BranchReason::Takeover,
+        Lineage::Restored { .. } => BranchReason::RestoredInPlace,
+    };
+    let facts = Branch {
+        source: request.source.clone(),
+        branch,
+        created: vault.env.clock.now(),
+        engine: Engine::Sqlite,
+        parent: parent.map(|(branch, position)| BranchPoint { branch, position }),
+        reason,
+    };
+    let signing = Signing { key: vault.signer(Role::Writer)?, id: vault.repo.fresh_id(vault.env.random.as_ref()) };
+    Ok(vault.repo.put_branch(facts, chain, signing).await?)
+}
+
+struct Committing {
+    id: ObjectId,
+    taken: Moment,
+    began: Moment,
+    gathered: Gathered,
+    plan: Plan,
+    captured: Captured,
+}
+
+async fn commit(vault: &Vault, request: &BackupRequest, all: Committing) -> Result<BackupReport, OpsError> {
+    let Committing { id, taken, began, gathered, plan, captured } = all;
+    let table = table::build(gathered.base.as_ref(), &captured)?;
+    let place = &plan.place;
+    let manifest = facts::Manifest {
+        source: request.source.clone(),
+        branch: place.branch.branch(),
+        position: place.position,
+        taken,
+        engine: Engine::Sqlite,
+        root: captured.root,
+        length: captured.length,
+        added: ByteLen::new(captured.packed.stored_bytes),
+        quality: captured.quality,
+        label: request.label.clone(),
+        keep: request.keep,
+    };
+    let draft = Draft {
+        id,
+        facts: manifest.clone(),
+        table: table.clone(),
+        body: SealedBody { facts: captured.sealed_facts(), roots: captured.roots() },
+        chain: Chain { sequence: place.sequence, previous: place.previous },
+        signer: vault.signer(Role::Writer)?,
+    };
+    let (bytes, digest) = draft.seal(&captured.sealer, vault.env.random.as_ref());
+    let mut unwritten = Unwritten::default();
+    unwritten.note("base", save_base(vault, request, &captured, BaseOf { id, place, table: &table }));
+    vault.env.cancel.check()?;
+    check_base_still_there(vault, &gathered).await?;
+    let head = SeenHead { sequence: place.sequence, digest };
+    unwritten.note("memory", remember_intent(vault, request, &captured, (place.previous, head)));
+    let name = SnapshotName { source: request.source.clone(), sequence: place.sequence, id };
+    let manifest_len = bytes.len() as u64;
+    vault.repo.put_fresh(&name.key(), bytes).await?;
+    let committed = vault.env.clock.now();
+    unwritten.note("memory", remember(vault, request, &captured, Committed { id, head }));
+    refuse_rivals(vault, &name).await?;
+    Ok(report::make(report::Made {
+        id,
+        manifest,
+        manifest_len,
+        began,
+        committed,
+        table: &table,
+        place: *place,
+        base: gathered.base_use(),
+        cache: unwritten.words(),
+        captured,
+    }))
+}
+
+/// What could not be written down for the next run, and why. It costs time or a branch, never data.
+#[derive(Default)]
+struct Unwritten(Vec<String>);
+
+impl Unwritten {
+    fn note(&mut self, what: &str, written: Result<(), OpsError>) {
+        if let Err(error) = written {
+            let words = format!("{what} not written: {}", crate::prove::with_causes(&error));
+            if !self.0.contains(&words) {
+                self.0.push(words);
+            }
+        }
+    }
+
+    fn words(self) -> Option<String> {
+        (!self.0.is_empty()).then(|| self.0.join("; "))
+    }
+}
+
+struct BaseOf<'a> {
+    id: ObjectId,
+    place: &'a Place,
+    table: &'a backstay_format::table::Table,
+}
+
+fn save_base(vault: &Vault, request: &BackupRequest, captured: &Captured, of: BaseOf<'_>) -> Result<(), OpsError> {
+    // Only whole databases are built upon.
+    let (Quality::Whole, [stream]) = (captured.quality, captured.streams.as_slice()) else { return Ok(()) };
+    let facts = BaseFacts {
+        manifest: of.id,
+        sequence: of.place.sequence,
+        root: captured.root,
+        unit: stream.facts.unit,
+        length: stream.facts.length,
+        fingerprint: captured.fingerprint_facts(),
+    };
+    let dir = vault.state.source_dir(&request.source)?;
+    let new = NewBase { facts, table: of.table, map: &stream.map.parts, fingerprints: &stream.fingerprints };
+    let disk = vault.env.disk.as_ref();
+    Base::save(disk, &dir, &new).inspect_err(|_| {
+        let _ = Base::discard(disk, &dir, &of.id);
+    })
+}
+
+/// A prune may have taken what this snapshot builds on while it ran; then it must not be committed.
+async fn check_base_still_there(vault: &Vault, gathered: &Gathered) -> Result<(), OpsError> {
+    let Some(base) = &gathered.base_name else { return Ok(()) };
+    match vault.repo.store().head(&base.key()).await? {
+        Some(_) => Ok(()),
+        None => Err(OpsError::BaseVanished { manifest: base.id }),
+    }
+}
+
+struct Committed {
+    id: ObjectId,
+    head: SeenHead,
+}
+
+/// Before the commit: the branch for this file is open, and a run that died between the commit and
+/// this would make the next one take the file for another once more and open a second branch.
+fn remember_intent(
+    vault: &Vault,
+    request: &BackupRequest,
+    captured: &Captured,
+    (tip, head): (Digest, SeenHead),
+) -> Result<(), OpsError> {
+    vault.state.update(&request.source, |seen| {
+        seen.file = Some(captured.identity);
+        seen.restored = None;
+        // The tip stays too: if this commit does not happen, it is still that.
+        seen.written.retain(|written| written.digest == tip);
+        seen.written.push(head);
+    })?;
+    Ok(())
+}
+
+fn remember(vault: &Vault, request: &BackupRequest, captured: &Captured, committed: Committed) -> Result<(), OpsError> {
+    vault.state.update(&request.source, |seen| {
+        // A check that ran beside us may have seen a newer one already.
+        if seen.head.is_none_or(|head| head.sequence <= committed.head.sequence) {
+            seen.head = Some(committed.head);
+        }
+        seen.suspects.retain(|object| captured.live.contains_key(object));
+    })?;
+    if captured.quality == Quality::Whole {
+        let dir = vault.state.source_dir(&request.source)?;
+        Base::sweep(vault.env.disk.as_ref(), &dir, &committed.id);
+    }
+    Ok(())
+}
+
+/// Two writers that committed the same number have forked the history; both snapshots stay.
+async fn refuse_rivals(vault: &Vault, name: &SnapshotName) -> Result<(), OpsError> {
+    let newest = vault.repo.newest_names(&name.source, 16).await?;
+    let rival = newest.into_iter().find(|other| other.sequence == name.sequence && other.id != name.id);
+    rival.map_or(Ok(()), |rival| Err(OpsError::Rival { source_name: name.source.clone(), rival: rival.id }))
+}

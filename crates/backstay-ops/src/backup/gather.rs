@@ -1,0 +1,214 @@
+//! What a backup looks at before it decides, and the decision.
+
+use super::report::BaseUse;
+use super::{BackupRequest, Plan};
+use crate::OpsError;
+use crate::base::Base;
+use crate::catalog::Vault;
+use crate::rebuild;
+use crate::state::{Identity, SeenSource};
+use backstay_model::backup::{self, Lineage, Tip, World};
+use backstay_model::catalog::{MarkKind, Quality};
+use backstay_model::space::{self, ObjectUse, SpacePolicy};
+use backstay_model::{Moment, ObjectId, Sequence};
+use backstay_sqlite::FileIdentity;
+use backstay_store::keys::{self, SnapshotName};
+use backstay_store::repo::ManifestFront;
+use std::collections::HashSet;
+
+/// How far back a backup looks for a snapshot it can build on.
+const LOOK_BACK: usize = 16;
+
+/// How far above the newest verified snapshot a number is still believed to have been used.
+const NUMBERS_AHEAD: u64 = 1 << 20;
+
+/// Bytes referred to, in hundredths of the live ones, above which objects are left behind.
+const RATIO_PERCENT: u64 = 125;
+/// Small objects a snapshot may refer to before they are merged, and what small is: packs are full at
+/// several times that.
+const SMALL_OBJECTS_MAX: usize = 512;
+const SMALL: u64 = 4 << 20;
+/// The share of the live bytes one backup may spend on that: one part in this many.
+const BUDGET_SHARE: u64 = 16;
+
+pub struct Gathered {
+    pub tip: Option<Tip>,
+    pub used: Option<Sequence>,
+    pub newest_taken: Option<Moment>,
+    pub branches: u64,
+    /// Whether this host wrote the newest snapshot, as far as it remembers or its signature says.
+    pub tip_is_ours: bool,
+    pub seen: SeenSource,
+    pub file: Option<Identity>,
+    pub base: Option<Base>,
+    pub base_name: Option<SnapshotName>,
+    why_full: &'static str,
+    /// Objects the base refers to that are not in the store as they should be.
+    missing: HashSet<ObjectId>,
+}
+
+impl Gathered {
+    pub fn base_use(&self) -> BaseUse {
+        match &self.base_name {
+            Some(name) => BaseUse::Incremental { on: name.id },
+            None => BaseUse::Full { why: self.why_full },
+        }
+    }
+}
+
+pub async fn gather(vault: &Vault, request: &BackupRequest) -> Result<Gathered, OpsError> {
+    let source = &request.source;
+    let seen = vault.state.seen(source)?;
+    // A damaged manifest is passed over, not a reason to stop backing up: the check and the status
+    // speak of it.
+    let (fronts, unverified) = vault.repo.newest_fronts(source, LOOK_BACK).await?;
+    let unverified: Vec<Sequence> = unverified.iter().map(|name| name.sequence).collect();
+    if let Some(head) = seen.head {
+        let verified = fronts.iter().map(|front| (front.chain.sequence, front.digest));
+        head.check(verified, unverified.iter().copied())?;
+    }
+    let mut gathered = Gathered {
+        tip: fronts.first().map(tip),
+        used: used(&fronts, &unverified),
+        newest_taken: fronts.first().map(|front| front.facts.taken),
+        branches: vault.repo.next_branch(source).await?.0,
+        tip_is_ours: tip_is_ours(vault, &seen, fronts.first()),
+        seen,
+        file: FileIdentity::of_path(&request.path).ok().map(Identity::from),
+        base: None,
+        base_name: None,
+        why_full: "it is the first",
+        missing: HashSet::new(),
+    };
+    choose_base(vault, request, &fronts, &mut gathered).await?;
+    if let Some(base) = &gathered.base {
+        gathered.missing = missing_objects(vault, request, base).await?;
+    }
+    Ok(gathered)
+}
+
+/// The highest number that is taken. A manifest nobody can verify has used its number too, unless
+/// nobody can have counted that far: rubbish must not use up the numbers.
+fn used(fronts: &[ManifestFront], unverified: &[Sequence]) -> Option<Sequence> {
+    let tip = fronts.first().map(|front| front.chain.sequence);
+    let reachable = tip.map_or(0, Sequence::get).saturating_add(NUMBERS_AHEAD);
+    let believable = unverified.iter().copied().filter(|sequence| sequence.get() <= reachable);
+    believable.max().max(tip)
+}
+
+fn tip(front: &ManifestFront) -> Tip {
+    Tip {
+        id: front.name.id,
+        sequence: front.chain.sequence,
+        digest: front.digest,
+        branch: front.facts.branch,
+        position: front.facts.position,
+    }
+}
+
+/// Looks for the newest snapshot worth building on: whole, and with nothing said against it.
+async fn choose_base(
+    vault: &Vault,
+    request: &BackupRequest,
+    fronts: &[ManifestFront],
+    gathered: &mut Gathered,
+) -> Result<(), OpsError> {
+    let dir = vault.state.source_dir(&request.source)?;
+    for front in fronts {
+        if front.facts.quality != Quality::Whole {
+            gathered.why_full = "the newest snapshot is not whole";
+            continue;
+        }
+        // What made it bad may lie in an object that older snapshots refer to as well: building on one
+        // of those would only make the next bad one.
+        if is_quarantined(vault, &front.name).await? {
+            gathered.why_full = "the newest snapshot is quarantined";
+            return Ok(());
+        }
+        // Those of other manifests are never used again, and a full disk may be full of them.
+        Base::sweep(vault.env.disk.as_ref(), &dir, &front.name.id);
+        // A cache that cannot be read is as good as none.
+        gathered.base = match Base::load(&dir, &front.name.id).unwrap_or_default() {
+            Some(base) => Some(base),
+            None if vault.unsealer.is_some() => rebuild::base(vault, &front.name, &dir).await?,
+            None => None,
+        };
+        gathered.why_full = match vault.unsealer {
+            Some(_) => "the local cache is gone and cannot be rebuilt from the repository",
+            None => "the local cache is gone and this host cannot read the repository",
+        };
+        gathered.base_name = gathered.base.as_ref().map(|_| front.name.clone());
+        return Ok(());
+    }
+    Ok(())
+}
+
+async fn is_quarantined(vault: &Vault, name: &SnapshotName) -> Result<bool, OpsError> {
+    let prefix = format!("{}{}/", keys::mark_prefix(&name.source), name.id);
+    let marks = vault.repo.list(&prefix).await?;
+    let kinds = marks.iter().filter_map(|entry| keys::parse_mark(&name.source, &entry.key));
+    Ok(kinds.into_iter().any(|(_, kind, _)| kind == MarkKind::Quarantined))
+}
+
+/// Objects of the base that a listing does not show with the length they must have.
+async fn missing_objects(vault: &Vault, request: &BackupRequest, base: &Base) -> Result<HashSet<ObjectId>, OpsError> {
+    let entries = vault.repo.list(&keys::pack_prefix(&request.source)).await?;
+    let there: std::collections::HashMap<ObjectId, u64> =
+        entries.iter().filter_map(|e| Some((keys::parse_pack(&request.source, &e.key)?, e.len))).collect();
+    let refs = base.table.refs().iter();
+    Ok(refs.filter(|r| there.get(&r.object) != Some(&r.stored)).map(|r| r.object).collect())
+}
+
+pub fn decide(gathered: &Gathered) -> Result<Plan, OpsError> {
+    let world =
+        World { tip: gathered.tip, used: gathered.used, branches: gathered.branches, lineage: lineage(gathered) };
+    let mut leaving = gathered.missing.clone();
+    leaving.extend(gathered.seen.suspects.iter().copied());
+    if let Some(base) = &gathered.base {
+        leaving.extend(thin_objects(base));
+    }
+    Ok(Plan { place: backup::place(world)?, leaving })
+}
+
+/// Whether this run goes on where the newest snapshot left off.
+fn lineage(gathered: &Gathered) -> Lineage {
+    let seen = &gathered.seen;
+    match (seen.file, gathered.file, seen.restored) {
+        (_, Some(now), Some(restored)) if restored.file == now => {
+            Lineage::Restored { branch: restored.branch, position: restored.position }
+        }
+        _ if !gathered.tip_is_ours => Lineage::Takeover,
+        (Some(before), Some(now), _) if before != now => Lineage::Replaced,
+        _ => Lineage::Same,
+    }
+}
+
+/// A tip this host does not remember writing was written by another host, by a clone of this one, or
+/// by this one before its disk went back. Without any memory the signature has to do.
+fn tip_is_ours(vault: &Vault, seen: &SeenSource, tip: Option<&ManifestFront>) -> bool {
+    let Some(tip) = tip else { return true };
+    if seen.written.is_empty() {
+        return vault.signer.as_ref().is_none_or(|signer| signer.public() == tip.signer);
+    }
+    seen.written.iter().any(|head| head.digest == tip.digest)
+}
+
+fn thin_objects(base: &Base) -> Vec<ObjectId> {
+    let refs = base.table.refs();
+    let uses: Vec<ObjectUse> = refs
+        .iter()
+        .map(|r| ObjectUse {
+            stored: r.stored,
+            total_units: u64::from(r.total_units),
+            live_units: u64::from(r.live_units),
+        })
+        .collect();
+    let stored: u64 = uses.iter().map(|u| u.stored).sum();
+    let policy = SpacePolicy {
+        ratio_percent: RATIO_PERCENT,
+        budget: stored / BUDGET_SHARE,
+        small_max: SMALL_OBJECTS_MAX,
+        small: SMALL,
+    };
+    space::evacuate(&uses, policy).into_iter().filter_map(|at| refs.get(at)).map(|r| r.object).collect()
+}

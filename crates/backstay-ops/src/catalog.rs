@@ -1,0 +1,209 @@
+//! Gathering a source's restore points: manifests' fronts and the marks on them, verified.
+
+use crate::state::{SeenHead, SeenMark, SeenSource};
+use crate::{Env, OpsError, State};
+use backstay_format::facts::{Mark, Role};
+use backstay_model::catalog::{self, MarkKind, NoPoint, Snapshot, Target};
+use backstay_model::{ObjectId, SignerKey, SourceName};
+use backstay_store::keys::SnapshotName;
+use backstay_store::repo::{Chain, ManifestFront, MarkFault, Record, RepoError, Repository};
+use std::collections::HashMap;
+
+/// What a repository holds of one source.
+pub struct Catalog {
+    /// Newest first.
+    pub snapshots: Vec<Snapshot>,
+    /// Fronts by snapshot.
+    pub fronts: HashMap<ObjectId, ManifestFront>,
+    pub marks: Vec<Record<Mark>>,
+    /// What is wrong with the marks. A snapshot about which a mark may be missing is not called proven
+    /// and is not chosen for anyone who does not name it.
+    pub mark_faults: Vec<MarkFault>,
+    /// Manifests that cannot be verified: never restored, never hidden.
+    pub broken: Vec<(SnapshotName, RepoError)>,
+}
+
+/// Listings of the marks, before a hole in them is believed: while one signer's marks are being put,
+/// a listing may show the later without the earlier.
+const MARK_LISTINGS: u32 = 3;
+
+impl Catalog {
+    pub async fn gather(repo: &Repository, source: &SourceName) -> Result<Self, OpsError> {
+        Self::gather_seen(repo, source, &SeenSource::default()).await
+    }
+
+    async fn gather_seen(repo: &Repository, source: &SourceName, seen: &SeenSource) -> Result<Self, OpsError> {
+        let mut marks = repo.marks(source).await?;
+        for _ in 1..MARK_LISTINGS {
+            if marks.faults.is_empty() {
+                break;
+            }
+            marks = repo.marks(source).await?;
+        }
+        marks.faults.extend(unseen_again(repo, &marks.records, seen));
+        let mut catalog = Self {
+            snapshots: Vec::new(),
+            fronts: HashMap::new(),
+            marks: marks.records,
+            mark_faults: marks.faults,
+            broken: Vec::new(),
+        };
+        for (name, front) in repo.fronts(source).await? {
+            match front {
+                Ok(front) => {
+                    catalog.snapshots.push(catalog.snapshot(&front));
+                    catalog.fronts.insert(name.id, front);
+                }
+                // Not to be had is not the same as damaged: the caller must not go on without it.
+                Err(error) if error.is_outage() => return Err(error.into()),
+                Err(error) => catalog.broken.push((name, error)),
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// The snapshot a target names. One about which marks may be missing answers to its own id only.
+    pub fn choose(&mut self, target: &Target) -> Result<Snapshot, OpsError> {
+        let chosen = catalog::choose(&self.snapshots, target);
+        let doubtful = match &chosen {
+            Ok(_) if matches!(target, Target::Id(_)) => None,
+            Ok(snapshot) => self.doubt(snapshot),
+            // It may be for want of marks that none is proven.
+            Err(NoPoint::NoneProven { .. }) if !self.mark_faults.is_empty() => Some(0),
+            Err(_) => None,
+        };
+        match doubtful {
+            None => Ok(chosen?.clone()),
+            Some(at) => Err(self.mark_faults.swap_remove(at).into_error().into()),
+        }
+    }
+
+    /// The fault, if any, that may have hidden a mark on this snapshot.
+    fn doubt(&self, snapshot: &Snapshot) -> Option<usize> {
+        self.mark_faults.iter().position(|fault| match fault {
+            MarkFault::Missing { until, .. } => snapshot.taken <= *until,
+            MarkFault::Unreadable { snapshot: about, kind, .. } => {
+                *about == snapshot.id && matches!(kind, MarkKind::Quarantined | MarkKind::Tombstoned)
+            }
+        })
+    }
+
+    fn snapshot(&self, front: &ManifestFront) -> Snapshot {
+        let facts = &front.facts;
+        let about = |mark: &&Record<Mark>| mark.facts.snapshot == front.name.id && mark.facts.root == facts.root;
+        let mut marks: Vec<_> = self.marks.iter().filter(about).map(|mark| mark.facts.kind).collect();
+        marks.sort_unstable();
+        marks.dedup();
+        let mut snapshot = Snapshot {
+            id: front.name.id,
+            sequence: front.chain.sequence,
+            digest: front.digest,
+            previous: front.chain.previous,
+            branch: facts.branch,
+            position: facts.position,
+            taken: facts.taken,
+            root: facts.root,
+            length: facts.length,
+            added: facts.added,
+            quality: facts.quality,
+            label: facts.label.clone(),
+            keep: facts.keep,
+            marks,
+        };
+        if self.doubt(&snapshot).is_some() {
+            snapshot.marks.retain(|kind| *kind != MarkKind::Proven);
+        }
+        snapshot
+    }
+
+    pub fn front(&self, id: &ObjectId) -> Option<&ManifestFront> {
+        self.fronts.get(id)
+    }
+
+    /// Where a signer's next mark on this source stands in the chain of its marks.
+    pub fn next_mark(&self, signer: &SignerKey) -> Result<Chain, OpsError> {
+        let mine = self.marks.iter().filter(|mark| mark.signer == *signer);
+        match mine.max_by_key(|mark| mark.chain.sequence) {
+            None => Ok(Chain::START),
+            Some(last) => Ok(Chain::after(last.chain.sequence, last.digest).ok_or(backstay_model::backup::Exhausted)?),
+        }
+    }
+
+    /// Refuses a history older than one this host has seen.
+    fn check_seen(&self, seen: &SeenSource) -> Result<(), OpsError> {
+        let Some(head) = seen.head else { return Ok(()) };
+        let verified = self.snapshots.iter().map(|s| (s.sequence, s.digest));
+        Ok(head.check(verified, self.broken.iter().map(|(name, _)| name.sequence))?)
+    }
+
+    /// Remembers the newest snapshot and each signer's newest mark, so that their disappearance is noticed.
+    fn remember(&self, state: &State, source: &SourceName) -> Result<(), OpsError> {
+        let newest = self.snapshots.iter().max_by_key(|s| s.sequence);
+        state.update(source, |seen| {
+            if let Some(newest) = newest.filter(|newest| seen.head.is_none_or(|head| head.sequence < newest.sequence)) {
+                seen.head = Some(SeenHead { sequence: newest.sequence, digest: newest.digest });
+            }
+            for mark in &self.marks {
+                let sequence = mark.chain.sequence;
+                if seen.marks.get(&mark.signer).is_none_or(|known| known.sequence < sequence) {
+                    seen.marks.insert(mark.signer, SeenMark { sequence, digest: mark.digest, at: mark.facts.at });
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// Marks this host has seen and is not shown again, of signers who are still enrolled.
+fn unseen_again(repo: &Repository, marks: &[Record<Mark>], seen: &SeenSource) -> Vec<MarkFault> {
+    let mut faults = Vec::new();
+    for (signer, head) in &seen.marks {
+        let enrolled = repo.allows(signer, Role::Reader) || repo.allows(signer, Role::Keeper);
+        let mine = || marks.iter().filter(|mark| mark.signer == *signer);
+        let there = mine().any(|mark| mark.chain.sequence == head.sequence && mark.digest == head.digest);
+        if enrolled && !there {
+            let found = mine().map(|mark| mark.chain.sequence.get()).max().unwrap_or(0);
+            let error = RepoError::RolledBack { what: "set of marks", seen: head.sequence.get(), found };
+            faults.push(MarkFault::Missing { until: head.at, error });
+        }
+    }
+    faults
+}
+
+/// An open repository with this host's memory of it, and the keys it was opened with.
+pub struct Vault {
+    pub repo: Repository,
+    pub state: State,
+    pub signer: Option<backstay_store::signing::SigningKey>,
+    pub unsealer: Option<backstay_store::seal::Unsealer>,
+    pub env: Env,
+}
+
+impl Vault {
+    pub fn unsealer(&self) -> Result<&backstay_store::seal::Unsealer, OpsError> {
+        Ok(self.unsealer.as_ref().ok_or(RepoError::NoIdentity)?)
+    }
+
+    /// The signing key, if it is enrolled for a role.
+    pub fn signer(&self, role: backstay_format::facts::Role) -> Result<&backstay_store::signing::SigningKey, OpsError> {
+        use backstay_format::facts::Role;
+        let word = match role {
+            Role::Writer => "a writer",
+            Role::Keeper => "a keeper",
+            Role::Reader => "a reader",
+        };
+        let signer = self.signer.as_ref().filter(|signer| self.repo.allows(&signer.public(), role));
+        signer.ok_or(OpsError::NotEnrolled { role: word })
+    }
+
+    /// The catalog of a source, refused if it is older than what this host has seen.
+    pub async fn catalog(&self, source: &SourceName) -> Result<Catalog, OpsError> {
+        let seen = self.state.seen(source)?;
+        let catalog = Catalog::gather_seen(&self.repo, source, &seen).await?;
+        catalog.check_seen(&seen)?;
+        // A full or read-only state folder must not stand between a person and a restore: what was seen
+        // is then as well known as before.
+        let _ = catalog.remember(&self.state, source);
+        Ok(catalog)
+    }
+}

@@ -1,0 +1,469 @@
+//! Checking: are the bytes of a source's snapshots still what was signed?
+//!
+//! *Intact* needs no identity: signatures, the chain, every object's length and digest. *Authentic*
+//! opens every frame of every pack once, compares each unit with its fingerprint, and each snapshot's
+//! map and root digest with those. What is found damaged is remembered, so that the next backup
+//! stores it again, and quarantined when this host may say so.
+//!
+//! One object that cannot be read is a finding about that object, and the check goes on: nothing is
+//! known of the snapshots that need it, so they are inconclusive and never quarantined. Nothing to look
+//! at is no pass either.
+
+use crate::catalog::{Catalog, Vault};
+use crate::prove::{About, put_mark, with_causes};
+use crate::{Event, OpsError, rebuild};
+use backstay_format::FingerprintKey;
+use backstay_format::directory::Holding;
+use backstay_format::facts::Role;
+use backstay_format::layout::FRAME_RAW_MAX;
+use backstay_format::object::{self, Object};
+use backstay_format::table::Reference;
+use backstay_model::catalog::{MarkKind, Snapshot};
+use backstay_model::{Digest, Kind, Kinded, ObjectId, SourceName, Verdict};
+use backstay_store::keys;
+use backstay_store::repo::{Manifest, RepoError, SnapshotReader};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+#[derive(Debug, Clone)]
+pub struct CheckRequest {
+    pub source: SourceName,
+    /// Only this snapshot, by its id; otherwise all of them.
+    pub snapshot: Option<ObjectId>,
+    pub depth: Depth,
+}
+
+/// How far the check goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Depth {
+    Intact,
+    Authentic,
+}
+
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct CheckReport {
+    pub source: SourceName,
+    pub verdict: Verdict,
+    pub depth: Depth,
+    pub snapshots: Vec<CheckedSnapshot>,
+    pub objects: u64,
+    pub bytes: u64,
+    /// Packs nobody refers to: left by runs that died, they cost space and nothing else.
+    pub unreferenced: u64,
+    pub problems: Vec<Problem>,
+    pub millis: u64,
+}
+
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct CheckedSnapshot {
+    pub id: ObjectId,
+    pub verdict: Verdict,
+}
+
+/// One thing that is wrong, and the snapshots that cannot be restored because of it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Problem {
+    pub object: String,
+    pub what: String,
+    pub snapshots: Vec<ObjectId>,
+}
+
+/// What became of the objects, each looked at once for each way in which manifests describe it: a
+/// manifest that describes an object falsely says nothing about the snapshots that describe it rightly.
+#[derive(Default)]
+struct Objects {
+    looked_at: HashMap<Described, Option<Wrong>>,
+    bytes: u64,
+}
+
+/// What is wrong with an object or a manifest.
+#[derive(Clone)]
+enum Wrong {
+    /// It is not what was signed.
+    Damaged(String),
+    /// The store answers, but does not give this. It may be fine.
+    Unreadable(String),
+}
+
+/// The thing, and what is wrong with it.
+type Finding = (String, Wrong);
+
+fn verdict_of(found: &[Finding]) -> Verdict {
+    match found {
+        [] => Verdict::Pass,
+        found if found.iter().any(|(_, wrong)| matches!(wrong, Wrong::Damaged(_))) => Verdict::Fail,
+        _ => Verdict::Inconclusive,
+    }
+}
+
+/// An object, and the digest of all that a manifest says of it.
+type Described = (ObjectId, Digest);
+
+impl Objects {
+    fn ids(&self, bad: bool) -> BTreeSet<ObjectId> {
+        let chosen = self.looked_at.iter().filter(|(_, what)| what.is_some() == bad);
+        chosen.map(|((id, _), _)| *id).collect()
+    }
+
+    fn all(&self) -> BTreeSet<ObjectId> {
+        self.looked_at.keys().map(|(id, _)| *id).collect()
+    }
+}
+
+fn described(manifest: &Manifest, reference: &Reference, reader: Option<&SnapshotReader>) -> Described {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[reference.kind as u8]).update(&reference.stored.to_le_bytes());
+    hasher.update(reference.digest.as_bytes()).update(&reference.salt);
+    hasher.update(manifest.table.wrap(reference).unwrap_or_default());
+    if let Some(reader) = reader {
+        let facts = &reader.body().facts;
+        hasher.update(facts.fingerprint.key.as_bytes());
+        facts.streams.iter().for_each(|stream| {
+            hasher.update(&stream.unit.to_le_bytes());
+        });
+    }
+    (reference.object, Digest::from_bytes(*hasher.finalize().as_bytes()))
+}
+
+pub async fn check(vault: &Vault, request: &CheckRequest) -> Result<CheckReport, OpsError> {
+    let began = vault.env.clock.now();
+    let catalog = vault.catalog(&request.source).await?;
+    let source = request.source.clone();
+    vault.env.tell(Event::Began { source, what: "checking", bytes: None });
+    let mut objects = Objects::default();
+    let mut problems = history_problems(vault, &request.source, &catalog).await?;
+    let of_history = !problems.is_empty();
+    let mut snapshots = Vec::new();
+    let mut sealed_elsewhere = None;
+    let chosen = catalog.snapshots.iter().filter(|s| request.snapshot.is_none_or(|id| id == s.id));
+    for snapshot in chosen {
+        vault.env.cancel.check()?;
+        let (verdict, found) = match check_snapshot(vault, request, &catalog, snapshot, &mut objects).await {
+            Ok(found) => (verdict_of(&found), found),
+            // Sealed to somebody else: nothing is known of it, and nothing may be said against it.
+            Err(OpsError::Repo(error @ RepoError::Sealed { .. })) if error.kind() == Kind::Denied => {
+                let found = vec![(format!("snapshot {}", snapshot.id), Wrong::Unreadable(with_causes(&error)))];
+                sealed_elsewhere = Some(error);
+                (Verdict::Inconclusive, found)
+            }
+            Err(error) => {
+                remember_suspects(vault, request, &objects)?;
+                // What stopped the check may well stop this too; the check says so itself.
+                let _ = quarantine(vault, &catalog, &snapshots, &problems).await;
+                return Err(error);
+            }
+        };
+        snapshots.push(CheckedSnapshot { id: snapshot.id, verdict });
+        add_problems(&mut problems, snapshot.id, found);
+    }
+    if let Some(error) = sealed_elsewhere.filter(|_| snapshots.iter().all(|s| s.verdict == Verdict::Inconclusive)) {
+        return Err(error.into());
+    }
+    if request.snapshot.is_some() && snapshots.is_empty() {
+        let id = request.snapshot.map(|id| id.to_string()).unwrap_or_default();
+        return Err(backstay_model::catalog::NoPoint::UnknownId { id }.into());
+    }
+    let packs = packs(vault, &request.source).await?;
+    if catalog.snapshots.is_empty() && catalog.broken.is_empty() && !packs.is_empty() {
+        let object = format!("data/{}/snap/", request.source);
+        let what = "packs are stored and no manifest is: the snapshots are gone, or none was ever finished".into();
+        problems.push(Problem { object, what, snapshots: Vec::new() });
+    }
+    let unreferenced = unreferenced(request, &packs, &objects);
+    remember_suspects(vault, request, &objects)?;
+    quarantine(vault, &catalog, &snapshots, &problems).await?;
+    vault.env.tell(Event::Ended);
+    let verdict = match snapshots.iter().fold(Verdict::Pass, |all, checked| all.and(checked.verdict)) {
+        // With nothing to look at, nothing was found out.
+        Verdict::Pass if snapshots.is_empty() && problems.is_empty() => Verdict::Inconclusive,
+        Verdict::Pass if problems.is_empty() => Verdict::Pass,
+        Verdict::Inconclusive if !of_history => Verdict::Inconclusive,
+        _ => Verdict::Fail,
+    };
+    Ok(CheckReport {
+        source: request.source.clone(),
+        verdict,
+        depth: request.depth,
+        snapshots,
+        objects: objects.all().len() as u64,
+        bytes: objects.bytes,
+        unreferenced,
+        problems,
+        millis: vault.env.clock.now().millis_since(began).max(0) as u64,
+    })
+}
+
+/// What is wrong with the history as a whole: objects that cannot be verified, holes, rivals.
+async fn history_problems(vault: &Vault, source: &SourceName, catalog: &Catalog) -> Result<Vec<Problem>, OpsError> {
+    let broken = catalog.broken.iter().map(|(name, error)| Problem {
+        object: name.key().to_string(),
+        what: with_causes(error),
+        snapshots: vec![name.id],
+    });
+    let mut problems: Vec<Problem> = broken.collect();
+    problems.extend(chain_problems(catalog));
+    problems.extend(catalog.mark_faults.iter().map(|fault| Problem {
+        object: keys::mark_prefix(source),
+        what: with_causes(fault.error()),
+        snapshots: Vec::new(),
+    }));
+    match vault.repo.branches(source).await {
+        Ok(branches) => problems.extend(without_branch(catalog, branches.len() as u64)),
+        Err(error) if error.is_outage() => return Err(error.into()),
+        Err(error) => problems.push(Problem {
+            object: keys::branch_prefix(source),
+            what: with_causes(&error),
+            snapshots: Vec::new(),
+        }),
+    }
+    Ok(problems)
+}
+
+/// Snapshots on a line of history that nothing describes.
+fn without_branch(catalog: &Catalog, branches: u64) -> Option<Problem> {
+    let beyond = catalog.snapshots.iter().filter(|s| s.branch.get() >= branches);
+    let snapshots: Vec<ObjectId> = beyond.map(|s| s.id).collect();
+    let (object, what) = ("branch records".to_owned(), "the record of a snapshot's branch is missing".to_owned());
+    (!snapshots.is_empty()).then_some(Problem { object, what, snapshots })
+}
+
+/// Every snapshot follows the one before it: none is missing, none was exchanged, none has a rival.
+fn chain_problems(catalog: &Catalog) -> Vec<Problem> {
+    let mut by_sequence: BTreeMap<u64, Vec<&Snapshot>> = BTreeMap::new();
+    for snapshot in &catalog.snapshots {
+        by_sequence.entry(snapshot.sequence.get()).or_default().push(snapshot);
+    }
+    let unverified: BTreeSet<u64> = catalog.broken.iter().map(|(name, _)| name.sequence.get()).collect();
+    let mut problems = Vec::new();
+    for (sequence, here) in &by_sequence {
+        let mut say = |snapshot: &Snapshot, what: &str| {
+            let object = format!("snapshot {}", snapshot.id);
+            problems.push(Problem { object, what: what.into(), snapshots: vec![snapshot.id] });
+        };
+        let before = by_sequence.get(&sequence.wrapping_sub(1));
+        for snapshot in here {
+            let follows = |before: &&Snapshot| before.digest == snapshot.previous;
+            match before {
+                Some(before) if !before.iter().any(follows) => {
+                    say(snapshot, "it does not follow the snapshot before it: the history was forked or exchanged");
+                }
+                None if *sequence > 1 && !unverified.contains(&(sequence - 1)) => {
+                    say(snapshot, "the history has a hole: the snapshot before it is missing");
+                }
+                _ => {}
+            }
+            if here.len() > 1 {
+                say(snapshot, "another snapshot has its number: two writers backed up this source at once");
+            }
+        }
+    }
+    problems
+}
+
+fn add_problems(problems: &mut Vec<Problem>, snapshot: ObjectId, found: Vec<Finding>) {
+    for (object, wrong) in found {
+        let (Wrong::Damaged(what) | Wrong::Unreadable(what)) = wrong;
+        match problems.iter_mut().find(|p| p.object == object && p.what == what) {
+            Some(known) => known.snapshots.push(snapshot),
+            None => problems.push(Problem { object, what, snapshots: vec![snapshot] }),
+        }
+    }
+}
+
+async fn check_snapshot(
+    vault: &Vault,
+    request: &CheckRequest,
+    catalog: &Catalog,
+    snapshot: &Snapshot,
+    objects: &mut Objects,
+) -> Result<Vec<Finding>, OpsError> {
+    let front = catalog.front(&snapshot.id).expect("every snapshot of a catalog has its front");
+    let key = front.name.key().to_string();
+    let manifest = match vault.repo.manifest(&front.name).await {
+        Ok(manifest) => manifest,
+        Err(error) => return finding(vault, request, error.into(), key).await,
+    };
+    objects.bytes += manifest.len();
+    let reader = match (request.depth, &vault.unsealer) {
+        (Depth::Authentic, Some(unsealer)) => {
+            match SnapshotReader::open(vault.repo.clone(), manifest.clone(), unsealer) {
+                Ok(reader) => Some(reader),
+                Err(error) => return finding(vault, request, error.into(), key).await,
+            }
+        }
+        (Depth::Authentic, None) => return Err(RepoError::NoIdentity.into()),
+        (Depth::Intact, _) => None,
+    };
+    let mut found = Vec::new();
+    for reference in manifest.table.refs() {
+        if let Some(wrong) =
+            check_object(vault, request, Look { manifest: &manifest, reference, reader: reader.as_ref() }, objects)
+                .await?
+        {
+            found.push((keys::pack(&request.source, &reference.object).to_string(), wrong));
+        }
+    }
+    if let (Some(reader), true) = (&reader, found.is_empty())
+        && let Err(error) = restorable(vault, request, reader).await
+    {
+        found.extend(finding(vault, request, error, key).await?);
+    }
+    Ok(found)
+}
+
+/// Whether the maps lead to what was captured, and a restore would know what to do with it.
+async fn restorable(vault: &Vault, request: &CheckRequest, reader: &SnapshotReader) -> Result<(), OpsError> {
+    crate::restore::suffixes(&reader.body().facts.streams)?;
+    rebuild::fingerprints(reader, &vault.state.source_dir(&request.source)?).await?;
+    Ok(())
+}
+
+/// A damaged thing is a finding, and so is one that a store which answers otherwise does not give; a
+/// store that does not answer is not.
+async fn finding(
+    vault: &Vault,
+    request: &CheckRequest,
+    error: OpsError,
+    object: String,
+) -> Result<Vec<Finding>, OpsError> {
+    Ok(vec![(object, wrong(vault, request, error).await?)])
+}
+
+async fn wrong(vault: &Vault, request: &CheckRequest, error: OpsError) -> Result<Wrong, OpsError> {
+    match &error {
+        _ if error.kind() == Kind::Corrupt => Ok(Wrong::Damaged(with_causes(&error))),
+        OpsError::Repo(RepoError::Store(of_store)) if rebuild::is_of_one_object(of_store) => {
+            let answers = vault.repo.store().list(&keys::pack_prefix(&request.source), None, 1).await;
+            answers.map(|_| Wrong::Unreadable(format!("cannot be read: {}", with_causes(&error)))).map_err(|_| error)
+        }
+        _ => Err(error),
+    }
+}
+
+/// One object as a manifest describes it.
+#[derive(Clone, Copy)]
+struct Look<'a> {
+    manifest: &'a Manifest,
+    reference: &'a Reference,
+    reader: Option<&'a SnapshotReader>,
+}
+
+/// Looks at an object once, whatever the number of snapshots that refer to it. What is wrong with it.
+async fn check_object(
+    vault: &Vault,
+    request: &CheckRequest,
+    look: Look<'_>,
+    objects: &mut Objects,
+) -> Result<Option<Wrong>, OpsError> {
+    let Look { manifest, reference, reader } = look;
+    let described = described(manifest, reference, reader);
+    if let Some(known) = objects.looked_at.get(&described) {
+        return Ok(known.clone());
+    }
+    let found = match look_at_object(vault, manifest, reference, reader).await {
+        Ok(()) => None,
+        Err(error) => Some(wrong(vault, request, error).await?),
+    };
+    objects.bytes += if found.is_none() { reference.stored } else { 0 };
+    objects.looked_at.insert(described, found.clone());
+    vault.env.tell(Event::Advanced { bytes: reference.stored });
+    Ok(found)
+}
+
+async fn look_at_object(
+    vault: &Vault,
+    manifest: &Manifest,
+    reference: &Reference,
+    reader: Option<&SnapshotReader>,
+) -> Result<(), OpsError> {
+    let key = keys::pack(&manifest.front.name.source, &reference.object);
+    let bytes = match vault.repo.store().get(&key).await {
+        Err(backstay_store::StoreError::NotFound { .. }) => {
+            return Err(RepoError::Missing { key: key.to_string() }.into());
+        }
+        other => other?,
+    };
+    if bytes.len() as u64 != reference.stored {
+        let (wanted, found) = (reference.stored, bytes.len() as u64);
+        return Err(RepoError::WrongLength { key: key.to_string(), wanted, found }.into());
+    }
+    let found = object::digest(&bytes);
+    if found != reference.digest {
+        return Err(RepoError::WrongDigest { key: key.to_string(), wanted: reference.digest, found }.into());
+    }
+    match reader {
+        Some(reader) => crate::env::blocking(|| open_every_frame(reader, reference, &bytes)),
+        None => Ok(()),
+    }
+}
+
+/// Opens every frame and compares every unit with the fingerprint beside it.
+fn open_every_frame(reader: &SnapshotReader, reference: &Reference, bytes: &[u8]) -> Result<(), OpsError> {
+    let key = reader.object_key(&reference.object)?;
+    let parsed = Object::parse(bytes).map_err(|e| RepoError::damaged(&key, e))?;
+    let directory = reader.open_directory(&reference.object, &parsed)?;
+    let facts = &reader.body().facts;
+    let hasher = FingerprintKey::new(facts.fingerprint.id, *facts.fingerprint.key.as_bytes()).units();
+    for (place, holding) in &directory {
+        let sealed = parsed.frame(place).map_err(|e| RepoError::damaged(&key, e))?;
+        let raw = reader.open_frame(&reference.object, place, sealed)?;
+        let Holding::Units { stream, units } = holding else { continue };
+        let size = reader.stream(usize::from(*stream))?.unit.clamp(1, FRAME_RAW_MAX as u32) as usize;
+        let same = raw.chunks(size).map(|unit| hasher.fingerprint(unit)).eq(units.iter().map(|(_, f)| *f));
+        if !same {
+            return Err(RepoError::misplaced(&key, "its units are not those its fingerprints were made of").into());
+        }
+    }
+    Ok(())
+}
+
+async fn packs(vault: &Vault, source: &SourceName) -> Result<Vec<ObjectId>, OpsError> {
+    let entries = vault.repo.list(&keys::pack_prefix(source)).await?;
+    Ok(entries.iter().filter_map(|entry| keys::parse_pack(source, &entry.key)).collect())
+}
+
+fn unreferenced(request: &CheckRequest, packs: &[ObjectId], objects: &Objects) -> u64 {
+    // With one snapshot chosen, most objects were not looked at: nothing can be said.
+    if request.snapshot.is_some() {
+        return 0;
+    }
+    let referenced = objects.all();
+    packs.iter().filter(|id| !referenced.contains(id)).count() as u64
+}
+
+fn remember_suspects(vault: &Vault, request: &CheckRequest, objects: &Objects) -> Result<(), OpsError> {
+    let good = objects.ids(false);
+    let suspects: Vec<ObjectId> = objects.ids(true).into_iter().filter(|id| !good.contains(id)).collect();
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    vault.state.update(&request.source, |seen| {
+        seen.suspects.extend(&suspects);
+        seen.suspects.sort_unstable();
+        seen.suspects.dedup();
+    })?;
+    Ok(())
+}
+
+/// Says of every damaged snapshot, for everyone, that it must not be relied on.
+async fn quarantine(
+    vault: &Vault,
+    catalog: &Catalog,
+    snapshots: &[CheckedSnapshot],
+    problems: &[Problem],
+) -> Result<(), OpsError> {
+    if vault.signer(Role::Reader).is_err() {
+        return Ok(());
+    }
+    for checked in snapshots.iter().filter(|s| s.verdict == Verdict::Fail) {
+        let known = catalog.snapshots.iter().any(|s| s.id == checked.id && s.has(MarkKind::Quarantined));
+        let Some(front) = catalog.front(&checked.id).filter(|_| !known) else { continue };
+        let what = problems.iter().find(|p| p.snapshots.contains(&checked.id)).map(|p| p.what.clone());
+        let evidence = serde_json::json!({ "check": "failed", "reason": what });
+        // Each mark follows the one before it, so the marks are read anew.
+        let fresh = Catalog::gather(&vault.repo, &front.name.source).await?;
+        let about = About { front, kind: MarkKind::Quarantined, evidence, at: vault.env.clock.now() };
+        put_mark(vault, &fresh, about).await?;
+    }
+    Ok(())
+}

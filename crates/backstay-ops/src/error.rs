@@ -1,0 +1,83 @@
+//! Why an operation could not reach a verdict.
+
+use crate::disk::PathError;
+use backstay_format::Corrupt;
+use backstay_model::backup::Exhausted;
+use backstay_model::catalog::NoPoint;
+use backstay_model::{ByteLen, Digest, Kind, Kinded, ObjectId, SourceName};
+use backstay_sqlite::SqliteError;
+use backstay_store::StoreError;
+use backstay_store::repo::RepoError;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpsError {
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    #[error(transparent)]
+    Sqlite(#[from] SqliteError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error("a map in the local cache or the repository is damaged")]
+    Format(#[from] Corrupt),
+    #[error(transparent)]
+    NoPoint(#[from] NoPoint),
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    #[error("another backup of {source_name} is running{}", by(.pid))]
+    Busy { source_name: SourceName, pid: Option<u32> },
+    #[error("the key file holds no signing key enrolled as {role}")]
+    NotEnrolled { role: &'static str },
+    #[error("another writer stored snapshot {rival} of {source_name} at the same time; both are whole")]
+    Rival { source_name: SourceName, rival: ObjectId },
+    #[error("the snapshot this backup builds on vanished while it ran")]
+    BaseVanished { manifest: ObjectId },
+    #[error("the restored content has digest {found}; the snapshot was taken of {wanted}")]
+    RootMismatch { wanted: Digest, found: Digest },
+    #[error("{} is in the way", path.display())]
+    TargetExists { path: PathBuf },
+    #[error("{} is in use: {who}", path.display())]
+    InUse { path: PathBuf, who: String },
+    #[error("{} has {free} free and {needed} is needed", path.display())]
+    NoRoom { path: PathBuf, needed: ByteLen, free: ByteLen },
+    #[error("the smoke query {query:?} did not pass on the restored copy: {outcome}")]
+    Smoke { query: String, outcome: String },
+    #[error("the restored copy did not pass its checks: {problem}")]
+    Unsound { problem: String },
+    #[error("the copy of the key is the file in use itself ({})", path.display())]
+    SameKeyFile { path: PathBuf },
+    #[error("the key file {} belongs to another repository", path.display())]
+    OtherKey { path: PathBuf },
+    #[error("the key file {} lacks the {what}", path.display())]
+    KeyLacks { path: PathBuf, what: &'static str },
+    #[error("cancelled")]
+    Cancelled,
+}
+
+fn by(pid: &Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+impl From<StoreError> for OpsError {
+    fn from(error: StoreError) -> Self {
+        Self::Repo(RepoError::Store(error))
+    }
+}
+
+impl Kinded for OpsError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Repo(error) => error.kind(),
+            Self::Sqlite(error) => error.kind(),
+            Self::Path(error) => Kind::of_io(&error.source),
+            Self::NoPoint(error) => error.kind(),
+            Self::Format(_) | Self::RootMismatch { .. } | Self::Unsound { .. } => Kind::Corrupt,
+            Self::Busy { .. } | Self::Rival { .. } | Self::BaseVanished { .. } | Self::InUse { .. } => Kind::Conflict,
+            Self::TargetExists { .. } | Self::Smoke { .. } | Self::SameKeyFile { .. } => Kind::Conflict,
+            Self::NotEnrolled { .. } | Self::OtherKey { .. } | Self::KeyLacks { .. } => Kind::Denied,
+            Self::NoRoom { .. } => Kind::NoSpace,
+            Self::Exhausted(_) => Kind::Internal,
+            Self::Cancelled => Kind::Cancelled,
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Beginning: keys, then the repository. Nothing that exists is ever overwritten.
+//!
+//! The key file is durable before the repository's first object is made, so there is never a
+//! repository whose key was lost in a crash. A run that died in between is taken up: a key file that
+//! stands alone is used, not replaced.
+
+use crate::disk::{self, At};
+use crate::{Env, OpsError};
+use backstay_format::facts::{Conf, Role, Signer, StoreAbilities};
+use backstay_model::{RepoId, seams};
+use backstay_store::keyfile::{KeyFile, LEN_MAX};
+use backstay_store::repo::{NewRepository, RepoError, Repository};
+use backstay_store::seal::MasterIdentity;
+use backstay_store::signing::SigningKey;
+use backstay_store::{Put, Store, keys};
+use std::path::Path;
+use std::sync::Arc;
+
+/// How the repository keeps its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sealing {
+    Sealed,
+    /// The master identity is published in the repository: anyone who reads it reads the data.
+    Unsealed,
+}
+
+pub struct NewVault<'a> {
+    pub store: Arc<dyn Store>,
+    pub key_file: &'a Path,
+    pub sealing: Sealing,
+    /// What this host is called among the signers.
+    pub host: String,
+}
+
+/// What was made.
+pub struct Made {
+    pub repo: Repository,
+    pub keys: KeyFile,
+    /// The key file was there from a run that had not finished.
+    pub key_file_found: bool,
+    pub conditional_put: bool,
+}
+
+pub async fn create(env: &Env, new: NewVault<'_>) -> Result<Made, OpsError> {
+    if !new.store.list(keys::CONF_PREFIX, None, 1).await?.entries.is_empty() {
+        return Err(RepoError::AlreadyThere { store: new.store.describe() }.into());
+    }
+    let id = RepoId::from_bytes(seams::fresh(env.random.as_ref()));
+    let (key_file_found, keys) = match read_keys(new.key_file)? {
+        Some(keys) => {
+            // Whoever made it may have been stopped before its name was durable.
+            let folder = disk::folder_of(new.key_file);
+            env.disk.sync_dir(folder).at("sync folder", folder)?;
+            (true, keys)
+        }
+        None => (false, write_keys(env, new.key_file, id)?),
+    };
+    let lacks = |what| OpsError::KeyLacks { path: new.key_file.to_owned(), what };
+    let root = keys.root.as_ref().ok_or_else(|| lacks("root signing key"))?;
+    let signer = keys.signer.as_ref().ok_or_else(|| lacks("signing key"))?;
+    let identity = keys.identity.as_ref().ok_or_else(|| lacks("master identity"))?;
+    let conditional_put = probe(env, new.store.as_ref()).await?;
+    let conf = Conf {
+        generation: 0,
+        created: env.clock.now(),
+        master: identity.master().text().to_owned(),
+        published_identity: (new.sealing == Sealing::Unsealed).then(|| identity.secret_text()),
+        signers: vec![Signer {
+            key: signer.public(),
+            name: new.host,
+            roles: vec![Role::Writer, Role::Keeper, Role::Reader],
+        }],
+        store: StoreAbilities { conditional_put },
+    };
+    let repo = Repository::create(new.store, NewRepository { id, root, conf }).await?;
+    Ok(Made { repo, keys, key_file_found, conditional_put })
+}
+
+/// Reads the key file, if there is one.
+pub fn read_keys(path: &Path) -> Result<Option<KeyFile>, OpsError> {
+    let Some(bytes) = disk::read_small(path, LEN_MAX as u64)? else { return Ok(None) };
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(Some(KeyFile::parse(&text).map_err(RepoError::from)?))
+}
+
+fn write_keys(env: &Env, path: &Path, id: RepoId) -> Result<KeyFile, OpsError> {
+    let keys = KeyFile {
+        root: Some(SigningKey::generate(env.random.as_ref())),
+        signer: Some(SigningKey::generate(env.random.as_ref())),
+        identity: Some(MasterIdentity::generate()),
+    };
+    let text = keys.render(id, env.clock.now());
+    // Under a private name first: a key file is either whole or not there.
+    let staged =
+        path.with_file_name(format!(".{}.{}", path.file_name().unwrap_or_default().to_string_lossy(), id.short()));
+    let file = env.disk.create(&staged, 0o600).at("create", &staged)?;
+    file.write_at(0, text.as_bytes()).at("write", &staged)?;
+    file.sync().at("sync", &staged)?;
+    let named = env.disk.link(&staged, path).at("create", path);
+    env.disk.remove(&staged).at("remove", &staged)?;
+    named?;
+    env.disk.sync_dir(disk::folder_of(path)).at("sync folder of", path)?;
+    Ok(keys)
+}
+
+/// Whether the store refuses to overwrite: two puts to one fresh name, the second of which must fail.
+async fn probe(env: &Env, store: &dyn Store) -> Result<bool, OpsError> {
+    let name = format!("ctl/probe/{}", RepoId::from_bytes(seams::fresh(env.random.as_ref())));
+    let key = backstay_store::Key::parse(&name)?;
+    store.put_new(&key, bytes::Bytes::from_static(b"first")).await?;
+    let second = store.put_new(&key, bytes::Bytes::from_static(b"second")).await?;
+    let kept = store.get(&key).await?;
+    store.delete(&key).await?;
+    Ok(second == Put::Exists && kept.as_ref() == b"first")
+}

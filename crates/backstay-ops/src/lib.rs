@@ -1,0 +1,29 @@
+//! The only place where an engine meets the store.
+//!
+//! Every operation is gather -> decide -> perform: the world is read into a value, a pure function of
+//! the model decides, and what was decided is done. Reports are values; nothing here prints.
+
+pub mod backup;
+mod base;
+pub mod catalog;
+pub mod check;
+pub mod custody;
+pub mod disk;
+pub mod env;
+mod error;
+mod fingerprints;
+pub mod init;
+mod leftovers;
+mod map;
+mod materialize;
+mod packer;
+pub mod prove;
+mod rebuild;
+pub mod restore;
+mod scan;
+pub mod state;
+mod workers;
+
+pub use env::{Cancel, Env, Event};
+pub use error::OpsError;
+pub use state::State;

@@ -1,0 +1,303 @@
+//! Proof: a snapshot restored from the repository to a private file and questioned.
+//!
+//! Only what came back from the repository is looked at, never what was captured; the digest it is
+//! compared with is the one in the signed manifest. *Proven* is marked after everything held, and
+//! *quarantined* when the bytes or the database did not; when it could not be found out, neither. Neither
+//! when a sound copy does not answer as its owner expects: that is a fact of the application, and
+//! `latest` must go on working. Before a quarantine, which is for ever, the private copy is read again:
+//! a disk here that lost some of it says nothing about what is stored.
+//!
+//! A crash leaves a file named `proof-…` in the proof folder, which the next proof removes because nobody
+//! holds its lock any more; one that another process is using is left alone.
+
+use crate::catalog::{Catalog, Vault};
+use crate::disk::{self, DiskFile};
+use crate::leftovers;
+use crate::materialize::{self, Target};
+use crate::{Event, OpsError};
+use backstay_format::facts::{Mark, Role};
+use backstay_model::catalog::{MarkKind, Quality};
+use backstay_model::{ByteLen, Kind, Kinded, Moment, ObjectId, SourceName, Verdict};
+use backstay_sqlite::{Answers, Questions};
+use backstay_store::repo::{ManifestFront, Signing, SnapshotReader};
+use std::path::{Path, PathBuf};
+
+/// What is to be proven, and how.
+#[derive(Debug, Clone)]
+pub struct ProofRequest {
+    pub source: SourceName,
+    pub snapshot: ObjectId,
+    pub questions: Questions,
+    /// Where the private copy goes; it needs as much room as the database.
+    pub folder: PathBuf,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ProofReport {
+    pub snapshot: ObjectId,
+    pub outcome: ProofOutcome,
+    pub millis: u64,
+}
+
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(tag = "proof", rename_all = "kebab-case")]
+pub enum ProofOutcome {
+    Proven {
+        answers: Answers,
+    },
+    /// Restored, but not what it should be; quarantined unless only its answers are at fault.
+    Failed {
+        cause: Cause,
+        reason: String,
+        answers: Option<Answers>,
+    },
+    /// This host holds no identity, or may not mark.
+    NotPossible {
+        why: String,
+    },
+    /// It would not have fitted.
+    Skipped {
+        needed: ByteLen,
+        free: ByteLen,
+    },
+    /// Something outside failed; the snapshot may be fine.
+    Inconclusive {
+        reason: String,
+    },
+}
+
+/// What a failed proof failed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// What came back is not what was captured, or did not come back.
+    Content,
+    /// It is what was captured, and SQLite finds it damaged.
+    Unsound,
+    /// It is sound, and references or a smoke query do not hold.
+    Answer,
+}
+
+impl Cause {
+    /// Whether the snapshot itself is at fault.
+    fn quarantines(self) -> bool {
+        match self {
+            Cause::Content | Cause::Unsound => true,
+            Cause::Answer => false,
+        }
+    }
+}
+
+impl ProofOutcome {
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            ProofOutcome::Proven { .. } | ProofOutcome::NotPossible { .. } => Verdict::Pass,
+            ProofOutcome::Failed { .. } => Verdict::Fail,
+            ProofOutcome::Skipped { .. } => Verdict::Partial,
+            ProofOutcome::Inconclusive { .. } => Verdict::Inconclusive,
+        }
+    }
+}
+
+/// Room asked for beyond the database itself.
+const MARGIN: u64 = 64 << 20;
+
+pub async fn prove(vault: &Vault, request: &ProofRequest) -> Result<ProofReport, OpsError> {
+    let began = vault.env.clock.now();
+    // The snapshot is stored whatever happens here: what stops its proof is said, not thrown.
+    let outcome = match outcome(vault, request).await {
+        Err(error) if !matches!(error, OpsError::Cancelled | OpsError::NoPoint(_)) => {
+            ProofOutcome::Inconclusive { reason: with_causes(&error) }
+        }
+        other => other?,
+    };
+    vault.env.tell(Event::Ended);
+    let millis = vault.env.clock.now().millis_since(began).max(0) as u64;
+    Ok(ProofReport { snapshot: request.snapshot, outcome, millis })
+}
+
+async fn outcome(vault: &Vault, request: &ProofRequest) -> Result<ProofOutcome, OpsError> {
+    if vault.unsealer.is_none() {
+        return Ok(ProofOutcome::NotPossible { why: "this host holds no master identity".into() });
+    }
+    if vault.signer(Role::Reader).is_err() {
+        return Ok(ProofOutcome::NotPossible { why: "this host's signing key is not enrolled as a reader".into() });
+    }
+    let catalog = vault.catalog(&request.source).await?;
+    let Some(front) = catalog.front(&request.snapshot).cloned() else {
+        return Err(backstay_model::catalog::NoPoint::UnknownId { id: request.snapshot.to_string() }.into());
+    };
+    disk::create_dirs(vault.env.disk.as_ref(), &request.folder)?;
+    leftovers::sweep(vault.env.disk.as_ref(), &request.folder);
+    let (needed, free) = (front.facts.length.get() + MARGIN, disk::free_bytes(&request.folder)?);
+    if free < needed {
+        return Ok(ProofOutcome::Skipped { needed: ByteLen::new(needed), free: ByteLen::new(free) });
+    }
+    let outcome = match restored_and_questioned(vault, request, &front).await {
+        Ok(outcome) => outcome,
+        Err(error) => match error.kind() {
+            Kind::Corrupt => ProofOutcome::Failed { cause: Cause::Content, reason: with_causes(&error), answers: None },
+            Kind::Cancelled => return Err(error),
+            _ => ProofOutcome::Inconclusive { reason: with_causes(&error) },
+        },
+    };
+    mark(vault, &catalog, &front, &outcome).await?;
+    Ok(outcome)
+}
+
+async fn restored_and_questioned(
+    vault: &Vault,
+    request: &ProofRequest,
+    front: &ManifestFront,
+) -> Result<ProofOutcome, OpsError> {
+    let manifest = vault.repo.manifest(&front.name).await?;
+    let reader = SnapshotReader::open(vault.repo.clone(), manifest, vault.unsealer()?)?;
+    let bytes = Some(front.facts.length.get());
+    vault.env.tell(Event::Began { source: request.source.clone(), what: "proving", bytes });
+    let private = Private::create(vault, &request.folder, &front.name.id)?;
+    private.write(&reader).await?;
+    let captured = reader.body().facts.engine.get("schema_digest").and_then(|v| v.as_str()).map(str::to_owned);
+    let outcome = match vault.env.question(&private.path, &request.questions) {
+        Ok(answers) => judge(front, (answers, captured)),
+        Err(error) if error.kind() == Kind::Corrupt => {
+            ProofOutcome::Failed { cause: Cause::Unsound, reason: with_causes(&error), answers: None }
+        }
+        Err(error) => return Err(error),
+    };
+    match outcome {
+        ProofOutcome::Failed { cause, .. } if cause.quarantines() => {
+            let wanted = reader.manifest().front.facts.root;
+            Ok(match crate::env::blocking(|| materialize::root_of_file(&reader, &private.path)) {
+                Ok(found) if found == wanted => outcome,
+                Ok(_) => {
+                    let reason = "the disk of the proof folder did not give back what was written to it".to_owned();
+                    ProofOutcome::Inconclusive { reason }
+                }
+                Err(error) => ProofOutcome::Inconclusive { reason: with_causes(&error) },
+            })
+        }
+        outcome => Ok(outcome),
+    }
+}
+
+/// The private copy; removed whatever happens.
+struct Private<'a> {
+    vault: &'a Vault,
+    path: PathBuf,
+    /// Held as long as the copy is there.
+    file: Box<dyn DiskFile>,
+}
+
+impl<'a> Private<'a> {
+    fn create(vault: &'a Vault, folder: &Path, snapshot: &ObjectId) -> Result<Self, OpsError> {
+        let tag = vault.repo.fresh_id(vault.env.random.as_ref()).short();
+        let path = folder.join(leftovers::proof_name(&tag, snapshot));
+        let file = leftovers::create(vault.env.disk.as_ref(), &path)?;
+        Ok(Self { vault, path, file })
+    }
+
+    async fn write(&self, reader: &SnapshotReader) -> Result<(), OpsError> {
+        let spool = disk::folder_of(&self.path);
+        let target = Target { file: self.file.as_ref(), path: &self.path, spool };
+        if reader.manifest().front.facts.quality != Quality::Whole {
+            return Err(OpsError::Unsound { problem: "the source was malformed when it was captured".into() });
+        }
+        materialize::write_verified(&self.vault.env, reader, &[target]).await
+    }
+}
+
+impl Drop for Private<'_> {
+    fn drop(&mut self) {
+        let _ = self.vault.env.disk.remove(&self.path);
+    }
+}
+
+fn judge(front: &ManifestFront, (answers, captured): (Answers, Option<String>)) -> ProofOutcome {
+    debug_assert_eq!(front.facts.quality, Quality::Whole);
+    let schema = answers.schema_digest.map(|digest| digest.to_string());
+    if schema.is_some() && captured != schema {
+        let reason = "its schema is not the one that was captured".to_owned();
+        return ProofOutcome::Failed { cause: Cause::Content, reason, answers: Some(answers) };
+    }
+    match answers.verdict() {
+        Verdict::Pass => ProofOutcome::Proven { answers },
+        Verdict::Inconclusive => ProofOutcome::Inconclusive { reason: first_problem(&answers) },
+        _ => {
+            let cause = if answers.is_unsound() { Cause::Unsound } else { Cause::Answer };
+            ProofOutcome::Failed { cause, reason: first_problem(&answers), answers: Some(answers) }
+        }
+    }
+}
+
+/// The first thing that did not hold, in words.
+fn first_problem(answers: &Answers) -> String {
+    use backstay_sqlite::question::{ForeignKeysAnswer, IntegrityAnswer};
+    match (&answers.integrity, &answers.foreign_keys) {
+        (IntegrityAnswer::Problems { problems, .. }, _) => {
+            format!("SQLite's integrity check: {}", problems.first().map_or("a problem", String::as_str))
+        }
+        (IntegrityAnswer::Inconclusive { reason }, _) => format!("SQLite could not check it: {reason}"),
+        (_, ForeignKeysAnswer::Violations { tables, .. }) if answers.foreign_keys_required => {
+            let (table, count) = tables.iter().next().map_or(("?", 0), |(t, n)| (t.as_str(), *n));
+            format!("{count} rows of table {table} refer to rows that do not exist")
+        }
+        (_, ForeignKeysAnswer::Inconclusive { reason }) if answers.foreign_keys_required => {
+            format!("foreign keys could not be checked: {reason}")
+        }
+        _ => answers.smoke.iter().find(|smoke| !smoke.passed).map_or_else(
+            || "its schema cannot be read".to_owned(),
+            |smoke| {
+                let said = smoke.error.as_deref().or(smoke.value.as_deref()).unwrap_or("nothing");
+                format!("the smoke query {:?} gave {said}", smoke.query)
+            },
+        ),
+    }
+}
+
+async fn mark(vault: &Vault, catalog: &Catalog, front: &ManifestFront, outcome: &ProofOutcome) -> Result<(), OpsError> {
+    let kind = match outcome {
+        ProofOutcome::Proven { .. } => MarkKind::Proven,
+        ProofOutcome::Failed { cause, .. } if cause.quarantines() => MarkKind::Quarantined,
+        _ => return Ok(()),
+    };
+    let evidence = serde_json::to_value(outcome).expect("a report can be written as JSON");
+    put_mark(vault, catalog, About { front, kind, evidence, at: vault.env.clock.now() }).await
+}
+
+/// A mark to be put on a snapshot.
+pub(crate) struct About<'a> {
+    pub front: &'a ManifestFront,
+    pub kind: MarkKind,
+    pub evidence: serde_json::Value,
+    pub at: Moment,
+}
+
+pub(crate) async fn put_mark(vault: &Vault, catalog: &Catalog, about: About<'_>) -> Result<(), OpsError> {
+    let signer = vault.signer(Role::Reader)?;
+    let mark = Mark {
+        source: about.front.name.source.clone(),
+        snapshot: about.front.name.id,
+        kind: about.kind,
+        root: about.front.facts.root,
+        at: about.at,
+        evidence: about.evidence,
+    };
+    let signing = Signing { key: signer, id: vault.repo.fresh_id(vault.env.random.as_ref()) };
+    Ok(vault.repo.put_mark(mark, catalog.next_mark(&signer.public())?, signing).await?)
+}
+
+/// An error and its causes as one sentence.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,295 @@
+//! Restoring: a snapshot becomes a file, beside everything else or in place of the live database.
+//!
+//! Planning writes nothing. Performing writes under a private name, compares the digest, asks the
+//! smoke queries, and only then gives the file its name. Nothing that was there is overwritten: what
+//! stands in the way of a new file stops the restore, and what an in-place restore replaces is kept
+//! under a name. A crash leaves a private file named `.NAME.backstay-…`, which the next restore into that
+//! folder removes, or the finished restore.
+
+mod swap;
+
+pub use swap::Kept;
+
+use crate::catalog::Vault;
+use crate::disk::{self, At, DiskFile};
+use crate::leftovers;
+use crate::materialize::{self, Target};
+use crate::{Event, OpsError};
+use backstay_format::Corrupt;
+use backstay_format::facts::Stream;
+use backstay_model::catalog::{self, Quality, Snapshot};
+use backstay_model::{ByteLen, Moment, ObjectId, SourceName};
+use backstay_sqlite::question::{IntegrityAnswer, SmokeAnswer, SmokeState};
+use backstay_sqlite::{ForeignKeys, Holders, Integrity, Questions};
+use backstay_store::repo::{Manifest, SnapshotReader};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a person asked for.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    pub source: SourceName,
+    pub target: catalog::Target,
+    pub into: Destination,
+    /// Asked of the restored copy before it gets its name.
+    pub smoke: Vec<String>,
+    /// How long to wait for others to let go of a live database.
+    pub busy: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A file that must not exist yet.
+    New(PathBuf),
+    /// The live database at this path, which is kept under another name.
+    InPlace(PathBuf),
+}
+
+impl Destination {
+    pub fn path(&self) -> &Path {
+        match self {
+            Destination::New(path) | Destination::InPlace(path) => path,
+        }
+    }
+}
+
+/// What will be done, and what is known about it beforehand.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RestorePlan {
+    pub source: SourceName,
+    pub snapshot: ObjectId,
+    pub taken: Moment,
+    /// How much older than the instant asked for the restore point is.
+    pub distance_millis: Option<i64>,
+    pub proven: bool,
+    pub quarantined: bool,
+    pub to: PathBuf,
+    pub in_place: bool,
+    pub length: ByteLen,
+    pub to_fetch: ByteLen,
+    pub free: ByteLen,
+    pub objects: usize,
+    /// Who has the live database open, as far as can be seen; for a restore in place.
+    pub holders: Option<Holders>,
+    /// What stands beside a new file and would be taken for its log.
+    pub moved_aside: Vec<PathBuf>,
+}
+
+/// A plan and all that performing it needs.
+pub struct Planned {
+    pub plan: RestorePlan,
+    manifest: Manifest,
+    snapshot: Snapshot,
+    request: RestoreRequest,
+}
+
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RestoreReport {
+    pub plan: RestorePlan,
+    pub files: Vec<PathBuf>,
+    pub kept: Vec<Kept>,
+    pub smoke: Vec<SmokeAnswer>,
+    pub millis: u64,
+    /// What could not be found out about who uses the database.
+    pub unseen: Vec<String>,
+}
+
+/// Looks at everything and decides. Writes nothing.
+pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, OpsError> {
+    let mut catalog = vault.catalog(&request.source).await?;
+    let snapshot = catalog.choose(&request.target)?;
+    let front = catalog.front(&snapshot.id).expect("every snapshot of a catalog has its front");
+    let manifest = vault.repo.manifest(&front.name).await?;
+    let in_place = matches!(request.into, Destination::InPlace(_));
+    if in_place && snapshot.quality != Quality::Whole {
+        let problem = "a byte-for-byte capture of a malformed database is restored to a new file only".into();
+        return Err(OpsError::Unsound { problem });
+    }
+    let to = place_of(&request.into)?;
+    let folder = disk::folder_of(&to).to_owned();
+    // What a crash left there is removed before anything is written.
+    let free = disk::free_bytes(&folder)? + leftovers::bytes(&folder);
+    if free < snapshot.length.get() {
+        return Err(OpsError::NoRoom { path: folder, needed: snapshot.length, free: ByteLen::new(free) });
+    }
+    if !in_place && to.symlink_metadata().is_ok() {
+        return Err(OpsError::TargetExists { path: to });
+    }
+    let distance_millis = match &request.target {
+        catalog::Target::At(at) => Some(at.millis_since(snapshot.taken)),
+        _ => None,
+    };
+    let holders = (in_place && to.exists()).then(|| backstay_sqlite::holders(&to));
+    let plan = RestorePlan {
+        source: request.source.clone(),
+        snapshot: snapshot.id,
+        taken: snapshot.taken,
+        distance_millis,
+        proven: snapshot.is_proven(),
+        quarantined: snapshot.is_quarantined(),
+        moved_aside: if in_place { Vec::new() } else { swap::siblings(&to) },
+        to,
+        in_place,
+        length: snapshot.length,
+        to_fetch: ByteLen::new(manifest.table.refs().iter().map(|r| r.stored).sum()),
+        free: ByteLen::new(free),
+        objects: manifest.table.refs().len(),
+        holders,
+    };
+    Ok(Planned { plan, manifest, snapshot, request })
+}
+
+/// Where the file goes. The live database is the file itself and not a link to it: what is written
+/// beside it must lie on its file system, and be renamed over it and not over the link.
+fn place_of(into: &Destination) -> Result<PathBuf, OpsError> {
+    let to = std::path::absolute(into.path()).at("find", into.path())?;
+    if matches!(into, Destination::New(_)) {
+        return Ok(to);
+    }
+    match to.canonicalize() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !to.is_symlink() => Ok(to),
+        other => Ok(other.at("find", &to)?),
+    }
+}
+
+/// Does exactly what was planned.
+pub async fn perform(vault: &Vault, planned: Planned) -> Result<RestoreReport, OpsError> {
+    let began = vault.env.clock.now();
+    let Planned { plan, manifest, snapshot, request } = planned;
+    let reader = SnapshotReader::open(vault.repo.clone(), manifest, vault.unsealer()?)?;
+    let source = request.source.clone();
+    vault.env.tell(Event::Began { source, what: "restoring", bytes: Some(plan.length.get()) });
+    let staged = Staged::write(vault, &reader, &plan.to).await?;
+    let smoke = ask_smoke(vault, &staged, &snapshot, &request)?;
+    let (kept, unseen) = match &request.into {
+        Destination::New(_) => (swap::into_new(vault, &staged, &plan.to)?, Vec::new()),
+        Destination::InPlace(_) => {
+            let into = swap::Live { to: &plan.to, busy: request.busy, snapshot: &snapshot, source: &request.source };
+            crate::env::blocking(|| swap::in_place(vault, &staged, into))?
+        }
+    };
+    vault.env.tell(Event::Ended);
+    let files = staged.streams.iter().map(|s| swap::beside(&plan.to, s.suffix)).collect();
+    let millis = vault.env.clock.now().millis_since(began).max(0) as u64;
+    Ok(RestoreReport { plan, files, kept, smoke, millis, unseen })
+}
+
+/// The restored streams under private names; what is left of them is removed whatever happens.
+struct Staged<'a> {
+    vault: &'a Vault,
+    streams: Vec<StagedStream>,
+}
+
+struct StagedStream {
+    path: PathBuf,
+    /// What the stream's file is called after the target's name: nothing, `-wal` or `-journal`.
+    suffix: &'static str,
+    /// Held as long as the private name is in use.
+    file: Box<dyn DiskFile>,
+}
+
+impl StagedStream {
+    /// Fails when the private name leads to another file by now: in a folder that others write to,
+    /// theirs must not be taken for what was restored.
+    fn still_there(&self) -> Result<(), OpsError> {
+        let is_ours = self.file.is_at(&self.path).at("look at", &self.path)?;
+        let other = || io::Error::other("somebody took the restored file away from its private name");
+        Ok(is_ours.then_some(()).ok_or_else(other).at("name", &self.path)?)
+    }
+}
+
+impl<'a> Staged<'a> {
+    async fn write(vault: &'a Vault, reader: &SnapshotReader, to: &Path) -> Result<Self, OpsError> {
+        let mut staged = Self { vault, streams: Vec::new() };
+        leftovers::sweep(vault.env.disk.as_ref(), disk::folder_of(to));
+        let tag = vault.repo.fresh_id(vault.env.random.as_ref()).short();
+        let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for suffix in suffixes(&reader.body().facts.streams)? {
+            let path = to.with_file_name(leftovers::staged_name(&name, &tag) + suffix);
+            let file = leftovers::create(vault.env.disk.as_ref(), &path)?;
+            staged.streams.push(StagedStream { path, suffix, file });
+        }
+        let spool = disk::folder_of(to);
+        let streams = staged.streams.iter();
+        let targets: Vec<Target<'_>> =
+            streams.map(|s| Target { file: s.file.as_ref(), path: &s.path, spool }).collect();
+        materialize::write_verified(&vault.env, reader, &targets).await?;
+        for stream in &staged.streams {
+            crate::env::blocking(|| stream.file.sync()).at("sync", &stream.path)?;
+        }
+        Ok(staged)
+    }
+
+    fn main(&self) -> &StagedStream {
+        self.streams.first().expect("the first stream is main: `suffixes` sees to it")
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        for stream in &self.streams {
+            let _ = self.vault.env.disk.remove(&stream.path);
+        }
+    }
+}
+
+/// What each stream's file is called after the target's name.
+pub(crate) fn suffixes(streams: &[Stream]) -> Result<Vec<&'static str>, OpsError> {
+    let mut suffixes: Vec<&'static str> = Vec::new();
+    for stream in streams {
+        let suffix = suffix_of(&stream.name)?;
+        if suffixes.is_empty() != suffix.is_empty() || suffixes.contains(&suffix) {
+            suffixes.clear();
+            break;
+        }
+        suffixes.push(suffix);
+    }
+    let rule = Corrupt::Rule { what: "a manifest", rule: "the first stream is main, and each is there once" };
+    if suffixes.is_empty() { Err(rule.into()) } else { Ok(suffixes) }
+}
+
+/// Stream names come from a signed manifest, but they become file names: only known ones do.
+fn suffix_of(stream: &str) -> Result<&'static str, OpsError> {
+    match stream {
+        "main" => Ok(""),
+        "wal" => Ok("-wal"),
+        "journal" => Ok("-journal"),
+        _ => Err(Corrupt::Rule { what: "a stream", rule: "it is main, wal or journal" }.into()),
+    }
+}
+
+fn ask_smoke(
+    vault: &Vault,
+    staged: &Staged<'_>,
+    snapshot: &Snapshot,
+    request: &RestoreRequest,
+) -> Result<Vec<SmokeAnswer>, OpsError> {
+    if request.smoke.is_empty() || snapshot.quality != Quality::Whole {
+        return Ok(Vec::new());
+    }
+    let questions = Questions {
+        integrity: Integrity::Quick,
+        foreign_keys: ForeignKeys::Off,
+        smoke: request.smoke.clone(),
+        limit: Questions::USUAL_LIMIT,
+    };
+    let answers = vault.env.question(&staged.main().path, &questions)?;
+    // Whoever names a quarantined one knows that something is wrong with it, and wants what is left.
+    let is_known_bad = snapshot.is_quarantined() && matches!(request.target, catalog::Target::Id(_));
+    if let IntegrityAnswer::Problems { problems, .. } = &answers.integrity
+        && !is_known_bad
+    {
+        let problem = problems.first().map_or("SQLite found a problem", String::as_str).to_owned();
+        return Err(OpsError::Unsound { problem });
+    }
+    let is_let_be = |smoke: &SmokeAnswer| is_known_bad && smoke.state == SmokeState::NotAsked;
+    match answers.smoke.iter().find(|smoke| !smoke.passed && !is_let_be(smoke)) {
+        None => Ok(answers.smoke),
+        Some(smoke) => {
+            let outcome = smoke.error.clone().or_else(|| smoke.value.clone());
+            let outcome = outcome.unwrap_or_else(|| "nothing".to_owned());
+            Err(OpsError::Smoke { query: smoke.query.clone(), outcome })
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What a host remembers between runs, per repository and source.
+//!
+//! All of it may be deleted: the heads seen (so that an older repository is noticed), which file was
+//! backed up last (so that another one is), the base of the next backup. The lock keeps two backups
+//! of one source on this host apart; it is a lock on a file, so it dies with its process. A second one,
+//! `state.lock`, is held only while what is remembered is read, changed and written: a check, a status
+//! and a backup that run beside each other lose nothing of what either learnt.
+
+use crate::OpsError;
+use crate::disk::{self, At, Disk, PathError};
+use backstay_model::{BranchNo, Digest, Moment, ObjectId, Position, RepoId, Sequence, SignerKey, SourceName};
+use backstay_sqlite::FileIdentity;
+use backstay_store::repo::{RepoError, SeenConf};
+use rustix::fs::{FlockOperation, flock};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const SMALL: u64 = 1 << 20;
+
+/// The state folder of one repository.
+#[derive(Clone)]
+pub struct State {
+    dir: PathBuf,
+    disk: Arc<dyn Disk>,
+}
+
+/// What is remembered of a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenSource {
+    /// The highest snapshot seen, and its front digest.
+    #[serde(default)]
+    pub head: Option<SeenHead>,
+    /// The highest mark seen of each signer on this source's snapshots.
+    #[serde(default)]
+    pub marks: BTreeMap<SignerKey, SeenMark>,
+    /// The file that was backed up last.
+    #[serde(default)]
+    pub file: Option<Identity>,
+    /// A restore in place that the next backup branches off from.
+    #[serde(default)]
+    pub restored: Option<Restored>,
+    /// The last snapshots this host set out to commit, the newest last: a tip that is none of them was
+    /// written by somebody else, or by this host before its disk went back. Written before the commit.
+    #[serde(default)]
+    pub written: Vec<SeenHead>,
+    /// Objects a check found damaged: the next backup stores their live units again.
+    #[serde(default)]
+    pub suspects: Vec<ObjectId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenHead {
+    pub sequence: Sequence,
+    pub digest: Digest,
+}
+
+impl SeenHead {
+    /// Refuses a history that lacks this snapshot although nothing in it is newer. A manifest that stands
+    /// in its place and cannot be verified is a damaged one: an error, but not this one.
+    pub fn check(
+        &self,
+        verified: impl Iterator<Item = (Sequence, Digest)>,
+        mut unverified: impl Iterator<Item = Sequence>,
+    ) -> Result<(), RepoError> {
+        let mut newest = None;
+        for (sequence, digest) in verified {
+            if sequence > self.sequence || (sequence, digest) == (self.sequence, self.digest) {
+                return Ok(());
+            }
+            newest = newest.max(Some(sequence));
+        }
+        if newest != Some(self.sequence) && unverified.any(|sequence| sequence == self.sequence) {
+            return Ok(());
+        }
+        let found = newest.map_or(0, Sequence::get);
+        Err(RepoError::RolledBack { what: "history", seen: self.sequence.get(), found })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenMark {
+    pub sequence: Sequence,
+    pub digest: Digest,
+    pub at: Moment,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub device: u64,
+    pub inode: u64,
+}
+
+impl From<FileIdentity> for Identity {
+    fn from(id: FileIdentity) -> Self {
+        Self { device: id.device, inode: id.inode }
+    }
+}
+
+/// Written before the swap: it counts only if this very file stands at the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    pub file: Identity,
+    pub branch: BranchNo,
+    pub position: Position,
+}
+
+impl State {
+    /// Opens, and makes if need be, the state folder of a repository below `root`.
+    pub fn open(disk: Arc<dyn Disk>, root: &Path, repo: RepoId) -> Result<Self, PathError> {
+        let dir = root.join(repo.to_string());
+        disk::create_dirs(disk.as_ref(), &dir)?;
+        Ok(Self { dir, disk })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The newest configuration seen of any repository whose state lies below `root`, by its id.
+    pub fn seen_conf(root: &Path, repo: RepoId) -> Result<Option<SeenConf>, PathError> {
+        read(&root.join(repo.to_string()).join("conf.json"))
+    }
+
+    pub fn remember_conf(&self, seen: SeenConf) -> Result<(), PathError> {
+        let path = self.dir.join("conf.json");
+        if read::<SeenConf>(&path)?.is_some_and(|known| known == seen) {
+            return Ok(());
+        }
+        let _lock = wait_for(&self.dir.join("state.lock"))?;
+        self.write(&path, &seen)
+    }
+
+    /// The folder of one source.
+    pub fn source_dir(&self, source: &SourceName) -> Result<PathBuf, PathError> {
+        let dir = self.dir.join(source.as_str());
+        disk::create_dirs(self.disk.as_ref(), &dir)?;
+        Ok(dir)
+    }
+
+    pub fn seen(&self, source: &SourceName) -> Result<SeenSource, PathError> {
+        Ok(read(&self.dir.join(source.as_str()).join("seen.json"))?.unwrap_or_default())
+    }
+
+    /// Changes what is remembered of a source, and says what it is then. Nobody else's change is lost:
+    /// `change` is made to what the file holds under the lock. It may be asked more than once.
+    pub fn update(&self, source: &SourceName, change: impl Fn(&mut SeenSource)) -> Result<SeenSource, PathError> {
+        let changed = |seen: &SeenSource| {
+            let mut new = seen.clone();
+            change(&mut new);
+            new
+        };
+        // Most runs learn nothing new; they need no lock and no room on the disk.
+        let seen = self.seen(source)?;
+        if changed(&seen) == seen {
+            return Ok(seen);
+        }
+        let dir = self.source_dir(source)?;
+        let _lock = wait_for(&dir.join("state.lock"))?;
+        let seen = self.seen(source)?;
+        let new = changed(&seen);
+        if new != seen {
+            self.write(&dir.join("seen.json"), &new)?;
+        }
+        Ok(new)
+    }
+
+    /// Only under the lock of the folder the file lies in.
+    fn write<T: Serialize>(&self, path: &Path, value: &T) -> Result<(), PathError> {
+        let bytes = serde_json::to_vec_pretty(value).expect("plain facts can be written to memory");
+        disk::sweep_staged(self.disk.as_ref(), path);
+        disk::replace(self.disk.as_ref(), path, &bytes, 0o600)
+    }
+
+    /// Takes the source for this process, or says who has it.
+    pub fn lock(&self, source: &SourceName) -> Result<SourceLock, OpsError> {
+        let path = self.source_dir(source)?.join("lock");
+        let mut options = File::options();
+        let mut file = options.read(true).write(true).create(true).truncate(false).open(&path).at("open", &path)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut text = String::new();
+            let _ = (&mut file).take(32).read_to_string(&mut text);
+            return Err(OpsError::Busy { source_name: source.clone(), pid: text.trim().parse().ok() });
+        }
+        // Who holds it, for the other one's message; the lock itself is what counts.
+        // A disk too full for it stops nothing.
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+        Ok(SourceLock { _file: file })
+    }
+}
+
+/// Waits for a lock that is only ever held for a moment. Released when dropped.
+fn wait_for(path: &Path) -> Result<File, PathError> {
+    let file = File::options().write(true).create(true).truncate(false).open(path).at("open", path)?;
+    flock(&file, FlockOperation::LockExclusive).map_err(std::io::Error::from).at("lock", path)?;
+    Ok(file)
+}
+
+/// Held while a source is being backed up. Released when dropped, or when the process dies.
+pub struct SourceLock {
+    _file: File,
+}
+
+/// Reads remembered facts. Damaged ones are as good as none: they are only a cache, and a person
+/// told of a damaged cache could do nothing but delete it.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, PathError> {
+    let bytes = disk::read_small(path, SMALL)?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
