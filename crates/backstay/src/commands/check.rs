@@ -1,0 +1,157 @@
+//! `backstay check`: are the stored bytes still what was signed, and with `--deep`, does it restore?
+
+use super::backup;
+use crate::args;
+use crate::config::settings::SourceSettings;
+use crate::context::{Context, Done, Outcome};
+use crate::diagnostics::Diagnostic;
+use crate::output::{Page, View, time};
+use crate::vault;
+use backstay_model::catalog::{Target, choose};
+use backstay_model::{ByteLen, ObjectId, SourceName, Verdict};
+use backstay_ops::OpsError;
+use backstay_ops::catalog::Vault;
+use backstay_ops::check::{self, CheckReport, CheckRequest, Depth};
+use backstay_ops::prove::{self, Cause, ProofOutcome, ProofReport, ProofRequest};
+
+pub async fn run(context: &Context, args: &args::Check) -> Outcome {
+    let settings = context.settings()?;
+    let named: Vec<SourceName> = args.source.iter().cloned().collect();
+    let chosen = settings.chosen(&named)?;
+    let vault = vault::open(context, &settings).await?;
+    let mut view = CheckView { verdict: Verdict::Pass, sources: Vec::new() };
+    for source in chosen {
+        context.cancel.check()?;
+        view.sources.push(one(&vault, source, args).await?);
+    }
+    view.verdict = view.sources.iter().fold(Verdict::Pass, |all, row| all.and(row.verdict));
+    context.printer.show(&view)?;
+    Ok(Done::With(view.verdict))
+}
+
+async fn one(vault: &Vault, source: &SourceSettings, args: &args::Check) -> Result<SourceCheck, Diagnostic> {
+    let named = match &args.snapshot {
+        None => None,
+        Some(prefix) => {
+            let catalog = vault.catalog(&source.name).await?;
+            let target = Target::Id(prefix.as_str().to_owned());
+            Some(choose(&catalog.snapshots, &target).map_err(OpsError::from)?.id)
+        }
+    };
+    let depth = if vault.unsealer.is_some() { Depth::Authentic } else { Depth::Intact };
+    let request = CheckRequest { source: source.name.clone(), snapshot: named, depth };
+    let report = check::check(vault, &request).await?;
+    let catalog = vault.catalog(&source.name).await?;
+    let newest = choose(&catalog.snapshots, &Target::Latest).ok().map(|snapshot| snapshot.id);
+    let proof = match (args.deep, named.or(newest)) {
+        (true, Some(snapshot)) => Some(deep(vault, source, snapshot).await?),
+        _ => None,
+    };
+    let verdict = proof.as_ref().map_or(report.verdict, |proof| report.verdict.and(deep_verdict(&proof.outcome)));
+    Ok(SourceCheck { source: source.name.clone(), verdict, report, proof, good: newest })
+}
+
+async fn deep(vault: &Vault, source: &SourceSettings, snapshot: ObjectId) -> Result<ProofReport, OpsError> {
+    let request = ProofRequest {
+        source: source.name.clone(),
+        snapshot,
+        questions: backup::questions(&source.policy.proof, &source.smoke),
+        folder: backup::proof_folder(&source.policy.proof),
+    };
+    prove::prove(vault, &request).await
+}
+
+/// Asked for and not possible is no pass, other than after a backup.
+fn deep_verdict(outcome: &ProofOutcome) -> Verdict {
+    match outcome {
+        ProofOutcome::NotPossible { .. } => Verdict::Inconclusive,
+        other => other.verdict(),
+    }
+}
+
+#[derive(serde::Serialize)]
+pub struct CheckView {
+    pub verdict: Verdict,
+    pub sources: Vec<SourceCheck>,
+}
+
+#[derive(serde::Serialize)]
+pub struct SourceCheck {
+    pub source: SourceName,
+    pub verdict: Verdict,
+    pub report: CheckReport,
+    pub proof: Option<ProofReport>,
+    /// The newest snapshot with nothing said against it.
+    pub good: Option<ObjectId>,
+}
+
+impl View for CheckView {
+    fn render(&self, page: &mut Page) {
+        for row in &self.sources {
+            row.render(page);
+        }
+    }
+}
+
+impl SourceCheck {
+    fn words(&self) -> String {
+        let count = self.report.snapshots.len();
+        let bad = self.report.snapshots.iter().filter(|checked| checked.verdict != Verdict::Pass).count();
+        match (self.report.verdict, self.report.depth) {
+            (Verdict::Inconclusive, _) if count == 0 => "there is no snapshot to check".to_owned(),
+            (Verdict::Inconclusive, _) => format!("of {count} snapshots, {bad} could not be checked"),
+            _ if count == 0 => "DAMAGE: no snapshot is left to rely on".to_owned(),
+            (Verdict::Pass, Depth::Authentic) => format!("{count} snapshots are intact and authentic"),
+            (Verdict::Pass, Depth::Intact) => format!("{count} snapshots are intact"),
+            _ => format!("DAMAGE: {bad} of {count} snapshots cannot be relied on"),
+        }
+    }
+
+    fn render(&self, page: &mut Page) {
+        page.verdict(self.verdict, self.source.as_str(), &self.words());
+        let read = ByteLen::new(self.report.bytes);
+        let took = time::took(self.report.millis);
+        page.evidence("read", &format!("{} objects, {read} in {took}", self.report.objects));
+        if self.report.depth == Depth::Intact {
+            page.evidence("depth", "digests and signatures; opening them needs the key, which is not here");
+        }
+        if self.report.unreferenced > 0 {
+            page.evidence("unused", &format!("{} objects that no snapshot refers to", self.report.unreferenced));
+        }
+        for problem in &self.report.problems {
+            let ids: Vec<String> = problem.snapshots.iter().map(ObjectId::short).collect();
+            page.evidence("problem", &format!("{} (snapshots {})", problem.what, ids.join(", ")));
+        }
+        self.render_proof(page);
+        if self.report.verdict == Verdict::Pass {
+            return;
+        }
+        match self.good {
+            Some(good) => page.evidence("restore", &format!("snapshot {} is the newest that is good", good.short())),
+            None => page.evidence("restore", "NO snapshot of this source is good"),
+        }
+        if self.report.snapshots.is_empty() {
+            return;
+        }
+        page.evidence("heal", "the next backup stores again what is damaged");
+        page.next(&format!("backstay backup {}", self.source));
+    }
+
+    fn render_proof(&self, page: &mut Page) {
+        let Some(proof) = &self.proof else { return };
+        let id = proof.snapshot.short();
+        let words = match &proof.outcome {
+            ProofOutcome::Proven { answers } => {
+                format!("{id} restored and questioned in {}: {}", time::took(proof.millis), backup::rows(answers))
+            }
+            ProofOutcome::Failed { cause: Cause::Answer, reason, .. } => {
+                format!("{id} is intact and FAILED its proof: {reason}")
+            }
+            ProofOutcome::Failed { reason, .. } => format!("{id} FAILED and is quarantined: {reason}"),
+            ProofOutcome::NotPossible { why } => format!("not possible here: {why}"),
+            ProofOutcome::Skipped { needed, free } => format!("SKIPPED: it needs {needed} and {free} are free"),
+            ProofOutcome::Inconclusive { reason } => format!("{id} inconclusive: {reason}"),
+        };
+        page.evidence("proof", &words);
+    }
+}

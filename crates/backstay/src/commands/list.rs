@@ -1,0 +1,165 @@
+//! `backstay list`: the snapshots, newest first. What is quarantined or broken is shown as such, never left out.
+
+use crate::args;
+use crate::context::{Context, Done, Outcome};
+use crate::output::table::{Align, Table};
+use crate::output::time;
+use crate::output::{Page, View};
+use crate::vault;
+use backstay_model::catalog::{Keep, MarkKind, Quality, Snapshot};
+use backstay_model::{ByteLen, Label, Moment, SourceName};
+use backstay_ops::catalog::Catalog;
+use backstay_ops::prove::with_causes;
+use jiff::tz::TimeZone;
+
+pub async fn run(context: &Context, args: &args::List) -> Outcome {
+    let settings = context.settings()?;
+    let vault = vault::open(context, &settings).await?;
+    let named: Vec<SourceName> = args.source.iter().cloned().collect();
+    let mut view = ListView { snapshots: Vec::new(), broken: Vec::new(), zone: context.zone.clone() };
+    for source in settings.chosen(&named)? {
+        let catalog = vault.catalog(&source.name).await?;
+        view.add(&source.name, &catalog, args.all);
+    }
+    view.snapshots.sort_by_key(|row| std::cmp::Reverse((row.taken, row.sequence)));
+    context.printer.show(&view)?;
+    Ok(Done::Plainly)
+}
+
+#[derive(serde::Serialize)]
+pub struct ListView {
+    pub snapshots: Vec<Row>,
+    /// Manifests that cannot be verified.
+    pub broken: Vec<Broken>,
+    #[serde(skip)]
+    pub zone: TimeZone,
+}
+
+/// One snapshot in a line.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Row {
+    pub id: String,
+    pub source: SourceName,
+    pub taken: Moment,
+    pub sequence: u64,
+    pub branch: u64,
+    pub position: u64,
+    pub length: ByteLen,
+    pub added: ByteLen,
+    pub quality: Quality,
+    pub proven: bool,
+    pub quarantined: bool,
+    pub label: Option<Label>,
+    pub keep: Option<Keep>,
+    pub marks: Vec<MarkKind>,
+}
+
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Broken {
+    pub id: String,
+    pub source: SourceName,
+    pub sequence: u64,
+    pub problem: String,
+}
+
+impl Row {
+    pub fn of(source: &SourceName, snapshot: &Snapshot) -> Self {
+        Self {
+            id: snapshot.id.to_string(),
+            source: source.clone(),
+            taken: snapshot.taken,
+            sequence: snapshot.sequence.get(),
+            branch: snapshot.branch.get(),
+            position: snapshot.position.get(),
+            length: snapshot.length,
+            added: snapshot.added,
+            quality: snapshot.quality,
+            proven: snapshot.is_proven(),
+            quarantined: snapshot.is_quarantined(),
+            label: snapshot.label.clone(),
+            keep: snapshot.keep,
+            marks: snapshot.marks.clone(),
+        }
+    }
+
+    /// The strongest thing known of it.
+    pub fn state(&self) -> &'static str {
+        match (self.quality, self.quarantined, self.proven) {
+            (Quality::AsIs, _, _) => "QUARANTINED (as is)",
+            (_, true, _) => "QUARANTINED",
+            (_, false, true) => "proven",
+            (_, false, false) => "stored",
+        }
+    }
+
+    fn keep_words(&self) -> String {
+        match self.keep {
+            None => String::new(),
+            Some(Keep::ForEver) => "for ever".to_owned(),
+            Some(Keep::Until(until)) => format!("until {until}"),
+        }
+    }
+}
+
+impl ListView {
+    fn add(&mut self, source: &SourceName, catalog: &Catalog, all: bool) {
+        let shown = catalog.snapshots.iter().filter(|snapshot| all || !snapshot.has(MarkKind::Tombstoned));
+        self.snapshots.extend(shown.map(|snapshot| Row::of(source, snapshot)));
+        self.broken.extend(broken(source, catalog));
+    }
+}
+
+/// The manifests of a source that cannot be verified.
+pub fn broken(source: &SourceName, catalog: &Catalog) -> Vec<Broken> {
+    let one = |(name, error): &(backstay_store::keys::SnapshotName, backstay_store::repo::RepoError)| Broken {
+        id: name.id.to_string(),
+        source: source.clone(),
+        sequence: name.sequence.get(),
+        problem: with_causes(error),
+    };
+    catalog.broken.iter().map(one).collect()
+}
+
+impl View for ListView {
+    fn render(&self, page: &mut Page) {
+        if self.snapshots.is_empty() && self.broken.is_empty() {
+            page.line("No snapshots yet.");
+            page.next("backstay backup");
+            return;
+        }
+        let (left, right) = (Align::Left, Align::Right);
+        let mut table = Table::new([
+            ("SOURCE", left),
+            ("SNAPSHOT", left),
+            ("TAKEN", left),
+            ("STATE", left),
+            ("SIZE", right),
+            ("ADDED", right),
+            ("KEEP", left),
+            ("LABEL", left),
+        ]);
+        for row in &self.snapshots {
+            table.row([
+                row.source.to_string(),
+                short(&row.id),
+                time::local(row.taken, &self.zone),
+                row.state().to_owned(),
+                row.length.to_string(),
+                row.added.to_string(),
+                row.keep_words(),
+                row.label.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ]);
+        }
+        for row in &self.broken {
+            let state = format!("BROKEN: {}", row.problem);
+            let empty = String::new;
+            table.row([row.source.to_string(), short(&row.id), empty(), state, empty(), empty(), empty(), empty()]);
+        }
+        page.table(&table);
+    }
+}
+
+/// The first eight digits: enough to tell two apart.
+fn short(id: &str) -> String {
+    id.chars().take(8).collect()
+}

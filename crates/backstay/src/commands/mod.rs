@@ -1,0 +1,15 @@
+//! One file per command: arguments in, one call, one view out. Commands share nothing but the context.
+
+pub mod backup;
+pub mod check;
+pub mod completions;
+pub mod config;
+pub mod demo;
+pub mod doctor;
+pub mod init;
+pub mod list;
+pub mod man;
+pub mod repo;
+pub mod restore;
+pub mod show;
+pub mod status;

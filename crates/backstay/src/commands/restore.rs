@@ -1,0 +1,170 @@
+//! `backstay restore`: a snapshot becomes a new file, or takes the place of the live database, which is kept.
+
+use crate::args::{self, Point, PointArgs, Wanted};
+use crate::config::settings::SourceSettings;
+use crate::confirm;
+use crate::context::{Context, Done, Outcome};
+use crate::diagnostics::Diagnostic;
+use crate::output::time;
+use crate::output::{Page, View};
+use crate::vault;
+use backstay_model::catalog::Target;
+use backstay_model::moment::human_span;
+use backstay_model::{Moment, Verdict};
+use backstay_ops::restore::{self, Destination, RestorePlan, RestoreReport, RestoreRequest};
+use jiff::tz::TimeZone;
+use std::path::{Path, PathBuf};
+
+pub async fn run(context: &Context, args: &args::Restore) -> Outcome {
+    let settings = context.settings()?;
+    let source = settings.source(&args.source)?;
+    let vault = vault::open(context, &settings).await?;
+    let (target, asked) = target(context, &args.point)?;
+    let request = RestoreRequest {
+        source: source.name.clone(),
+        target: target.clone(),
+        into: destination(source, args.to.as_deref(), &context.layers.working_dir),
+        smoke: source.smoke.clone(),
+        busy: source.policy.capture.busy_timeout,
+    };
+    let planned = restore::plan(&vault, request).await?;
+    warn(context, &planned.plan, &target);
+    let verdict = if planned.plan.quarantined { Verdict::Partial } else { Verdict::Pass };
+    let mut view = RestoreView {
+        verdict,
+        dry_run: args.dry_run,
+        asked,
+        plan: planned.plan.clone(),
+        report: None,
+        zone: context.zone.clone(),
+    };
+    if !args.dry_run {
+        confirm_in_place(context, args, &planned.plan)?;
+        view.report = Some(restore::perform(&vault, planned).await?);
+    }
+    context.printer.show(&view)?;
+    Ok(Done::With(verdict))
+}
+
+/// What a person asked for as the catalog understands it, and the instant an `--at` stands for.
+pub fn target(context: &Context, point: &PointArgs) -> Result<(Target, Option<Moment>), Diagnostic> {
+    Ok(match point.wanted() {
+        Wanted::Snapshot(prefix) => (Target::Id(prefix.as_str().to_owned()), None),
+        Wanted::Point(Point::Latest) => (Target::Latest, None),
+        Wanted::Point(Point::LatestProven) => (Target::LatestProven, None),
+        Wanted::Point(Point::Label(label)) => (Target::Label(label), None),
+        Wanted::At(text) => {
+            let at = context.read_time(&text)?;
+            context.printer.talk(&format!("--at {text:?} is {}", time::resolved(at, &context.zone)));
+            (Target::At(at), Some(at))
+        }
+    })
+}
+
+/// Without `--to`, or with the path of the database itself, the database is replaced.
+fn destination(source: &SourceSettings, to: Option<&Path>, working_dir: &Path) -> Destination {
+    let Some(to) = to.map(|to| working_dir.join(to)) else { return Destination::InPlace(source.path.clone()) };
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if real(&to) == real(&source.path) { Destination::InPlace(source.path.clone()) } else { Destination::New(to) }
+}
+
+/// What a person should know before, whatever they asked to be left out.
+fn warn(context: &Context, plan: &RestorePlan, target: &Target) {
+    let id = plan.snapshot.short();
+    if plan.quarantined {
+        context.printer.warn(&format!("snapshot {id} is QUARANTINED: it failed a check or was malformed when taken"));
+    } else if !plan.proven && *target == Target::Latest {
+        context.printer.warn(&format!("snapshot {id} is not proven; `latest-proven` names the newest that is"));
+    }
+}
+
+/// In place of a database that is there, the name must be given.
+fn confirm_in_place(context: &Context, args: &args::Restore, plan: &RestorePlan) -> Result<(), Diagnostic> {
+    if !plan.in_place || plan.to.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let age = human_span(context.clock.now().millis_since(plan.taken));
+    let loss = format!(
+        "{} is replaced by its state of {} ago; the present file is kept beside it under another name",
+        plan.to.display(),
+        age
+    );
+    let stake = confirm::Stake { source: &args.source, loss: &loss, given: args.confirm.as_deref() };
+    confirm::by_name(&context.printer, stake)
+}
+
+#[derive(serde::Serialize)]
+pub struct RestoreView {
+    pub verdict: Verdict,
+    pub dry_run: bool,
+    /// The instant `--at` was resolved to.
+    pub asked: Option<Moment>,
+    pub plan: RestorePlan,
+    /// What was done; absent after `--dry-run`.
+    pub report: Option<RestoreReport>,
+    #[serde(skip)]
+    pub zone: TimeZone,
+}
+
+impl View for RestoreView {
+    fn render(&self, page: &mut Page) {
+        let plan = &self.plan;
+        let done = if self.report.is_some() { "restored" } else { "would be restored" };
+        let place = if plan.in_place { "in place: " } else { "to " };
+        page.verdict(self.verdict, plan.source.as_str(), &format!("{done} {place}{}", plan.to.display()));
+        let state = match (plan.quarantined, plan.proven) {
+            (true, _) => "QUARANTINED",
+            (_, true) => "proven",
+            _ => "not proven",
+        };
+        page.evidence("snapshot", &format!("{} ({state})", plan.snapshot));
+        page.evidence("taken", &time::resolved(plan.taken, &self.zone));
+        if let (Some(asked), Some(distance)) = (self.asked, plan.distance_millis) {
+            let words = format!("{}; the point is {} older", time::resolved(asked, &self.zone), human_span(distance));
+            page.evidence("asked for", &words);
+        }
+        page.evidence("size", &format!("{} ({} fetched)", plan.length, plan.to_fetch));
+        match &self.report {
+            Some(report) => render_report(report, page),
+            None => render_plan(plan, page),
+        }
+    }
+}
+
+fn render_plan(plan: &RestorePlan, page: &mut Page) {
+    page.evidence("room", &format!("{} free", plan.free));
+    for path in &plan.moved_aside {
+        page.evidence("moves aside", &path.display().to_string());
+    }
+    let Some(holders) = &plan.holders else { return };
+    for holder in &holders.processes {
+        page.evidence("in use by", &holder.to_string());
+    }
+    unseen(&holders.blind_spots, page);
+}
+
+fn render_report(report: &RestoreReport, page: &mut Page) {
+    for kept in &report.kept {
+        page.evidence("kept", &format!("{} as {}", name(&kept.was), kept.now.display()));
+    }
+    for smoke in &report.smoke {
+        let said = smoke.value.as_deref().unwrap_or("nothing");
+        page.evidence("smoke", &format!("{said}: {}", smoke.query));
+    }
+    unseen(&report.unseen, page);
+    page.evidence("took", &time::took(report.millis));
+    if report.plan.in_place {
+        page.next(&format!("backstay backup {}", report.plan.source));
+    }
+}
+
+fn unseen(blind_spots: &[String], page: &mut Page) {
+    for spot in blind_spots {
+        page.evidence("not seen", spot);
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .map_or_else(|| PathBuf::from(path).display().to_string(), |name| name.to_string_lossy().into_owned())
+}

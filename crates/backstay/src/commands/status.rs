@@ -1,0 +1,181 @@
+//! `backstay status`: per source the three facts (backed up, intact, proven), and whether the key is safe.
+
+use super::list::{self, Broken};
+use crate::args;
+use crate::config::settings::SourceSettings;
+use crate::context::{Context, Done, Outcome};
+use crate::diagnostics::Diagnostic;
+use crate::output::time;
+use crate::output::{Page, View};
+use crate::vault;
+use backstay_model::catalog::MarkKind;
+use backstay_model::moment::human_span;
+use backstay_model::status::{Concern, Point, ProofPolicy, Situation, Status, judge};
+use backstay_model::{Kind, Moment, SourceName, Verdict};
+use backstay_ops::catalog::{Catalog, Vault};
+use backstay_ops::custody;
+use jiff::tz::TimeZone;
+
+pub async fn run(context: &Context, args: &args::Status) -> Outcome {
+    let settings = context.settings()?;
+    let named: Vec<SourceName> = args.source.iter().cloned().collect();
+    let chosen = settings.chosen(&named)?;
+    if chosen.is_empty() {
+        return Err(Diagnostic::new(Kind::Config, format!("{} names no source", settings.file.display()))
+            .hint("Add a table such as `[sources.shop]` with the `path` of the database."));
+    }
+    let vault = vault::open(context, &settings).await?;
+    let mut view = StatusView {
+        verdict: Verdict::Pass,
+        sources: Vec::new(),
+        key_confirmed: custody::custody(&vault).await?.confirmed,
+        sealed: !vault.repo.is_unsealed(),
+        zone: context.zone.clone(),
+    };
+    for source in chosen {
+        view.sources.push(one(context, &vault, source).await?);
+    }
+    view.verdict = view.sources.iter().fold(Verdict::Pass, |all, row| all.and(row.status.verdict));
+    context.printer.show(&view)?;
+    Ok(Done::With(view.verdict))
+}
+
+async fn one(context: &Context, vault: &Vault, source: &SourceSettings) -> Result<SourceStatus, Diagnostic> {
+    let catalog = vault.catalog(&source.name).await?;
+    let policy = &source.policy;
+    let status = judge(Situation {
+        snapshots: &catalog.snapshots,
+        broken: catalog.broken.len(),
+        mark_faults: catalog.mark_faults.len(),
+        now: context.clock.now(),
+        max_age_millis: vault::millis(policy.max_age),
+        proof: if policy.proof.enabled { ProofPolicy::Wanted } else { ProofPolicy::Off },
+    });
+    Ok(SourceStatus {
+        source: source.name.clone(),
+        proven_at: status.proven.and_then(|point| proven_at(&catalog, &point)),
+        snapshots: catalog.snapshots.len(),
+        broken: list::broken(&source.name, &catalog),
+        status,
+    })
+}
+
+/// When a point was last shown to be restorable.
+fn proven_at(catalog: &Catalog, point: &Point) -> Option<Moment> {
+    let about = |mark: &&backstay_store::repo::Record<backstay_format::facts::Mark>| {
+        mark.facts.snapshot == point.id && mark.facts.kind == MarkKind::Proven
+    };
+    catalog.marks.iter().filter(about).map(|mark| mark.facts.at).max()
+}
+
+#[derive(serde::Serialize)]
+pub struct StatusView {
+    pub verdict: Verdict,
+    pub sources: Vec<SourceStatus>,
+    /// When a copy of the key kept elsewhere was last shown to open the repository.
+    pub key_confirmed: Option<Moment>,
+    pub sealed: bool,
+    #[serde(skip)]
+    pub zone: TimeZone,
+}
+
+#[derive(serde::Serialize)]
+pub struct SourceStatus {
+    pub source: SourceName,
+    #[serde(flatten)]
+    pub status: Status,
+    /// When the newest proven point was proven.
+    pub proven_at: Option<Moment>,
+    pub snapshots: usize,
+    pub broken: Vec<Broken>,
+}
+
+impl View for StatusView {
+    fn render(&self, page: &mut Page) {
+        for row in &self.sources {
+            row.render(page, &self.zone);
+        }
+        let key = match self.key_confirmed {
+            Some(at) => format!("a copy was confirmed {}", time::local(at, &self.zone)),
+            None => {
+                "not confirmed: run `backstay repo key confirm --key-file COPY` with a copy kept elsewhere".to_owned()
+            }
+        };
+        page.evidence("key", &key);
+        if !self.sealed {
+            page.evidence("UNSEALED", "anyone who can read the repository can read the data");
+        }
+        if let Some(next) = self.next() {
+            page.next(&next);
+        }
+    }
+}
+
+impl StatusView {
+    fn next(&self) -> Option<String> {
+        let row = self.sources.iter().find(|row| row.status.verdict != Verdict::Pass)?;
+        let name = &row.source;
+        Some(match row.status.concerns.first()? {
+            Concern::Broken { .. } | Concern::MarkFaults { .. } => format!("backstay check {name}"),
+            Concern::Rivals { .. } => format!("backstay list {name}"),
+            Concern::AheadOfClock { .. } => "date -u".to_owned(),
+            _ => format!("backstay backup {name}"),
+        })
+    }
+}
+
+impl SourceStatus {
+    fn words(&self) -> String {
+        match (&self.status.newest, self.status.concerns.first()) {
+            (_, Some(concern)) => concern_words(concern),
+            (Some(newest), None) if self.status.proven.is_some() => {
+                format!("can be restored to {} ago, proven", human_span(newest.age_millis.max(0)))
+            }
+            (Some(newest), None) => format!("can be restored to {} ago", human_span(newest.age_millis.max(0))),
+            (None, None) => "nothing is known".to_owned(),
+        }
+    }
+
+    fn render(&self, page: &mut Page, zone: &TimeZone) {
+        page.verdict(self.status.verdict, self.source.as_str(), &self.words());
+        let point = |point: &Point| {
+            let age = human_span(point.age_millis.max(0));
+            format!("{}, {age} ago ({})", time::local(point.taken, zone), point.id.short())
+        };
+        page.evidence("backed up", &self.status.newest.as_ref().map_or("never".to_owned(), point));
+        let intact = match (self.status.newest, self.status.proven, self.proven_at) {
+            (Some(newest), Some(proven), Some(at)) if newest.id == proven.id => {
+                format!("seen {} by its proof", time::local(at, zone))
+            }
+            _ => "not checked: run `backstay check`".to_owned(),
+        };
+        page.evidence("intact", &intact);
+        page.evidence("proven", &self.status.proven.as_ref().map_or("never".to_owned(), point));
+        for concern in self.status.concerns.iter().skip(1) {
+            page.evidence("also", &concern_words(concern));
+        }
+        for broken in &self.broken {
+            page.evidence("BROKEN", &format!("snapshot {}: {}", broken.id, broken.problem));
+        }
+    }
+}
+
+fn concern_words(concern: &Concern) -> String {
+    match concern {
+        Concern::NoBackup => "there is no backup yet".to_owned(),
+        Concern::AllQuarantined => "every snapshot is QUARANTINED".to_owned(),
+        Concern::TooOld { age_millis, max_age_millis } => {
+            format!("the newest backup is {} old; {} is allowed", human_span(*age_millis), human_span(*max_age_millis))
+        }
+        Concern::NewestNotProven => "the newest backup is stored and not proven".to_owned(),
+        Concern::NewestQuarantined { id } => format!("the newest snapshot, {}, is QUARANTINED", id.short()),
+        Concern::Rivals { a, b } => {
+            format!("two newest snapshots, {} and {}: two writers backed it up at once", a.short(), b.short())
+        }
+        Concern::Broken { count } => format!("{count} manifests cannot be verified"),
+        Concern::MarkFaults { count } => format!("{count} marks are missing or cannot be verified"),
+        Concern::AheadOfClock { by_millis } => {
+            format!("the newest backup is {} ahead of this clock", human_span(*by_millis))
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The one list of settings: what may stand in a file, which variable sets it, and what a typing error meant.
+
+/// Every setting outside `[sources]`, by its dotted name.
+pub const KEYS: &[&str] = &[
+    "repository",
+    "root",
+    "key_file",
+    "key_command",
+    "key_fd",
+    "state_dir",
+    "store.endpoint",
+    "store.region",
+    "store.path_style",
+    "store.allow_http",
+    "store.ca_file",
+    "store.profile",
+    "store.credentials",
+    "store.storage_class",
+    "store.sse",
+    "store.sse_kms_key",
+    "proof.enabled",
+    "proof.integrity",
+    "proof.foreign_keys",
+    "proof.temp_dir",
+    "capture.busy_timeout",
+    "capture.hold_max",
+    "limits.threads",
+    "limits.upload_in_flight",
+    "limits.store_deadline",
+    "status.max_age",
+];
+
+/// Every setting of one source, below `sources.<name>`.
+pub const SOURCE_KEYS: &[&str] = &[
+    "path",
+    "smoke",
+    "proof.enabled",
+    "proof.integrity",
+    "proof.foreign_keys",
+    "proof.temp_dir",
+    "capture.busy_timeout",
+    "capture.hold_max",
+    "status.max_age",
+];
+
+/// The variable that holds the key material itself.
+pub const KEY_VARIABLE: &str = "BACKSTAY_KEY";
+
+/// Variables that are ours and set no key of the file.
+const OTHER_VARIABLES: &[&str] = &["BACKSTAY_CONFIG", KEY_VARIABLE, "BACKSTAY_LOG"];
+
+/// Settings whose value is a list, which a variable cannot hold without inventing a quoting rule.
+const LISTS: &[&str] = &["key_command"];
+
+/// The settings a variable can set, with the variable's name.
+pub fn by_variable() -> impl Iterator<Item = (&'static str, String)> {
+    KEYS.iter().filter(|key| !LISTS.contains(key)).map(|key| (*key, variable(key)))
+}
+
+fn variable(key: &str) -> String {
+    format!("BACKSTAY_{}", key.to_uppercase().replace('.', "_"))
+}
+
+/// The names of all variables Backstay reads.
+pub fn variables() -> Vec<String> {
+    let others = OTHER_VARIABLES.iter().map(|name| (*name).to_owned());
+    by_variable().map(|(_, name)| name).chain(others).collect()
+}
+
+/// What stands at a dotted path of the file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Slot {
+    Value,
+    Table,
+    Unknown,
+}
+
+/// What the file may have at `path`.
+pub fn slot(path: &[&str]) -> Slot {
+    match path {
+        ["sources"] | ["sources", _] => Slot::Table,
+        ["sources", _, below @ ..] => slot_in(SOURCE_KEYS, below),
+        _ => slot_in(KEYS, path),
+    }
+}
+
+fn slot_in(keys: &[&str], path: &[&str]) -> Slot {
+    let dotted = path.join(".");
+    if keys.contains(&dotted.as_str()) {
+        return Slot::Value;
+    }
+    let inside = keys.iter().any(|key| key.strip_prefix(&dotted).is_some_and(|rest| rest.starts_with('.')));
+    if inside { Slot::Table } else { Slot::Unknown }
+}
+
+/// The setting that was most likely meant by an unknown `path`, as a full dotted name.
+pub fn suggest(path: &[&str]) -> Option<String> {
+    let (prefix, keys, below) = match path {
+        ["sources", name, below @ ..] if !below.is_empty() => (format!("sources.{name}."), SOURCE_KEYS, below),
+        _ => (String::new(), KEYS, path),
+    };
+    let typed = below.join(".");
+    let leaf = *below.last()?;
+    let sections = keys.iter().filter_map(|key| key.split_once('.').map(|(section, _)| section)).chain(["sources"]);
+    let near = |a: &str, b: &str| Some(distance(a, b)).filter(|d| *d <= (a.chars().count() / 3).max(1));
+    let whole = keys.iter().copied().chain(sections).filter_map(|key| Some((near(&typed, key)?, key)));
+    // A key in the wrong table is as common as a misspelt one.
+    let moved = keys.iter().filter_map(|key| Some((near(leaf, key.rsplit('.').next()?)?.saturating_add(1), *key)));
+    let best = whole.chain(moved).min_by_key(|(d, _)| *d)?.1;
+    Some(format!("{prefix}{best}"))
+}
+
+/// How many characters must be added, removed, changed or swapped with their neighbour.
+pub fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, cb) in b.iter().enumerate() {
+            let mut cost = (above[j] + usize::from(ca != cb)).min(above[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *ca == b[j - 1] && a[i - 1] == *cb {
+                cost = cost.min(before[j - 1] + 1);
+            }
+            row.push(cost);
+        }
+        before = above;
+        above = row;
+    }
+    above.last().copied().unwrap_or(0)
+}

@@ -1,0 +1,70 @@
+//! Errors of operations, with their remedies.
+
+#[cfg(test)]
+mod tests;
+
+use super::{Diagnostic, repo, sqlite};
+use backstay_model::catalog::NoPoint;
+use backstay_ops::OpsError;
+
+impl From<OpsError> for Diagnostic {
+    fn from(error: OpsError) -> Self {
+        let plain = Diagnostic::of(&error);
+        match &error {
+            OpsError::Repo(error) => repo::hinted(plain, error),
+            OpsError::Sqlite(error) => sqlite::hinted(plain, error),
+            OpsError::NoPoint(error) => of_point(plain, error),
+            OpsError::Path(error) => plain.hint(format!("Look at it with `ls -ld {}`.", error.path.display())),
+            OpsError::Format(_) => plain.hint("Run `backstay check` to see which snapshots are affected."),
+            OpsError::Exhausted(_) => plain.hint("Add the database under a new name to backstay.toml."),
+            OpsError::RootMismatch { .. } => plain
+                .hint("Run `backstay check --deep`, and restore another point that `backstay list` shows as proven."),
+            OpsError::BaseVanished { .. } => plain.hint("Run `backstay backup` again: it builds on what is there now."),
+            OpsError::Busy { .. } => plain.hint("Wait for it to end, then run `backstay status`."),
+            OpsError::Rival { source_name, .. } => plain
+                .hint(format!("Run `backstay list {source_name}`, and let one host alone back this source up.")),
+            OpsError::NotEnrolled { .. } => {
+                plain.hint("Run `backstay repo show` to see who is enrolled, and use the key file made for this repository.")
+            }
+            OpsError::TargetExists { path } => {
+                plain.hint(format!("Name another file with `--to`, or move {} away.", path.display()))
+            }
+            OpsError::InUse { .. } => {
+                plain.hint("Stop the programs that use it, then run the same command again, or restore beside it with `--to FILE`.")
+            }
+            OpsError::NoRoom { .. } => plain.hint("Free some space, or name a file on another disk with `--to`."),
+            OpsError::Smoke { .. } => {
+                plain.hint("Restore another point, or correct `smoke` in backstay.toml; `backstay list` shows the points.")
+            }
+            OpsError::Unsound { .. } => plain.hint("Name a new file with `--to`; `backstay list` shows the other points."),
+            OpsError::SameKeyFile { .. } => {
+                plain.hint("Name the copy that is kept elsewhere: `backstay repo key confirm --key-file COPY`.")
+            }
+            OpsError::OtherKey { .. } | OpsError::KeyLacks { .. } => {
+                plain.hint("Look for the key file that `backstay init` wrote for this repository; `backstay repo show` names it.")
+            }
+            OpsError::Cancelled => Diagnostic::cancelled(),
+        }
+    }
+}
+
+fn of_point(plain: Diagnostic, error: &NoPoint) -> Diagnostic {
+    match error {
+        NoPoint::Empty => plain.hint("Run `backstay backup` to make one."),
+        NoPoint::NoneProven { .. } => {
+            plain.hint("Run `backstay backup`, which proves what it stores, or name a point from `backstay list`.")
+        }
+        NoPoint::AllQuarantined => plain
+            .hint("Run `backstay backup` for a new one; `--snapshot ID` restores a quarantined one at your own risk."),
+        NoPoint::BeforeFirst { oldest, .. } => {
+            plain.hint(format!("Ask for a later time, such as `--at {oldest}`; `backstay list` shows all points."))
+        }
+        NoPoint::UnknownId { .. } | NoPoint::UnknownLabel { .. } => {
+            plain.hint("Run `backstay list` to see which there are.")
+        }
+        NoPoint::AmbiguousId { .. } => plain.hint("Write more digits of it; `backstay list --json` shows them all."),
+        NoPoint::Rivals { a, b } => {
+            plain.hint(format!("Choose one of them with `--snapshot {}` or `--snapshot {}`.", a.short(), b.short()))
+        }
+    }
+}

@@ -1,0 +1,65 @@
+use crate::diagnostics::Diagnostic;
+use crate::diagnostics::tests::rendered;
+use backstay_format::Corrupt;
+use backstay_model::backup::Exhausted;
+use backstay_model::catalog::NoPoint;
+use backstay_model::{ByteLen, Digest, Moment, ObjectId};
+use backstay_ops::OpsError;
+use backstay_ops::disk::PathError;
+use backstay_store::repo::RepoError;
+use std::io;
+use std::path::PathBuf;
+
+fn all(errors: Vec<OpsError>) -> String {
+    rendered(errors.into_iter().map(Diagnostic::from).collect())
+}
+
+fn id(n: u8) -> ObjectId {
+    ObjectId::from_bytes([n; 16])
+}
+
+#[test]
+fn of_operations() {
+    let source_name: backstay_model::SourceName = "shop".parse().expect("a name");
+    let path = || PathBuf::from("shop.db");
+    let key = || PathBuf::from("backstay.key");
+    let source = io::Error::new(io::ErrorKind::PermissionDenied, "permission denied");
+    let (needed, free) = (ByteLen::new(5000), ByteLen::new(10));
+    insta::assert_snapshot!(all(vec![
+        OpsError::Repo(RepoError::NoIdentity),
+        OpsError::Path(PathError { op: "create", path: path(), source }),
+        OpsError::Format(Corrupt::Truncated { what: "a leaf" }),
+        OpsError::Exhausted(Exhausted),
+        OpsError::Busy { source_name: source_name.clone(), pid: Some(17) },
+        OpsError::NotEnrolled { role: "a writer" },
+        OpsError::Rival { source_name, rival: id(2) },
+        OpsError::BaseVanished { manifest: id(1) },
+        OpsError::RootMismatch { wanted: Digest::ZERO, found: Digest::from_bytes([1; 32]) },
+        OpsError::TargetExists { path: path() },
+        OpsError::InUse { path: path(), who: "open in sqlite3 (pid 17)".to_owned() },
+        OpsError::NoRoom { path: PathBuf::from("/var"), needed, free },
+        OpsError::Smoke { query: "SELECT 0".to_owned(), outcome: "0".to_owned() },
+        OpsError::Unsound { problem: "its pages are crossed".to_owned() },
+        OpsError::SameKeyFile { path: key() },
+        OpsError::OtherKey { path: key() },
+        OpsError::KeyLacks { path: key(), what: "master identity" },
+        OpsError::Cancelled,
+    ]));
+}
+
+#[test]
+fn of_points_that_are_not_there() {
+    let moment = |text: &str| -> Moment { text.parse().expect("a moment") };
+    let (at, oldest) = (moment("2026-11-20T00:00:00Z"), moment("2026-11-21T10:00:00Z"));
+    let points = vec![
+        NoPoint::Empty,
+        NoPoint::NoneProven { newest: id(1).short() },
+        NoPoint::AllQuarantined,
+        NoPoint::BeforeFirst { at, oldest },
+        NoPoint::UnknownId { id: "abcd".to_owned() },
+        NoPoint::AmbiguousId { id: "abcd".to_owned(), count: 2 },
+        NoPoint::UnknownLabel { label: "before-v2".to_owned() },
+        NoPoint::Rivals { a: id(1), b: id(2) },
+    ];
+    insta::assert_snapshot!(all(points.into_iter().map(OpsError::NoPoint).collect()));
+}

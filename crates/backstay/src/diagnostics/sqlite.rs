@@ -1,0 +1,59 @@
+//! Errors of the SQLite engine, with their remedies.
+
+#[cfg(test)]
+mod tests;
+
+use super::Diagnostic;
+use backstay_sqlite::SqliteError;
+
+impl From<SqliteError> for Diagnostic {
+    fn from(error: SqliteError) -> Self {
+        hinted(Diagnostic::of(&error), &error)
+    }
+}
+
+pub(super) fn hinted(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
+    match error {
+        SqliteError::Engine { .. } => plain.hint("Install a build of Backstay with SQLite 3.51.3 or later."),
+        SqliteError::Missing { .. } => plain
+            .hint("Correct its `path`; `backstay config show --origin` says where it is set.")
+            .hint("If it is lost, `backstay restore NAME` brings it back."),
+        SqliteError::NotAFile { .. } => {
+            plain.hint("Correct its `path`; `backstay config show --origin` says where it is set.")
+        }
+        SqliteError::Denied { path, .. } => {
+            plain.hint(format!("Look at `ls -l {}`, and run the command as a user who may read it.", path.display()))
+        }
+        SqliteError::NotADatabase { .. } | SqliteError::Encrypted { .. } => plain
+            .hint("Name the database file itself; `backstay init` without `--source` finds those nearby.")
+            .hint("If it was one, run `backstay backup --as-is` to keep its bytes, then `backstay restore NAME`."),
+        SqliteError::Malformed { .. } => plain
+            .hint("Run `backstay backup --as-is` to keep its bytes as they are, quarantined.")
+            .hint("Then run `backstay restore NAME latest-proven` to go back to the newest good state."),
+        SqliteError::Locked { .. } => {
+            plain.hint("Wait for the other program, or raise `capture.busy_timeout` in backstay.toml.")
+        }
+        SqliteError::HotJournal { path } => plain.hint(format!(
+            "Open {} once with a program that may write it, such as `sqlite3`, so that it is rolled back.",
+            path.display()
+        )),
+        SqliteError::ReadOnlyMount { path } => plain.hint(format!(
+            "Mount the folder of {} writable here (with Docker, `-v` without `:ro`); Backstay never writes to the database.",
+            path.display()
+        )),
+        SqliteError::TooSlow { .. } => {
+            plain.hint("Look at the disk with `df` and `dmesg`, then run the same command again.")
+        }
+        SqliteError::Replaced { .. } | SqliteError::PinLost { .. } => {
+            plain.hint("Run the same command again when nothing replaces the file or its log.")
+        }
+        SqliteError::Wal { .. } => plain
+            .hint("Run the same command again; if it stays, `backstay backup --as-is` keeps the bytes as they are."),
+        SqliteError::Io { .. } | SqliteError::Seen(_) => {
+            plain.hint("Look at the disk with `df` and `dmesg`, then run the same command again.")
+        }
+        SqliteError::Sqlite { path, .. } => {
+            plain.hint(format!("Run `sqlite3 {} 'PRAGMA integrity_check'` to see what SQLite says.", path.display()))
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! From settings to an open repository: the store with its decorators, the key material, this host's memory.
+//!
+//! Everything a command does with backups goes through what [`open`] returns. Must never: make a repository (that
+//! is `init`'s), believe one whose root is not the pinned one, keep key material longer than the command runs.
+
+use crate::config::secret::COMMAND_TIME;
+use crate::config::settings::{Limits, RepositoryLocation, Threads};
+use crate::config::store::StoreSettings;
+use crate::config::{KeySource, Settings, aws, raw};
+use crate::context::Context;
+use crate::diagnostics::Diagnostic;
+use crate::output::Progress;
+use backstay_model::{ByteLen, Kind, Random, SignerKey};
+use backstay_ops::catalog::Vault;
+use backstay_ops::disk::OsDisk;
+use backstay_ops::{Env, Event, OpsError, State};
+use backstay_store::Store;
+use backstay_store::cloud::{CloudStore, S3Options, S3Place};
+use backstay_store::keyfile::KeyFile;
+use backstay_store::limit::{Bounds, Limit};
+use backstay_store::local::{LocalStore, OpenMode};
+use backstay_store::meter::Meter;
+use backstay_store::os::OsRandom;
+use backstay_store::repo::Repository;
+use backstay_store::retry::{Patience, Retry};
+use backstay_store::seal::{MasterIdentity, Unsealer};
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Requests on their way at once, reads included: a listing reads many small fronts beside each other.
+const REQUESTS_AT_ONCE: u32 = 16;
+
+/// Opens the repository the settings name, with the keys this host has.
+pub async fn open(context: &Context, settings: &Settings) -> Result<Vault, Diagnostic> {
+    let keys = load_keys(context, settings.key.as_ref()).await?;
+    let store = store(context, &Reached::of(settings), OpenMode::Existing).await?;
+    open_with(context, settings, store, keys).await
+}
+
+/// The same over a store and keys that are at hand already.
+pub async fn open_with(
+    context: &Context,
+    settings: &Settings,
+    store: Arc<dyn Store>,
+    keys: KeyFile,
+) -> Result<Vault, Diagnostic> {
+    let root = pinned_root(settings, &keys)?;
+    let repo = open_unrolled(settings, store, root).await?;
+    let env = env(context, &settings.limits);
+    let state = State::open(env.disk.clone(), &settings.state_dir, repo.id()).map_err(OpsError::from)?;
+    state.remember_conf(repo.seen()).map_err(OpsError::from)?;
+    let unsealer = match (keys.identity, &repo.conf().published_identity) {
+        (Some(identity), _) => Some(Unsealer::new(identity)),
+        // Unsealed on purpose: the key is in the repository for anyone to read.
+        (None, Some(text)) => Some(Unsealer::new(MasterIdentity::parse(text).map_err(Diagnostic::from)?)),
+        (None, None) => None,
+    };
+    Ok(Vault { repo, state, signer: keys.signer, unsealer, env })
+}
+
+/// Opens, then opens again with what this host has seen of a repository with that id, so that an older
+/// configuration served in the place of a newer one is refused.
+async fn open_unrolled(settings: &Settings, store: Arc<dyn Store>, root: SignerKey) -> Result<Repository, Diagnostic> {
+    let found = Repository::open(store.clone(), root, None).await?;
+    match State::seen_conf(&settings.state_dir, found.id()).map_err(OpsError::from)? {
+        None => Ok(found),
+        Some(seen) => Ok(Repository::open(store, root, Some(seen)).await?),
+    }
+}
+
+/// The root written into the configuration; without one, the key file's own.
+fn pinned_root(settings: &Settings, keys: &KeyFile) -> Result<SignerKey, Diagnostic> {
+    let of_key = keys.root.as_ref().map(backstay_store::signing::SigningKey::public);
+    settings.root.or(of_key).ok_or_else(|| {
+        Diagnostic::new(Kind::Config, format!("{} has no `root`", settings.file.display()))
+            .because("without the root's public half any repository would be believed")
+            .hint("Copy the line `root = ...` from the backstay.toml that `backstay init` wrote.")
+    })
+}
+
+/// The key material as this host has it; a host without any may still list and check.
+pub async fn load_keys(context: &Context, source: Option<&KeySource>) -> Result<KeyFile, Diagnostic> {
+    let Some(source) = source else { return Ok(KeyFile::default()) };
+    let secret = context.cancel.or(source.load(context.env(), COMMAND_TIME)).await??;
+    let unusable = |cause: String| {
+        Diagnostic::new(Kind::Config, format!("the key from {source} cannot be used")).because(cause).hint(
+            "Bring the key back from where its copy is kept; `backstay config show --origin` says where it is read.",
+        )
+    };
+    let text = std::str::from_utf8(secret.expose()).map_err(|_| unusable("it is not text".to_owned()))?;
+    KeyFile::parse(text).map_err(|error| unusable(error.to_string()))
+}
+
+/// A repository's place with everything that decides how it is reached.
+#[derive(Clone, Copy)]
+pub struct Reached<'a> {
+    pub at: &'a RepositoryLocation,
+    pub settings: &'a StoreSettings,
+    pub limits: &'a Limits,
+    /// The configuration to mend when something is missing.
+    pub file: &'a Path,
+}
+
+impl<'a> Reached<'a> {
+    pub fn of(settings: &'a Settings) -> Self {
+        Self { at: &settings.repository, settings: &settings.store, limits: &settings.limits, file: &settings.file }
+    }
+}
+
+/// The store with its decorators: metered, tried again, limited.
+pub async fn store(context: &Context, reached: &Reached<'_>, mode: OpenMode) -> Result<Arc<dyn Store>, Diagnostic> {
+    let deadline = reached.limits.store_deadline;
+    let patience = Patience { attempt: deadline.min(Patience::STANDARD.attempt), deadline, ..Patience::STANDARD };
+    let bare: Arc<dyn Store> = match reached.at {
+        RepositoryLocation::Folder(folder) => Arc::new(LocalStore::open(folder, mode)?),
+        RepositoryLocation::Bucket(place) => {
+            let options = bucket(context, place, reached, patience.attempt).await?;
+            Arc::new(CloudStore::open(options)?)
+        }
+    };
+    let metered: Arc<dyn Store> = Arc::new(Meter::new(bare));
+    let patient: Arc<dyn Store> = Arc::new(Retry::new(metered, Arc::new(OsRandom), patience));
+    let least = NonZeroU32::new(REQUESTS_AT_ONCE).unwrap_or(NonZeroU32::MIN);
+    let bounds = Bounds { in_flight: reached.limits.upload_in_flight.max(least), bytes_per_second: None };
+    Ok(Arc::new(Limit::new(patient, bounds)))
+}
+
+/// How a bucket is reached and signed for, found when it is needed and kept nowhere else.
+async fn bucket(
+    context: &Context,
+    place: &S3Place,
+    reached: &Reached<'_>,
+    request_time: Duration,
+) -> Result<S3Options, Diagnostic> {
+    let settings = reached.settings;
+    let access = context.cancel.or(aws::find(context.env(), settings, reached.file)).await??;
+    let ca_pem = settings.ca_file.as_deref().map(raw::read_file).transpose()?.map(String::into_bytes);
+    Ok(S3Options {
+        place: place.clone(),
+        region: access.region,
+        endpoint: settings.endpoint.clone(),
+        addressing: settings.addressing,
+        transport: settings.transport,
+        ca_pem,
+        storage_class: settings.storage_class.clone(),
+        server_side: settings.server_side.clone(),
+        credentials: access.credentials,
+        request_time,
+    })
+}
+
+/// Whether there is anything to look into: a folder that is not there holds no repository, and is no failure of the
+/// disk. Of a bucket only its server knows.
+pub fn may_hold_one(at: &RepositoryLocation) -> bool {
+    match at {
+        RepositoryLocation::Folder(folder) => folder.exists(),
+        RepositoryLocation::Bucket(_) => true,
+    }
+}
+
+/// What operations are given: the machine's own time, chance and disk.
+pub fn env(context: &Context, limits: &Limits) -> Env {
+    let threads = match limits.threads {
+        Threads::Just(threads) => threads.get() as usize,
+        Threads::AllCores => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    };
+    let random: Arc<dyn Random> = Arc::new(OsRandom);
+    Env {
+        clock: context.clock.clone(),
+        random,
+        disk: Arc::new(OsDisk),
+        events: events(context),
+        cancel: context.cancel.for_operations(),
+        threads,
+    }
+}
+
+/// Turns events into progress: one bar or series of lines per stretch of work.
+fn events(context: &Context) -> Arc<dyn Fn(Event) + Send + Sync> {
+    let shown: Mutex<Option<Progress>> = Mutex::new(None);
+    let (printer, clock) = (context.printer.clone(), context.clock.clone());
+    Arc::new(move |event| {
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Began { source, what, bytes } => {
+                let progress = printer.progress(clock.clone(), &format!("{source}: {what}"));
+                if let Some(bytes) = bytes {
+                    progress.set_total(ByteLen::new(bytes));
+                }
+                *shown = Some(progress);
+            }
+            Event::Advanced { bytes } => {
+                if let Some(progress) = shown.as_ref() {
+                    progress.advance(ByteLen::new(bytes));
+                }
+            }
+            Event::Ended => *shown = None,
+        }
+    })
+}
+
+/// The name this host signs under.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name.trim().chars().filter(|c| !c.is_control()).take(64).collect();
+    if name.is_empty() { "host".to_owned() } else { name }
+}
+
+/// A span in whole milliseconds, for reports.
+pub fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,163 @@
+//! A repository in a bucket, from `init` to `restore`, over a real S3 server, with its requests counted.
+
+mod house;
+
+use backstay_testkit::s3_adversary::{Adversary, Conditions, Odds, Trouble};
+use backstay_testkit::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+use house::{Ended, House, ended, rows};
+use serde_json::Value;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+/// A house whose commands find the bucket.
+struct Far {
+    house: House,
+    endpoint: String,
+}
+
+impl Far {
+    fn new(endpoint: String) -> Self {
+        Self { house: House::bare(), endpoint }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.house.command(words);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+            command.env_remove(name);
+        }
+        command.env("HOME", self.house.0.path());
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Ended {
+        ended(self.command(words).output().expect("the binary runs"))
+    }
+
+    fn ok(&self, words: &[&str]) -> String {
+        let (exit, out, err) = self.run(words);
+        assert_eq!(exit, 0, "{words:?}: {out}{err}");
+        assert!(!format!("{out}{err}").contains(SECRET_KEY), "{words:?} shows the secret");
+        out
+    }
+
+    fn init(&self) -> Ended {
+        let repo = format!("s3://{BUCKET}/shop");
+        let mut command = self.command(&["init", "--yes", "--source", "shop=./shop.db", "--repo", &repo, "--json"]);
+        command.env("BACKSTAY_STORE_ENDPOINT", &self.endpoint).env("BACKSTAY_STORE_ALLOW_HTTP", "true");
+        ended(command.output().expect("the binary runs"))
+    }
+}
+
+fn value(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn a_repository_in_a_bucket_lives_its_whole_life() {
+    let server = S3Server::start();
+    let wire = Adversary::start(&server, Conditions::Honoured, None);
+    let far = Far::new(wire.endpoint());
+    let (exit, out, err) = far.init();
+    assert_eq!(exit, 0, "{out}{err}");
+    let made = value(&out);
+    assert_eq!((&made["verdict"], &made["conditional_put"]), (&"pass".into(), &true.into()), "{made}");
+    assert_eq!(made["repository"], Value::from(format!("s3://{BUCKET}/shop")));
+    let config = fs::read_to_string(far.house.path("backstay.toml")).expect("the configuration");
+    assert!(config.contains("[store]") && config.contains(&wire.endpoint()), "{config}");
+    assert!(!config.contains(SECRET_KEY) && !config.contains(ACCESS_KEY), "{config}");
+    println!("init with its first backup: {} requests", wire.take_requests().len());
+
+    far.ok(&["backup", "shop"]);
+    let again = wire.take_requests();
+    println!("a backup without changes: {} requests", again.len());
+    assert!(again.len() <= 40, "{again:#?}");
+
+    let before = rows(&far.house.path("shop.db"));
+    far.house.sql("DELETE FROM item WHERE id > 1000");
+    far.ok(&["backup", "shop"]);
+    wire.take_requests();
+    let listed = value(&far.ok(&["list", "shop", "--json"]));
+    let snapshots = listed["snapshots"].as_array().expect("a list").len();
+    assert_eq!(snapshots, 3, "{listed}");
+    let asked = wire.take_requests();
+    let of_snapshots = asked.iter().filter(|r| r.contains("list-type=2") && r.contains("snap")).count();
+    assert_eq!(of_snapshots, 1, "one page of snapshots is one request: {asked:#?}");
+    println!("a list: {} requests", asked.len());
+
+    far.ok(&["check"]);
+    far.ok(&["doctor"]);
+    far.ok(&["repo", "show"]);
+    let first = listed["snapshots"][2]["id"].as_str().expect("an id").to_owned();
+    far.ok(&["restore", "shop", "--snapshot", &first, "--to", "first.db"]);
+    far.ok(&["restore", "shop", "--to", "newest.db"]);
+    assert_eq!(rows(&far.house.path("first.db")), before);
+    assert_eq!(rows(&far.house.path("newest.db")), rows(&far.house.path("shop.db")));
+    let (exit, _, err) = far.init();
+    assert_eq!(exit, 5, "a second init changes nothing: {err}");
+}
+
+#[test]
+fn a_bad_network_delays_a_backup_and_costs_it_nothing() {
+    let server = S3Server::start();
+    let troubles = vec![
+        Trouble::LostBefore,
+        Trouble::LostAfter,
+        Trouble::CutAnswer,
+        Trouble::Refused(503, "SlowDown"),
+        Trouble::Slow(Duration::from_millis(20)),
+    ];
+    let wire = Adversary::start(&server, Conditions::Honoured, Some(Odds { seed: 11, per_thousand: 150, troubles }));
+    let far = Far::new(wire.endpoint());
+    let (exit, out, err) = far.init();
+    assert_eq!(exit, 0, "{out}{err}");
+    far.house.sql("UPDATE item SET name = 'changed' WHERE id % 7 = 0");
+    far.ok(&["backup", "shop"]);
+    far.ok(&["check"]);
+    far.ok(&["restore", "shop", "--to", "newest.db"]);
+    assert_eq!(rows(&far.house.path("newest.db")), rows(&far.house.path("shop.db")));
+}
+
+#[test]
+fn a_store_that_overwrites_is_found_and_said_every_time() {
+    let server = S3Server::start();
+    let wire = Adversary::start(&server, Conditions::Ignored, None);
+    let far = Far::new(wire.endpoint());
+    let (exit, out, err) = far.init();
+    assert_eq!((exit, &value(&out)["conditional_put"]), (0, &false.into()), "{out}{err}");
+    far.house.sql("UPDATE item SET name = 'changed' WHERE id % 7 = 0");
+    far.ok(&["backup", "shop"]);
+    assert!(far.ok(&["repo", "show"]).contains("NOT refused"), "repo show says so");
+    let (exit, out, _) = far.run(&["doctor"]);
+    assert_eq!(exit, 10, "{out}");
+    far.ok(&["check"]);
+    far.ok(&["restore", "shop", "--to", "newest.db"]);
+    assert_eq!(rows(&far.house.path("newest.db")), rows(&far.house.path("shop.db")));
+}
+
+#[test]
+fn what_a_bucket_needs_is_said_before_anything_is_made() {
+    let server = S3Server::start();
+    let far = Far::new(server.endpoint());
+    let repo = format!("s3://{BUCKET}/shop");
+    let words = ["init", "--yes", "--source", "shop=./shop.db", "--repo", repo.as_str()];
+    let mut keyless = far.command(&words);
+    keyless.env_remove("AWS_ACCESS_KEY_ID").env("AWS_REGION", "eu-central-1");
+    let (exit, _, err) = ended(keyless.output().expect("it runs"));
+    assert!(exit == 3 && err.contains("AWS_ACCESS_KEY_ID"), "{exit}: {err}");
+    let mut plain = far.command(&words);
+    plain.env("BACKSTAY_STORE_ENDPOINT", server.endpoint());
+    let (exit, _, err) = ended(plain.output().expect("it runs"));
+    assert!(exit == 3 && err.contains("store.allow_http"), "{exit}: {err}");
+    let mut wrong = far.command(&words);
+    wrong.env("BACKSTAY_STORE_ENDPOINT", server.endpoint()).env("BACKSTAY_STORE_ALLOW_HTTP", "true");
+    wrong.env("AWS_SECRET_ACCESS_KEY", "another-secret");
+    let (exit, _, err) = ended(wrong.output().expect("it runs"));
+    assert!(exit == 7 && !err.contains("another-secret"), "{exit}: {err}");
+    let (exit, _, err) = far.run(&["init", "--yes", "--source", "shop=./shop.db", "--repo", "gs://vaults/shop"]);
+    assert!(exit == 2 && err.contains("s3://"), "{exit}: {err}");
+    for name in ["backstay.toml", "backstay.key", ".backstay"] {
+        assert!(!far.house.path(name).exists(), "{name} was left");
+    }
+}

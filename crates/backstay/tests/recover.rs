@@ -1,0 +1,178 @@
+//! Promise 10: `contrib/recover.py`, which shares no code with us, restores what `backstay` restores.
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a program in the folder; it must succeed.
+fn must(command: &mut Command) -> String {
+    let done =
+        command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; `./test` installs what is missing"));
+    assert!(done.status.success(), "{command:?}: {}{}", text(&done.stdout), text(&done.stderr));
+    text(&done.stdout)
+}
+
+/// A folder with a database under care, and how its programs are run.
+struct House(TempDir);
+
+impl House {
+    /// A database of this page size, its repository, and the first snapshot.
+    fn new(page_size: u32) -> Self {
+        let house = House(tempfile::tempdir().expect("a temporary folder"));
+        house.sql(&format!(
+            "pragma page_size = {page_size}; create table item(id integer primary key, name text, note blob);
+             with recursive n(i) as (select 1 union all select i + 1 from n where i < 4000)
+             insert into item select i, hex(randomblob(20)), randomblob(400) from n;"
+        ));
+        house.backstay(&["init", "--yes", "--source", "shop=./shop.db", "--repo", "./vault"]);
+        house
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        must(Command::new("sqlite3").current_dir(&self.0).args(["-bail", "shop.db", sql]))
+    }
+
+    fn backstay(&self, words: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backstay"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BACKSTAY_")) {
+            command.env_remove(name);
+        }
+        // The cache and other state stay in the folder.
+        must(command.current_dir(&self.0).args(words).env("HOME", self.0.path()).env_remove("XDG_STATE_HOME"))
+    }
+
+    /// The ids of all snapshots, as the command line lists them.
+    fn snapshots(&self) -> Vec<String> {
+        let listed: Value = serde_json::from_str(&self.backstay(&["list", "shop", "--json"])).expect("JSON");
+        let rows = listed["snapshots"].as_array().expect("a list");
+        rows.iter().map(|row| row["id"].as_str().expect("an id").to_owned()).collect()
+    }
+
+    fn recover(&self, words: &[&str]) -> Output {
+        let python = workspace().join("target/recover-venv/bin/python");
+        assert!(python.exists(), "no {}: run `./test` once, it makes it", python.display());
+        let mut command = Command::new(python);
+        command.current_dir(&self.0).arg(workspace().join("contrib/recover.py"));
+        command.args(["--repo", "vault", "--key", "backstay.key"]).args(words).output().expect("python runs")
+    }
+
+    fn recovered(&self, words: &[&str]) -> String {
+        let done = self.recover(words);
+        assert!(done.status.success(), "{words:?}: {}", text(&done.stderr));
+        text(&done.stdout)
+    }
+
+    /// What the script says when it refuses; it must not leave a file.
+    fn refusal(&self, words: &[&str]) -> String {
+        let done = self.recover(&[words, &["--out", "refused.db"]].concat());
+        assert_eq!(done.status.code(), Some(1), "{words:?}: {}{}", text(&done.stdout), text(&done.stderr));
+        let left: Vec<_> = fs::read_dir(&self.0).expect("the folder").filter_map(Result::ok).collect();
+        assert!(left.iter().all(|entry| !entry.file_name().to_string_lossy().starts_with("refused.db")));
+        text(&done.stderr)
+    }
+
+    fn biggest_pack(&self) -> PathBuf {
+        let packs = fs::read_dir(self.path("vault/data/shop/pack")).expect("packs").filter_map(Result::ok);
+        packs.max_by_key(|entry| entry.metadata().map_or(0, |m| m.len())).expect("a pack").path()
+    }
+}
+
+/// Several snapshots of a database that grows, changes, shrinks and is packed anew in between.
+fn history(house: &House) {
+    let steps = [
+        "update item set note = randomblob(400) where id % 97 = 0;",
+        "insert into item select id + 10000, name, randomblob(300) from item where id < 900;",
+        "pragma journal_mode = wal; update item set name = 'written through the log' where id % 500 = 1;",
+        "delete from item where id between 1000 and 3000; vacuum;",
+        "create index item_name on item(name);",
+    ];
+    for sql in steps {
+        house.sql(sql);
+        house.backstay(&["backup"]);
+    }
+}
+
+fn every_snapshot_is_equal(page_size: u32) {
+    let house = House::new(page_size);
+    history(&house);
+    let ids = house.snapshots();
+    assert_eq!(ids.len(), 6);
+    let list = house.recovered(&["--list"]);
+    for id in &ids {
+        assert!(list.contains(id.as_str()), "{id} is not in {list}");
+        house.backstay(&["restore", "shop", "--snapshot", id, "--to", "ours.db"]);
+        house.recovered(&["--source", "shop", "--snapshot", id, "--out", "theirs.db"]);
+        let (ours, theirs) = (fs::read(house.path("ours.db")), fs::read(house.path("theirs.db")));
+        assert!(ours.expect("restored") == theirs.expect("recovered"), "{id} differs");
+        for name in ["ours.db", "theirs.db"] {
+            fs::remove_file(house.path(name)).expect("remove a restored file");
+        }
+    }
+    house.recovered(&["--out", "latest.db"]);
+    let rows = |file: &str| must(Command::new("sqlite3").current_dir(&house.0).args([file, ".dump"]));
+    assert!(rows("latest.db") == rows("shop.db"), "the newest snapshot is not the database");
+}
+
+#[test]
+fn every_snapshot_is_recovered_byte_for_byte_without_backstay() {
+    every_snapshot_is_equal(4096);
+}
+
+#[test]
+fn pages_smaller_and_larger_than_the_usual_unit_are_recovered() {
+    every_snapshot_is_equal(512);
+    every_snapshot_is_equal(65_536);
+}
+
+#[test]
+fn the_script_refuses_what_it_cannot_prove() {
+    let house = House::new(4096);
+    let other = House::new(4096);
+
+    fs::write(house.path("taken.db"), "mine").expect("a file");
+    let done = house.recover(&["--out", "taken.db"]);
+    assert_eq!(
+        (done.status.code(), fs::read(house.path("taken.db")).expect("still there")),
+        (Some(1), b"mine".to_vec())
+    );
+
+    let key = fs::read_to_string(house.path("backstay.key")).expect("the key file");
+    let foreign = fs::read_to_string(other.path("backstay.key")).expect("the other key file");
+    fs::write(house.path("backstay.key"), &foreign).expect("swap the key");
+    assert!(house.refusal(&[]).contains("not by the root key"));
+    let line =
+        |text: &str| text.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).expect("an identity").to_owned();
+    fs::write(house.path("backstay.key"), key.replace(&line(&key), &line(&foreign))).expect("swap the identity");
+    assert!(house.refusal(&[]).contains("wrong key"));
+    fs::write(house.path("backstay.key"), &key).expect("the right key again");
+
+    let pack = house.biggest_pack();
+    let whole = fs::read(&pack).expect("a pack");
+    let mut damaged = whole.clone();
+    damaged[1000] ^= 1;
+    let said = |bytes: &[u8]| {
+        let mut open = fs::OpenOptions::new();
+        fs::remove_file(&pack).expect("replace the pack");
+        std::io::Write::write_all(&mut open.write(true).create_new(true).open(&pack).expect("a file"), bytes)
+            .expect("written");
+        house.refusal(&[])
+    };
+    assert!(said(&damaged).contains("the key is right, its tag is not"));
+    assert!(said(&whole[..whole.len() - 1]).contains("length"));
+    fs::remove_file(&pack).expect("remove the pack");
+    assert!(house.refusal(&[]).contains("is missing"));
+}

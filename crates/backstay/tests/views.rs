@@ -1,0 +1,189 @@
+//! What each command shows, as text and as JSON: the JSON is a contract, fields are only ever added.
+//!
+//! Ids, times, sizes and paths differ from run to run and are written as what they are.
+
+mod house;
+
+use house::{House, INIT};
+use serde_json::Value;
+
+/// Fields whose number differs from run to run.
+const VARIABLE: [&str; 18] = [
+    "millis",
+    "hold_ms",
+    "busy_wait_ms",
+    "restore_millis",
+    "age_millis",
+    "distance_millis",
+    "stored",
+    "added",
+    "bytes",
+    "referred",
+    "to_fetch",
+    "free",
+    "manifest_length",
+    "purchases",
+    "purchases_meanwhile",
+    "by_millis",
+    "needed",
+    "pid",
+];
+
+fn is_hex(text: &str) -> bool {
+    text.len() >= 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn is_of_time(c: char) -> bool {
+    c.is_ascii_digit() || c == 'T' || c == 'Z'
+}
+
+/// `2026-11-21T10:44:24.872Z`
+fn is_time(text: &str) -> bool {
+    text.len() == 24 && text.ends_with('Z') && text.as_bytes().get(10) == Some(&b'T')
+}
+
+fn steady(key: &str, value: &mut Value, dir: &str) {
+    match value {
+        Value::Object(fields) => fields.iter_mut().for_each(|(key, value)| steady(key, value, dir)),
+        Value::Array(_) if matches!(key, "blind_spots" | "unseen") => *value = "<what could not be seen>".into(),
+        Value::Array(values) => values.iter_mut().for_each(|value| steady(key, value, dir)),
+        Value::Number(_) if VARIABLE.contains(&key) => *value = "<number>".into(),
+        Value::String(text) if is_time(text) => *value = "<time>".into(),
+        Value::String(text) if is_hex(text) => *value = "<hex>".into(),
+        Value::String(text) if key == "master" => *text = "<age recipient>".to_owned(),
+        Value::String(text) if key == "host" || key == "name" && !text.contains("shop") => {
+            *text = steady_text(text, dir)
+        }
+        Value::String(text) => *text = steady_text(text, dir),
+        _ => {}
+    }
+}
+
+/// Hexadecimal words become `<hex>`, numbers `N`, the folder `<dir>`.
+fn steady_text(text: &str, dir: &str) -> String {
+    let text = text.replace(dir, "<dir>");
+    let mut out = String::new();
+    let mut word = String::new();
+    for c in text.chars().chain(['\0']) {
+        if c.is_ascii_alphanumeric() {
+            word.push(c);
+            continue;
+        }
+        if is_hex(&word) {
+            out.push_str("<hex>");
+        } else if word.starts_with("age1") {
+            out.push_str("<age recipient>");
+        } else if word.starts_with(|c: char| c.is_ascii_digit()) && word.trim_matches(is_of_time).is_empty() {
+            // A number, or a part of a time.
+            let parts = word.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+            out.push_str(&parts.map(|_| "N").collect::<Vec<_>>().join("T"));
+        } else {
+            out.push_str(&word);
+        }
+        word.clear();
+        if c != '\0' {
+            out.push(c);
+        }
+    }
+    out = out
+        .replace("N.N", "N")
+        .replace("NTN-N", "NTN")
+        .replace("N min N s", "N ms")
+        .replace("N s ", "N ms ")
+        .replace("N s\n", "N ms\n");
+    out
+}
+
+/// Columns of a table depend on what is in them: spaces are only counted at the beginning of a line.
+fn steady_human(text: &str, dir: &str) -> String {
+    let host = host();
+    let line = |line: &str| {
+        let indent: String = line.chars().take_while(|c| *c == ' ').collect();
+        let words = line.split_whitespace().map(|word| if word == host { "<host>" } else { word });
+        format!("{indent}{}", words.collect::<Vec<_>>().join(" "))
+    };
+    // Whether every process could be looked into depends on who runs the test.
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with("not seen"));
+    steady_text(&lines.map(line).collect::<Vec<_>>().join("\n"), dir)
+}
+
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
+/// The command's JSON, then its text.
+fn shown(house: &House, words: &[&str], human: &[&str]) -> String {
+    let dir = std::fs::canonicalize(house.0.path()).expect("the folder").display().to_string();
+    let (exit, mut value) = house.json(words);
+    steady("", &mut value, &dir);
+    let json = format!("{value:#}").replace(&format!("{:?}", host()), "\"<host>\"");
+    let (_, out, err) = house.run(human);
+    let said = steady_human(&out, &dir);
+    let warned = if err.is_empty() { String::new() } else { format!("\n--- stderr\n{}", steady_human(&err, &dir)) };
+    format!("exit {exit}\n{json}\n--- text\n{said}{warned}")
+}
+
+macro_rules! golden {
+    ($test:ident, $house:expr, $words:expr) => {
+        golden!($test, $house, $words, $words);
+    };
+    ($test:ident, $house:expr, $words:expr, $human:expr) => {
+        #[test]
+        fn $test() {
+            let house: House = $house;
+            insta::assert_snapshot!(stringify!($test), shown(&house, &$words, &$human));
+        }
+    };
+}
+
+/// The same database once more, for commands that can run only once in a folder.
+fn damaged() -> House {
+    let house = House::new();
+    house.damage_packs();
+    house
+}
+
+golden!(backup, House::new(), ["backup"]);
+golden!(backup_without_proof, House::new(), ["backup", "--no-proof"]);
+golden!(list, House::new(), ["list", "shop"]);
+golden!(list_of_nothing, unprotected(), ["list", "shop"]);
+golden!(show, House::new(), ["show", "shop"]);
+golden!(check, House::new(), ["check"]);
+golden!(check_deep, House::new(), ["check", "--deep"]);
+golden!(check_of_damage, damaged(), ["check"]);
+golden!(status, House::new(), ["status"]);
+golden!(status_of_nothing, unprotected(), ["status"]);
+golden!(repo_show, House::new(), ["repo", "show"]);
+golden!(restore_plan, House::new(), ["restore", "shop", "--dry-run"]);
+golden!(restore, House::new(), ["restore", "shop", "--to", "a.db"], ["restore", "shop", "--to", "b.db"]);
+golden!(
+    restore_in_place,
+    House::new(),
+    ["restore", "shop", "--at", "now", "--confirm", "shop"],
+    ["restore", "shop", "latest", "--confirm", "shop"]
+);
+golden!(failure, House::new(), ["restore", "shop", "--snapshot", "0000", "--to", "x.db"]);
+
+fn unprotected() -> House {
+    let house = House::bare();
+    house.ok(&[&INIT[..], &["--no-backup"]].concat());
+    house
+}
+
+#[test]
+fn init() {
+    let (one, two) = (House::bare(), House::bare());
+    let dir = |house: &House| std::fs::canonicalize(house.0.path()).expect("the folder").display().to_string();
+    let (exit, mut value) = one.json(&INIT);
+    steady("", &mut value, &dir(&one));
+    let said = steady_human(&two.ok(&INIT), &dir(&two));
+    insta::assert_snapshot!("init", format!("exit {exit}\n{value:#}\n--- text\n{said}"));
+}
+
+#[test]
+fn key_confirm() {
+    let house = House::new();
+    std::fs::copy(house.path("backstay.key"), house.path("copy.key")).expect("a copy");
+    let words = ["repo", "key", "confirm", "--key-file", "copy.key"];
+    insta::assert_snapshot!("key_confirm", shown(&house, &words, &words));
+}
