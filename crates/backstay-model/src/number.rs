@@ -50,6 +50,31 @@ impl ByteLen {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a size is written 512 KiB, 64 MiB or 1.5 GiB")]
+pub struct BadByteLen;
+
+impl std::str::FromStr for ByteLen {
+    type Err = BadByteLen;
+
+    /// A number with at most three decimals and a binary unit: `64 MiB`, `1.5 GiB`, `0 B`.
+    fn from_str(text: &str) -> Result<Self, BadByteLen> {
+        const UNITS: [(&str, u32); 5] = [("B", 0), ("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+        let split = text.find(|c: char| c.is_ascii_alphabetic()).ok_or(BadByteLen)?;
+        let (number, unit) = (text[..split].trim(), &text[split..]);
+        let (_, shift) = UNITS.iter().find(|(word, _)| *word == unit).ok_or(BadByteLen)?;
+        let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || !digits(decimals) || decimals.len() > 3 {
+            return Err(BadByteLen);
+        }
+        let thousandths: u64 = format!("{decimals:0<3}").parse().map_err(|_| BadByteLen)?;
+        let whole: u64 = whole.parse().map_err(|_| BadByteLen)?;
+        let bytes = (u128::from(whole) * 1000 + u128::from(thousandths)) * (1_u128 << shift) / 1000;
+        u64::try_from(bytes).map(Self).map_err(|_| BadByteLen)
+    }
+}
+
 impl fmt::Display for ByteLen {
     /// `998 B`, `1.5 KiB`, `0.7 GiB`: three significant digits, so that a column stays narrow.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -166,6 +191,25 @@ mod tests {
         ];
         for (bytes, text) in cases {
             assert_eq!(ByteLen::new(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let cases = [
+            ("0 B", 0),
+            ("998B", 998),
+            ("64 MiB", 64 << 20),
+            ("1.5 GiB", 3 << 29),
+            ("2TiB", 2 << 40),
+            ("0.125 KiB", 128),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(text.parse(), Ok(ByteLen::new(bytes)), "{text}");
+        }
+        for text in ["", "5", "MiB", "-1 MiB", "1 MB", "1.2345 GiB", "1..5 MiB", "1. MiB", "99999999999 TiB", "1 MiB x"]
+        {
+            assert_eq!(text.parse::<ByteLen>(), Err(BadByteLen), "{text}");
         }
     }
 

@@ -42,6 +42,8 @@ pub struct BackupRequest {
     pub keep: Option<Keep>,
     pub busy: Duration,
     pub hold_max: Duration,
+    /// How far the application's write-ahead log may grow because the backup holds it.
+    pub log_growth_max: ByteLen,
     pub malformed: Malformed,
     pub uploads_in_flight: usize,
 }

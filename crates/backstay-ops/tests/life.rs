@@ -2,12 +2,15 @@
 
 mod world;
 
-use backstay_model::Verdict;
 use backstay_model::catalog::Target;
-use backstay_ops::backup::BaseUse;
+use backstay_model::{ByteLen, Verdict};
+use backstay_ops::backup::{BackupRequest, BaseUse, backup};
 use backstay_ops::check::Depth;
 use backstay_ops::prove::ProofOutcome;
 use backstay_ops::restore::Destination;
+use backstay_ops::{Event, OpsError};
+use backstay_sqlite::SqliteError;
+use std::sync::{Arc, Mutex};
 use world::{World, rows_of};
 
 async fn filled() -> World {
@@ -29,6 +32,24 @@ async fn a_proof_marks_the_snapshot_proven() {
     let to = world.dir().join("proven.db");
     world.restore(Target::LatestProven, &to).await.expect("restore");
     assert_eq!(rows_of(&to), world.rows());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_gives_up_before_the_log_of_a_busy_application_fills_the_disk() {
+    let mut world = filled().await;
+    world.sql("PRAGMA journal_mode=wal");
+    let busy = Mutex::new(rusqlite::Connection::open(world.db()).expect("open"));
+    busy.lock().expect("one thread").execute_batch("PRAGMA wal_autocheckpoint=0").expect("set");
+    world.vault.env.events = Arc::new(move |event| {
+        if matches!(event, Event::Began { what: "reading", .. }) {
+            busy.lock().expect("one thread").execute_batch("UPDATE t SET x=hex(randomblob(60))").expect("updated");
+        }
+    });
+    let request = BackupRequest { log_growth_max: ByteLen::new(64 << 10), ..world.request() };
+    let error = backup(&world.vault, &request).await.expect_err("the log grew");
+    assert!(matches!(error, OpsError::Sqlite(SqliteError::LogGrew { .. })), "{error}");
+    let report = world.backup().await.expect("it is allowed to grow further");
+    assert!(report.capture.is_some_and(|capture| capture.wal_frames > 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

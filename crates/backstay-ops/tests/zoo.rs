@@ -7,7 +7,7 @@
 mod world;
 
 use backstay_model::catalog::Target;
-use backstay_model::{SourceName, Verdict};
+use backstay_model::{ByteLen, SourceName, Verdict};
 use backstay_ops::backup::{BackupRequest, BaseUse, Malformed, backup};
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::{CheckRequest, Depth, check};
@@ -383,6 +383,7 @@ fn the_next(live: &Path) -> BackupRequest {
         keep: None,
         busy: Duration::from_secs(5),
         hold_max: Duration::from_secs(1),
+        log_growth_max: ByteLen::new(1 << 30),
         malformed: Malformed::Refuse,
         uploads_in_flight: 2,
     }

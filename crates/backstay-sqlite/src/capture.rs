@@ -16,7 +16,7 @@
 use crate::error::{PinLoss, SqliteError};
 use crate::facts::{JournalMode, SourceFacts};
 use crate::look::{self, Look};
-use crate::open::{Database, Medium};
+use crate::open::{Database, Medium, sibling};
 use crate::pin::Placement;
 use crate::stamp::Stamp;
 use crate::stopwatch::millis_since;
@@ -43,14 +43,17 @@ pub struct CaptureOptions {
     pub busy: Duration,
     /// How long SHARED may be held at a time while a writer may wait for it.
     pub hold_max: Duration,
+    /// How many bytes the write-ahead log may grow while its read mark keeps it from being begun anew.
+    pub log_growth_max: ByteLen,
     /// Where units taken a second time go when they are many.
     pub spool_dir: PathBuf,
 }
 
 impl CaptureOptions {
-    /// Thirty seconds for a lock, one second for a hold.
+    /// Thirty seconds for a lock, one second for a hold, 1 GiB for the log.
     pub fn in_dir(spool_dir: PathBuf) -> Self {
-        Self { busy: Duration::from_secs(30), hold_max: Duration::from_secs(1), spool_dir }
+        let log_growth_max = ByteLen::new(1 << 30);
+        Self { busy: Duration::from_secs(30), hold_max: Duration::from_secs(1), log_growth_max, spool_dir }
     }
 }
 
@@ -113,6 +116,8 @@ pub struct Capture {
     clock: Arc<dyn Clock>,
     begun: Moment,
     busy_wait_ms: u64,
+    /// The length of the write-ahead log when the state was fixed.
+    log_len: u64,
     /// What lay on a read-only medium before anything of it was read.
     stamp: Option<Stamp>,
 }
@@ -150,7 +155,20 @@ impl Capture {
             }
         }
         database.still_there()?;
-        Ok(Self { database, look, options, clock, begun, busy_wait_ms, stamp })
+        let log_len = log_len(&database);
+        Ok(Self { database, look, options, clock, begun, busy_wait_ms, log_len, stamp })
+    }
+
+    /// Fails when the write-ahead log grew past what was allowed because this capture holds it. The
+    /// application comes before its backup: whoever gets this error drops the capture.
+    pub fn check_log(&self) -> Result<(), SqliteError> {
+        if self.look.facts.journal != JournalMode::Wal {
+            return Ok(());
+        }
+        let grown = ByteLen::new(log_len(&self.database).saturating_sub(self.log_len));
+        let limit = self.options.log_growth_max;
+        let path = self.database.path.clone();
+        if grown > limit { Err(SqliteError::LogGrew { path, grown, limit }) } else { Ok(()) }
     }
 
     /// What is known now. With a rollback journal the final facts are those of [`Settled`].
@@ -208,6 +226,11 @@ impl Capture {
             facts,
         })
     }
+}
+
+/// By its name: a descriptor of our own on the log could drop the locks of SQLite.
+fn log_len(database: &Database) -> u64 {
+    std::fs::metadata(sibling(&database.path, "-wal")).map_or(0, |log| log.len())
 }
 
 fn wal_frames(look: &Look) -> u32 {

@@ -1,7 +1,7 @@
 //! Why a database could not be captured, questioned or taken.
 
 use backstay_format::sqlite::{HeaderError, WalError};
-use backstay_model::{Kind, Kinded};
+use backstay_model::{ByteLen, Kind, Kinded};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +65,8 @@ pub enum SqliteError {
     ReadOnlyMount { path: PathBuf },
     #[error("{op} {path}: stopped after {waited_ms} ms")]
     TooSlow { op: &'static str, path: PathBuf, waited_ms: u64 },
+    #[error("the write-ahead log of {path} grew by {grown} while it was read; {limit} is allowed")]
+    LogGrew { path: PathBuf, grown: ByteLen, limit: ByteLen },
     #[error("{path} was moved or replaced by another file meanwhile")]
     Replaced { path: PathBuf },
     #[error("{path} could not be held still: {why}")]
@@ -106,7 +108,9 @@ impl Kinded for SqliteError {
                 Kind::Corrupt
             }
             SqliteError::Locked { .. } => Kind::Unavailable,
-            SqliteError::HotJournal { .. } | SqliteError::TooSlow { .. } => Kind::Unavailable,
+            SqliteError::HotJournal { .. } | SqliteError::TooSlow { .. } | SqliteError::LogGrew { .. } => {
+                Kind::Unavailable
+            }
             SqliteError::ReadOnlyMount { .. } => Kind::Config,
             SqliteError::Replaced { .. } | SqliteError::PinLost { .. } => Kind::Conflict,
             SqliteError::Wal { source: WalError::Io(e), .. } => Kind::of_io(e),

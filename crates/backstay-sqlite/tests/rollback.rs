@@ -100,7 +100,7 @@ fn transfer(path: &Path, writer: i64, stop: &AtomicBool) {
 }
 
 fn options(dir: &Path, hold_max: Duration) -> CaptureOptions {
-    CaptureOptions { busy: Duration::from_secs(20), hold_max, spool_dir: dir.to_owned() }
+    CaptureOptions { busy: Duration::from_secs(20), hold_max, ..CaptureOptions::in_dir(dir.to_owned()) }
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 mod support;
 
-use backstay_model::{Kind, Kinded};
-use backstay_sqlite::{HoldKind, JournalMode, PinLoss, SqliteError};
+use backstay_model::{ByteLen, Kind, Kinded};
+use backstay_sqlite::{Capture, CaptureOptions, HoldKind, JournalMode, PinLoss, SqliteError};
 use rusqlite::Connection;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,6 +58,26 @@ fn a_partly_copied_log_and_later_commits_leave_the_state_alone() {
     settle(&mut held, &mut image, seen).expect("settles");
     assert_eq!(check(&image, ledger), want);
     assert_eq!(checkpoint(&conn, "TRUNCATE").0, 0, "nothing is held after settling");
+}
+
+#[test]
+fn a_log_that_grows_too_far_under_a_capture_is_let_go() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let conn = make(&db(&dir), 4096, "wal");
+    insert(&conn, 10);
+    let options =
+        CaptureOptions { log_growth_max: ByteLen::new(256 << 10), ..CaptureOptions::in_dir(dir.path().to_owned()) };
+    let held = Capture::open(&db(&dir), options, clock(0)).expect("opens");
+    held.check_log().expect("nothing was written yet");
+    while std::fs::metadata(dir.path().join("app.db-wal")).expect("a log").len() <= 400 << 10 {
+        conn.execute_batch("UPDATE t SET body = randomblob(700)").expect("updated");
+        insert(&conn, 20);
+    }
+    let error = held.check_log().expect_err("it grew");
+    assert!(matches!(error, SqliteError::LogGrew { .. }), "{error}");
+    assert_eq!(error.kind(), Kind::Unavailable);
+    drop(held);
+    assert_eq!(checkpoint(&conn, "TRUNCATE").0, 0, "nothing is held afterwards");
 }
 
 #[test]

@@ -71,6 +71,7 @@ pub fn capture(vault: &Vault, request: &BackupRequest, gathered: &Gathered, plan
     let options = CaptureOptions {
         busy: request.busy,
         hold_max: request.hold_max,
+        log_growth_max: request.log_growth_max,
         spool_dir: vault.state.source_dir(&request.source)?,
     };
     match Capture::open(&request.path, options, vault.env.clock.clone()) {
@@ -116,7 +117,8 @@ fn capture_live(
         leaving: &basis.plan.leaving,
         threads: vault.env.threads,
     };
-    let mut units_stored = run(vault, request, &scan, &mut packer, &seen)?;
+    let held = || live.check_log().map_err(OpsError::from);
+    let mut units_stored = run(vault, request, Pass { scan: &scan, held: &held }, &mut packer, &seen)?;
     let mut settled = live.settle(&mut &seen, &hasher)?;
     while let Some((number, bytes)) = settled.changed.next()? {
         vault.env.cancel.check()?;
@@ -179,7 +181,7 @@ fn capture_as_is(vault: &Vault, request: &BackupRequest) -> Result<Captured, Ops
             leaving: &leaving,
             threads: vault.env.threads,
         };
-        units_stored += run(vault, request, &scan, &mut packer, &seen)?;
+        units_stored += run(vault, request, Pass { scan: &scan, held: &|| Ok(()) }, &mut packer, &seen)?;
         let units = unit.count(stream.len);
         let input = MapInput { base: None, units, placed: packer.take_placed()?, leaving: &leaving };
         let map = map::build(input, &mut packer)?;
@@ -214,19 +216,26 @@ fn capture_as_is(vault: &Vault, request: &BackupRequest) -> Result<Captured, Ops
     })
 }
 
+/// A scan, and what must go on holding while it runs.
+struct Pass<'a> {
+    scan: &'a Scan<'a>,
+    held: &'a dyn Fn() -> Result<(), OpsError>,
+}
+
 fn run(
     vault: &Vault,
     request: &BackupRequest,
-    scan: &Scan<'_>,
+    pass: Pass<'_>,
     packer: &mut Packer<'_>,
     seen: &FingerprintFile,
 ) -> Result<u64, OpsError> {
     let source = request.source.clone();
-    vault.env.tell(Event::Began { source, what: "reading", bytes: Some(scan.len.get()) });
+    vault.env.tell(Event::Began { source, what: "reading", bytes: Some(pass.scan.len.get()) });
     let mut last = 0;
-    scan.run(packer, seen, &mut |done| {
+    pass.scan.run(packer, seen, &mut |done| {
         vault.env.tell(Event::Advanced { bytes: done.saturating_sub(last) });
         last = done;
+        (pass.held)()?;
         vault.env.cancel.check()
     })
 }

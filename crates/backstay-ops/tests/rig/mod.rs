@@ -4,7 +4,7 @@
 
 use crate::world::{env, rows_of, source};
 use backstay_model::catalog::Target;
-use backstay_model::{ObjectId, Verdict};
+use backstay_model::{ByteLen, ObjectId, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::State;
 use backstay_ops::backup::{BackupReport, BackupRequest, Malformed, backup};
@@ -293,6 +293,7 @@ impl Process {
             keep: None,
             busy: Duration::from_secs(10),
             hold_max: Duration::from_secs(1),
+            log_growth_max: ByteLen::new(1 << 30),
             malformed: Malformed::Refuse,
             uploads_in_flight: 1,
         };

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
 use backstay_model::catalog::Target;
-use backstay_model::{Random, SourceName};
+use backstay_model::{ByteLen, Random, SourceName};
 use backstay_ops::backup::{BackupReport, BackupRequest, Malformed, backup};
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::{CheckReport, CheckRequest, Depth, check};
@@ -78,6 +78,7 @@ impl World {
             keep: None,
             busy: Duration::from_secs(10),
             hold_max: Duration::from_secs(1),
+            log_growth_max: ByteLen::new(1 << 30),
             malformed: Malformed::Refuse,
             uploads_in_flight: 2,
         }

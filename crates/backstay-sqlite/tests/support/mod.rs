@@ -45,8 +45,7 @@ impl SeenUnits for Seen {
 }
 
 pub fn open(path: &Path, spool: &Path) -> Result<Capture, SqliteError> {
-    let options =
-        CaptureOptions { busy: Duration::from_secs(20), hold_max: Duration::from_secs(1), spool_dir: spool.to_owned() };
+    let options = CaptureOptions { busy: Duration::from_secs(20), ..CaptureOptions::in_dir(spool.to_owned()) };
     Capture::open(path, options, clock(0))
 }
 

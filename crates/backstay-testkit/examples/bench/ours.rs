@@ -2,7 +2,7 @@
 
 use crate::{Cost, generate};
 use backstay_model::catalog::Target;
-use backstay_model::{Random, SourceName};
+use backstay_model::{ByteLen, Random, SourceName};
 use backstay_ops::backup::{BackupReport, BackupRequest, Malformed, backup};
 use backstay_ops::catalog::Vault;
 use backstay_ops::disk::OsDisk;
@@ -107,6 +107,7 @@ async fn timed(vault: &Vault, db: &Path) -> Result<Cost, Failed> {
         keep: None,
         busy: Duration::from_secs(30),
         hold_max: Duration::from_secs(1),
+        log_growth_max: ByteLen::new(1 << 30),
         malformed: Malformed::Refuse,
         uploads_in_flight: 2,
     };

@@ -92,6 +92,7 @@ async fn one(settings: &Settings, vault: &Vault, source: &SourceSettings, wish: 
         keep: wish.keep,
         busy: policy.capture.busy_timeout,
         hold_max: policy.capture.hold_max,
+        log_growth_max: policy.capture.log_growth_max,
         malformed: wish.malformed,
         uploads_in_flight: settings.limits.upload_in_flight.get() as usize,
     };

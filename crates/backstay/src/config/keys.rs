@@ -24,6 +24,7 @@ pub const KEYS: &[&str] = &[
     "proof.temp_dir",
     "capture.busy_timeout",
     "capture.hold_max",
+    "capture.log_growth_max",
     "limits.threads",
     "limits.upload_in_flight",
     "limits.store_deadline",
@@ -40,6 +41,7 @@ pub const SOURCE_KEYS: &[&str] = &[
     "proof.temp_dir",
     "capture.busy_timeout",
     "capture.hold_max",
+    "capture.log_growth_max",
     "status.max_age",
 ];
 

@@ -6,7 +6,7 @@ use super::raw::{RawConfig, Written};
 use super::secret::KeySource;
 use super::store::StoreSettings;
 use super::value::Named;
-use backstay_model::{SignerKey, SourceName};
+use backstay_model::{ByteLen, SignerKey, SourceName};
 use backstay_store::cloud::{BadPlace, S3Place};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -108,6 +108,7 @@ pub enum ForeignKeys {
 pub struct Capture {
     pub busy_timeout: Duration,
     pub hold_max: Duration,
+    pub log_growth_max: ByteLen,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -357,6 +358,7 @@ impl Below<'_, '_> {
         Ok(Capture {
             busy_timeout: self.with("capture.busy_timeout", |named| named.duration())?,
             hold_max: self.with("capture.hold_max", |named| named.duration())?,
+            log_growth_max: self.with("capture.log_growth_max", |named| named.size())?,
         })
     }
 }

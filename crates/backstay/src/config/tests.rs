@@ -101,6 +101,7 @@ fn values_of_the_wrong_kind_are_refused() {
         ("[proof]\nenabled = \"yes\"\n", "`proof.enabled` must be true or false, not \"yes\""),
         ("proof = 3\n", "`proof` must be a table, not 3"),
         ("[capture]\nhold_max = 5\n", "`capture.hold_max` must be a span such as"),
+        ("[capture]\nlog_growth_max = \"2 GB\"\n", "`capture.log_growth_max` must be a size such as"),
         ("[limits]\nthreads = -1\n", "`limits.threads` must be a number from 0 to 1024, not -1"),
         ("[limits]\nupload_in_flight = 0\n", "`limits.upload_in_flight` must be a number from 1 to 64, not 0"),
         ("root = \"abc\"\n", "`root` must be the 64 hexadecimal digits"),

@@ -2,6 +2,7 @@
 
 use super::error::ConfigError;
 use super::raw::{Leaf, Written};
+use backstay_model::ByteLen;
 use backstay_model::moment::parse_age;
 use std::time::Duration;
 
@@ -60,6 +61,11 @@ impl<'a> Named<'a> {
         let wanted = "a span such as \"30s\", \"15m\" or \"24h\"";
         let span = parse_age(self.text(wanted)?).and_then(|span| Duration::try_from(span).ok());
         span.ok_or_else(|| self.bad(wanted))
+    }
+
+    pub fn size(self) -> Result<ByteLen, ConfigError> {
+        let wanted = "a size such as \"64 MiB\" or \"1.5 GiB\"";
+        self.text(wanted)?.parse().map_err(|_| self.bad(wanted))
     }
 
     pub fn list(self, wanted: &str) -> Result<Vec<String>, ConfigError> {

@@ -44,6 +44,9 @@ pub(super) fn hinted(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
         SqliteError::TooSlow { .. } => {
             plain.hint("Look at the disk with `df` and `dmesg`, then run the same command again.")
         }
+        SqliteError::LogGrew { .. } => plain
+            .hint("Run the same command again at a quieter hour; the application could not reuse its log meanwhile.")
+            .hint("Or let it grow further: `capture.log_growth_max` in backstay.toml, if the disk has the room."),
         SqliteError::Replaced { .. } | SqliteError::PinLost { .. } => {
             plain.hint("Run the same command again when nothing replaces the file or its log.")
         }
