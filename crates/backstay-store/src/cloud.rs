@@ -17,6 +17,7 @@ use crate::error::StoreError;
 use crate::seam::{Entry, Key, OBJECT_BYTES_MAX, Page, Put, Store, Verb};
 use answer::{Asked, Missing};
 use async_trait::async_trait;
+use backstay_model::Moment;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
@@ -204,7 +205,9 @@ impl CloudStore {
             let key = Key::parse(inside)?;
             last = Some(key.clone());
             if inside.starts_with(prefix) && after.is_none_or(|after| key > *after) {
-                entries.push(Entry { key, len: found.size });
+                let modified = Moment::from_millis(found.last_modified.timestamp_millis())
+                    .ok_or_else(|| asked.senseless("it gives an object a time that cannot be written"))?;
+                entries.push(Entry { key, len: found.size, modified });
             }
         }
         if !entries.is_sorted_by(|a, b| a.key < b.key) {

@@ -201,7 +201,7 @@ impl Folder {
 
     fn head(&self, key: &Key) -> Result<u64, Missed> {
         let (dir, name) = self.root.dir_of(key.as_str())?;
-        Ok(tree::file_len(&dir, name)?)
+        Ok(tree::file_facts(&dir, name)?.0)
     }
 
     /// Syncs even when there was nothing to remove: who removed it may have been stopped before doing so.

@@ -4,37 +4,66 @@
 //! `dump` and `load` are how a test keeps the contents over a pretended crash.
 
 use crate::error::StoreError;
+use crate::os::SystemClock;
 use crate::seam::{Entry, Key, OBJECT_BYTES_MAX, Page, Put, Store};
 use async_trait::async_trait;
+use backstay_model::{Clock, Moment};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Everything a store holds, by key.
 pub type Contents = BTreeMap<Key, Bytes>;
 
-#[derive(Debug, Default)]
 pub struct MemoryStore {
-    contents: Mutex<Contents>,
+    clock: Arc<dyn Clock>,
+    contents: Mutex<BTreeMap<Key, Kept>>,
+}
+
+#[derive(Clone)]
+struct Kept {
+    bytes: Bytes,
+    created: Moment,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl MemoryStore {
     pub fn new() -> Self {
-        Self::default()
+        Self::with_clock(Arc::new(SystemClock))
     }
 
-    /// A store that begins with these objects.
+    /// A store whose own clock is this one.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, contents: Mutex::default() }
+    }
+
+    /// A store that begins with these objects, all of them created now.
     pub fn load(contents: Contents) -> Self {
-        Self { contents: Mutex::new(contents) }
+        let store = Self::new();
+        let created = store.clock.now();
+        let kept = contents.into_iter().map(|(key, bytes)| (key, Kept { bytes, created }));
+        *store.lock() = kept.collect();
+        store
     }
 
     /// Everything in the store now; the bytes are shared, not copied.
     pub fn dump(&self) -> Contents {
-        self.lock().clone()
+        self.lock().iter().map(|(key, kept)| (key.clone(), kept.bytes.clone())).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Contents> {
+    /// Another store that holds the same objects, created when these were, and has the same clock.
+    pub fn fork(&self) -> Self {
+        let contents = self.lock().clone();
+        Self { clock: Arc::clone(&self.clock), contents: Mutex::new(contents) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Kept>> {
         // Every change is one call of the map, so a panic elsewhere cannot have left it half made.
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,12 +80,12 @@ impl Store for MemoryStore {
         if contents.contains_key(key) {
             return Ok(Put::Exists);
         }
-        contents.insert(key.clone(), bytes);
+        contents.insert(key.clone(), Kept { bytes, created: self.clock.now() });
         Ok(Put::Created)
     }
 
     async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-        self.lock().get(key).cloned().ok_or_else(|| StoreError::NotFound { key: key.to_string() })
+        self.lock().get(key).map(|kept| kept.bytes.clone()).ok_or_else(|| StoreError::NotFound { key: key.to_string() })
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
@@ -69,7 +98,7 @@ impl Store for MemoryStore {
     }
 
     async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        Ok(self.lock().get(key).map(|bytes| bytes.len() as u64))
+        Ok(self.lock().get(key).map(|kept| kept.bytes.len() as u64))
     }
 
     async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
@@ -78,7 +107,7 @@ impl Store for MemoryStore {
         let mut found = contents
             .range::<Key, _>((from, Bound::Unbounded))
             .filter(|(key, _)| key.as_str().starts_with(prefix))
-            .map(|(key, bytes)| Entry { key: key.clone(), len: bytes.len() as u64 });
+            .map(|(key, kept)| Entry { key: key.clone(), len: kept.bytes.len() as u64, modified: kept.created });
         let entries: Vec<Entry> = found.by_ref().take(limit.max(1)).collect();
         let next = found.next().and(entries.last()).map(|entry| entry.key.clone());
         Ok(Page { entries, next })

@@ -6,6 +6,7 @@
 
 use crate::error::StoreError;
 use async_trait::async_trait;
+use backstay_model::Moment;
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -94,6 +95,9 @@ pub enum Put {
 pub struct Entry {
     pub key: Key,
     pub len: u64,
+    /// When the object was created, by the store's clock, to the second or finer. It is the same in every
+    /// listing. Ages are told by it, since no other clock is the same for all who use a store.
+    pub modified: Moment,
 }
 
 /// One page of a listing, and where the next one starts.

@@ -191,10 +191,11 @@ impl FaultStore {
 
     async fn delete_and_remember(&self, key: &Key) -> Result<(), StoreError> {
         let stale = self.faults.iter().any(|fault| fault.kind == FaultKind::StaleListing);
-        let gone = if stale { self.inner.head(key).await? } else { None };
+        // An object's own name is the first of those that begin with it.
+        let page = if stale { self.inner.list(key.as_str(), None, 1).await? } else { Page::default() };
         self.inner.delete(key).await?;
-        if let Some(len) = gone {
-            self.remember(Change::Deleted(Entry { key: key.clone(), len }));
+        if let Some(gone) = page.entries.into_iter().find(|entry| entry.key == *key) {
+            self.remember(Change::Deleted(gone));
         }
         Ok(())
     }
@@ -214,22 +215,23 @@ impl FaultStore {
             state.changes.iter().rev().take(count).cloned().collect()
         };
         let ends = page.next.clone();
-        let mut entries: BTreeMap<Key, u64> = page.entries.into_iter().map(|e| (e.key, e.len)).collect();
+        let mut entries: BTreeMap<Key, Entry> = page.entries.into_iter().map(|e| (e.key.clone(), e)).collect();
         for change in undone {
             match change {
                 Change::Created(key) => drop(entries.remove(&key)),
-                Change::Deleted(Entry { key, len }) => {
+                Change::Deleted(gone) => {
+                    let key = &gone.key;
                     let here = key.as_str().starts_with(prefix)
-                        && after.is_none_or(|after| key > *after)
-                        && ends.as_ref().is_none_or(|end| key <= *end);
+                        && after.is_none_or(|after| key > after)
+                        && ends.as_ref().is_none_or(|end| key <= end);
                     if here {
-                        entries.insert(key, len);
+                        entries.insert(key.clone(), gone);
                     }
                 }
             }
         }
         let cut = entries.len() > limit.max(1);
-        let entries: Vec<Entry> = entries.into_iter().take(limit.max(1)).map(|(key, len)| Entry { key, len }).collect();
+        let entries: Vec<Entry> = entries.into_values().take(limit.max(1)).collect();
         let next = if cut { entries.last().map(|entry| entry.key.clone()) } else { ends };
         Page { entries, next }
     }

@@ -1,5 +1,7 @@
 //! What every store and every stack of decorators must do, as one suite.
 
+use backstay_model::{Clock, Moment};
+use backstay_store::os::SystemClock;
 use backstay_store::seam::OBJECT_BYTES_MAX;
 use backstay_store::{Key, Put, Store, StoreError};
 use bytes::Bytes;
@@ -18,6 +20,7 @@ pub async fn contract(make: impl AsyncFn() -> Arc<dyn Store>) {
     pages_are_disjoint_and_complete(&*make().await).await;
     a_listing_goes_on_after_changes(&*make().await).await;
     one_of_many_writers_creates(&make().await).await;
+    objects_keep_the_time_they_were_created(&*make().await).await;
     large_objects_are_intact(&*make().await).await;
     too_large_objects_are_refused(&*make().await).await;
 }
@@ -221,6 +224,26 @@ async fn one_of_many_writers_creates(store: &Arc<dyn Store>) {
         let page = store.list(&format!("data/race{round}/"), None, 100).await.expect("list");
         assert_eq!(page.entries.len(), 1, "losers leave nothing behind");
     }
+}
+
+async fn objects_keep_the_time_they_were_created(store: &dyn Store) {
+    let times = async || -> Vec<(String, Moment)> {
+        let page = store.list("t/", None, 100).await.expect("list");
+        page.entries.into_iter().map(|e| (e.key.to_string(), e.modified)).collect()
+    };
+    let mut known = Vec::new();
+    for name in ["t/1", "t/2", "t/3"] {
+        create(store, name).await;
+        store.put_new(&key("t/1"), Bytes::new()).await.expect("it exists");
+        store.get(&key("t/1")).await.expect("get");
+        let now = times().await;
+        assert_eq!(now.get(..known.len()), Some(&known[..]), "what is there keeps its time");
+        known = now;
+    }
+    assert!(known.is_sorted_by_key(|(_, created)| *created), "{known:?}");
+    // In the right unit, that is; the clock of a store is its own.
+    let off = SystemClock.now().millis_since(known[0].1).abs();
+    assert!(off < 2 * 86_400_000, "{known:?} is {off} ms from now");
 }
 
 async fn large_objects_are_intact(store: &dyn Store) {

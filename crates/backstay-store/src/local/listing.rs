@@ -95,8 +95,8 @@ impl Walk<'_> {
             self.more = true;
             return Ok(());
         }
-        match tree::file_len(dir, name) {
-            Ok(len) => self.entries.push(Entry { key: Key::parse(full).map_err(Failed)?, len }),
+        match tree::file_facts(dir, name) {
+            Ok((len, modified)) => self.entries.push(Entry { key: Key::parse(full).map_err(Failed)?, len, modified }),
             // Removed since the directory was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(full, error)),

@@ -1,6 +1,7 @@
 //! Going through a folder without following links: every step is relative to an open directory.
 
 use crate::seam::{KEY_BYTES_MAX, is_segment};
+use backstay_model::Moment;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -153,11 +154,19 @@ pub(super) fn kind_of(dir: &impl AsFd, name: &str) -> io::Result<Option<Child>> 
     Ok(stat(dir, name)?.map(|stat| FileType::from_raw_mode(stat.st_mode).into()))
 }
 
-/// The length of a file; a directory is no object, so it is not found.
-pub(super) fn file_len(dir: &impl AsFd, name: &str) -> io::Result<u64> {
+/// The length of a file and when it was written; a directory is no object, so it is not found.
+pub(super) fn file_facts(dir: &impl AsFd, name: &str) -> io::Result<(u64, Moment)> {
     let stat = stat(dir, name)?.ok_or(io::ErrorKind::NotFound)?;
     match FileType::from_raw_mode(stat.st_mode).into() {
-        Child::File => u64::try_from(stat.st_size).map_err(io::Error::other),
+        Child::File => {
+            let millis = stat
+                .st_mtime
+                .saturating_mul(1000)
+                .saturating_add(i64::try_from(stat.st_mtime_nsec).unwrap_or(0) / 1_000_000);
+            let written =
+                Moment::from_millis(millis).ok_or_else(|| refused(name, "has a time that cannot be written"))?;
+            Ok((u64::try_from(stat.st_size).map_err(io::Error::other)?, written))
+        }
         Child::Folder => Err(io::ErrorKind::NotFound.into()),
         Child::Link => Err(link_refused(name)),
         Child::Other => Err(refused(name, "is not a file")),
