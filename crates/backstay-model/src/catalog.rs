@@ -114,6 +114,7 @@ impl crate::Kinded for NoPoint {
     fn kind(&self) -> crate::Kind {
         match self {
             NoPoint::Rivals { .. } => crate::Kind::Conflict,
+            NoPoint::AllQuarantined => crate::Kind::Corrupt,
             _ => crate::Kind::Usage,
         }
     }

@@ -36,6 +36,8 @@ pub enum OpsError {
     RootMismatch { wanted: Digest, found: Digest },
     #[error("{} is in the way", path.display())]
     TargetExists { path: PathBuf },
+    #[error("there is no folder {}", path.display())]
+    NoFolder { path: PathBuf },
     #[error("{} is in use: {who}", path.display())]
     InUse { path: PathBuf, who: String },
     #[error("{} has {free} free and {needed} is needed", path.display())]
@@ -71,10 +73,12 @@ impl Kinded for OpsError {
             Self::Sqlite(error) => error.kind(),
             Self::Path(error) => Kind::of_io(&error.source),
             Self::NoPoint(error) => error.kind(),
-            Self::Format(_) | Self::RootMismatch { .. } | Self::Unsound { .. } => Kind::Corrupt,
+            Self::Format(_) | Self::RootMismatch { .. } => Kind::Corrupt,
+            Self::Unsound { .. } | Self::Smoke { .. } => Kind::Corrupt,
             Self::Busy { .. } | Self::Rival { .. } | Self::BaseVanished { .. } | Self::InUse { .. } => Kind::Conflict,
-            Self::TargetExists { .. } | Self::Smoke { .. } | Self::SameKeyFile { .. } => Kind::Conflict,
+            Self::TargetExists { .. } | Self::SameKeyFile { .. } => Kind::Conflict,
             Self::NotEnrolled { .. } | Self::OtherKey { .. } | Self::KeyLacks { .. } => Kind::Denied,
+            Self::NoFolder { .. } => Kind::Usage,
             Self::NoRoom { .. } => Kind::NoSpace,
             Self::Exhausted(_) => Kind::Internal,
             Self::Cancelled => Kind::Cancelled,

@@ -108,6 +108,9 @@ pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, Ops
     }
     let to = place_of(&request.into)?;
     let folder = disk::folder_of(&to).to_owned();
+    if !folder.is_dir() {
+        return Err(OpsError::NoFolder { path: folder });
+    }
     // What a crash left there is removed before anything is written.
     let free = disk::free_bytes(&folder)? + leftovers::bytes(&folder);
     if free < snapshot.length.get() {

@@ -7,7 +7,7 @@ use crate::config::Settings;
 use crate::config::settings::{ForeignKeys, Integrity, Proof, SourceSettings};
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
-use crate::output::{Page, View, time};
+use crate::output::{Page, View, counted, time};
 use crate::vault;
 use backstay_model::catalog::{Keep, Quality};
 use backstay_model::{Kind, Label, Moment, SourceName, Verdict};
@@ -315,7 +315,12 @@ fn render_report(report: &BackupReport, page: &mut Page) {
         BaseUse::Incremental { on } => format!("on top of {}", on.short()),
         BaseUse::Full { why } => format!("full, because {why}"),
     };
-    let stored = format!("{} of {} units changed, {} stored, {base}", report.units_stored, report.units, report.stored);
+    let stored = format!(
+        "{} of {} changed, {} stored, {base}",
+        report.units_stored,
+        counted(report.units, "unit"),
+        report.stored
+    );
     page.evidence("stored", &stored);
     if report.branch_opened && report.branch.get() > 0 {
         page.evidence("branch", &format!("{} begins here: the file is not the one backed up before", report.branch));
@@ -347,5 +352,5 @@ fn render_proof(proof: &ProofReport, page: &mut Page) {
 pub fn rows(answers: &Answers) -> String {
     let rows: u64 = answers.tables.iter().filter_map(|table| table.rows).sum();
     let more = if answers.more_tables { " and more" } else { "" };
-    format!("{rows} rows in {} tables{more}", answers.tables.len())
+    format!("{} in {}{more}", counted(rows, "row"), counted(answers.tables.len(), "table"))
 }

@@ -5,7 +5,7 @@ use crate::args;
 use crate::config::settings::SourceSettings;
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
-use crate::output::{Page, View, time};
+use crate::output::{Page, View, counted, time};
 use crate::vault;
 use backstay_model::catalog::{Target, choose};
 use backstay_model::{ByteLen, ObjectId, SourceName, Verdict};
@@ -99,11 +99,13 @@ impl SourceCheck {
         let bad = self.report.snapshots.iter().filter(|checked| checked.verdict != Verdict::Pass).count();
         match (self.report.verdict, self.report.depth) {
             (Verdict::Inconclusive, _) if count == 0 => "there is no snapshot to check".to_owned(),
-            (Verdict::Inconclusive, _) => format!("of {count} snapshots, {bad} could not be checked"),
+            (Verdict::Inconclusive, _) => format!("of {}, {bad} could not be checked", counted(count, "snapshot")),
             _ if count == 0 => "DAMAGE: no snapshot is left to rely on".to_owned(),
+            (Verdict::Pass, Depth::Authentic) if count == 1 => "1 snapshot is intact and authentic".to_owned(),
             (Verdict::Pass, Depth::Authentic) => format!("{count} snapshots are intact and authentic"),
+            (Verdict::Pass, Depth::Intact) if count == 1 => "1 snapshot is intact".to_owned(),
             (Verdict::Pass, Depth::Intact) => format!("{count} snapshots are intact"),
-            _ => format!("DAMAGE: {bad} of {count} snapshots cannot be relied on"),
+            _ => format!("DAMAGE: {bad} of {} cannot be relied on", counted(count, "snapshot")),
         }
     }
 
@@ -111,12 +113,15 @@ impl SourceCheck {
         page.verdict(self.verdict, self.source.as_str(), &self.words());
         let read = ByteLen::new(self.report.bytes);
         let took = time::took(self.report.millis);
-        page.evidence("read", &format!("{} objects, {read} in {took}", self.report.objects));
+        page.evidence("read", &format!("{}, {read} in {took}", counted(self.report.objects, "object")));
         if self.report.depth == Depth::Intact {
             page.evidence("depth", "digests and signatures; opening them needs the key, which is not here");
         }
         if self.report.unreferenced > 0 {
-            page.evidence("unused", &format!("{} objects that no snapshot refers to", self.report.unreferenced));
+            page.evidence(
+                "unused",
+                &format!("{} that no snapshot refers to", counted(self.report.unreferenced, "object")),
+            );
         }
         for problem in &self.report.problems {
             let ids: Vec<String> = problem.snapshots.iter().map(ObjectId::short).collect();

@@ -4,7 +4,7 @@ use crate::args::{KeyVerb, RepoVerb};
 use crate::config::{KeySource, Settings};
 use crate::context::{Context, Done, Outcome};
 use crate::output::time;
-use crate::output::{Page, View};
+use crate::output::{Page, View, counted};
 use crate::vault;
 use backstay_format::facts::Signer;
 use backstay_model::{ByteLen, Moment, SourceName, Verdict};
@@ -112,8 +112,8 @@ impl View for RepoView {
         page.evidence("key", &key);
         for row in &self.sources {
             let broken = if row.broken > 0 { format!(", {} BROKEN", row.broken) } else { String::new() };
-            let words =
-                format!("{}: {} snapshots{broken}, {} objects, {}", row.source, row.snapshots, row.objects, row.bytes);
+            let (snapshots, objects) = (counted(row.snapshots, "snapshot"), counted(row.objects, "object"));
+            let words = format!("{}: {snapshots}{broken}, {objects}, {}", row.source, row.bytes);
             page.evidence("source", &words);
         }
     }

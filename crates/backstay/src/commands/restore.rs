@@ -136,7 +136,9 @@ fn render_plan(plan: &RestorePlan, page: &mut Page) {
     for path in &plan.moved_aside {
         page.evidence("moves aside", &path.display().to_string());
     }
+    // There are holders to look for only where there is a database to replace.
     let Some(holders) = &plan.holders else { return };
+    page.evidence("keeps", &format!("{0} as {0}.before-restore-TIME, with its log", name(&plan.to)));
     for holder in &holders.processes {
         page.evidence("in use by", &holder.to_string());
     }

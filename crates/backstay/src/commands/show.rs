@@ -5,7 +5,7 @@ use super::restore;
 use crate::args;
 use crate::context::{Context, Done, Outcome};
 use crate::output::time;
-use crate::output::{Page, View};
+use crate::output::{Page, View, counted};
 use crate::vault;
 use backstay_format::facts::{Branch, Mark};
 use backstay_model::catalog::{MarkKind, choose};
@@ -130,7 +130,7 @@ impl View for ShowView {
             page.evidence("label", label.as_str());
         }
         page.evidence("size", &format!("{}, {} added", row.length, row.added));
-        page.evidence("refers to", &format!("{} in {} objects", self.referred, self.objects.len()));
+        page.evidence("refers to", &format!("{} in {}", self.referred, counted(self.objects.len(), "object")));
         page.evidence("root digest", &self.root);
         page.evidence("signer", &self.signer);
         match &self.sealed {

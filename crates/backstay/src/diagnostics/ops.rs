@@ -29,6 +29,9 @@ impl From<OpsError> for Diagnostic {
             OpsError::TargetExists { path } => {
                 plain.hint(format!("Name another file with `--to`, or move {} away.", path.display()))
             }
+            OpsError::NoFolder { path } => {
+                plain.hint(format!("Make it with `mkdir -p {}`, or name another place with `--to`.", path.display()))
+            }
             OpsError::InUse { .. } => {
                 plain.hint("Stop the programs that use it, then run the same command again, or restore beside it with `--to FILE`.")
             }

@@ -9,6 +9,13 @@ pub mod progress;
 pub mod table;
 pub mod time;
 
+/// `1 table`, `3 tables`: for words that take an s.
+pub fn counted(count: impl TryInto<u64>, word: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {word}{s}")
+}
+
 #[cfg(test)]
 mod tests;
 

@@ -36,6 +36,7 @@ fn of_operations() {
         OpsError::BaseVanished { manifest: id(1) },
         OpsError::RootMismatch { wanted: Digest::ZERO, found: Digest::from_bytes([1; 32]) },
         OpsError::TargetExists { path: path() },
+        OpsError::NoFolder { path: PathBuf::from("/srv/nowhere") },
         OpsError::InUse { path: path(), who: "open in sqlite3 (pid 17)".to_owned() },
         OpsError::NoRoom { path: PathBuf::from("/var"), needed, free },
         OpsError::Smoke { query: "SELECT 0".to_owned(), outcome: "0".to_owned() },

@@ -1,6 +1,7 @@
 use crate::diagnostics::Diagnostic;
 use crate::diagnostics::tests::rendered;
 use backstay_format::sqlite::{HeaderError, WalError};
+use backstay_model::ByteLen;
 use backstay_sqlite::{Holder, PinLoss, SqliteError};
 use std::io;
 use std::path::PathBuf;
@@ -20,6 +21,9 @@ fn of_databases() {
         SqliteError::Malformed { path: path(), reason: "database disk image is malformed".to_owned() },
         SqliteError::Locked { path: path(), waited_ms: 30_000, holders },
         SqliteError::HotJournal { path: path() },
+        SqliteError::ReadOnlyMount { path: path() },
+        SqliteError::TooSlow { op: "check", path: path(), waited_ms: 30_000 },
+        SqliteError::LogGrew { path: path(), grown: ByteLen::new(2 << 30), limit: ByteLen::new(1 << 30) },
         SqliteError::Replaced { path: path() },
         SqliteError::PinLost { path: path(), why: PinLoss::LogRestarted },
         SqliteError::Wal { path: path(), source: WalError::Io(broken()) },
