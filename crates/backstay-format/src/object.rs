@@ -101,11 +101,14 @@ pub struct Header {
     table_len: u32,
     /// Features a reader may ignore; kept, because the header's digest covers them.
     compatible: u32,
+    /// Features only those who write must know. In a configuration alone: it speaks for the repository.
+    pub read_compatible: u32,
 }
 
 impl Header {
     pub fn new(kind: ObjectType, repo: RepoId, object: ObjectId) -> Self {
-        Self { kind, repo, object, seal: None, signed: None, facts_len: 0, table_len: 0, compatible: 0 }
+        let (seal, signed) = (None, None);
+        Self { kind, repo, object, seal, signed, facts_len: 0, table_len: 0, compatible: 0, read_compatible: 0 }
     }
 
     /// The header's bytes, wrap included.
@@ -115,7 +118,7 @@ impl Header {
         let mut w = Writer::begin(&mut out, header::LEN);
         w.put(header::MAGIC, &layout::MAGIC).u16(header::VERSION, layout::VERSION);
         w.u8(header::TYPE, self.kind as u8).u8(header::FLAGS, self.kind.flags());
-        w.u32(header::COMPATIBLE, self.compatible);
+        w.u32(header::COMPATIBLE, self.compatible).u32(header::READ_COMPATIBLE, self.read_compatible);
         w.put(header::REPOSITORY, self.repo.as_bytes()).put(header::OBJECT, self.object.as_bytes());
         if let Some(seal) = &self.seal {
             w.put(header::SALT, &seal.salt).put(header::COMMITMENT, &seal.commitment);
@@ -150,11 +153,15 @@ impl Header {
         if fixed.array(header::CHECK)? != header_check(plain, wrap) {
             return Err(Corrupt::HeaderCheck);
         }
-        let bits = fixed.u32(header::INCOMPATIBLE)? | fixed.u32(header::READ_COMPATIBLE)?;
+        let bits = fixed.u32(header::INCOMPATIBLE)?;
         if bits != 0 {
             return Err(Corrupt::Features { bits });
         }
         let kind = ObjectType::parse(fixed.u8(header::TYPE)?)?;
+        let read_compatible = fixed.u32(header::READ_COMPATIBLE)?;
+        if read_compatible != 0 && kind != ObjectType::Conf {
+            return Err(Corrupt::Features { bits: read_compatible });
+        }
         let flags = fixed.u8(header::FLAGS)?;
         if flags != kind.flags() {
             return Err(Corrupt::Flags { found: flags });
@@ -171,6 +178,7 @@ impl Header {
             facts_len: facts_len as u32,
             table_len: table_len as u32,
             compatible: fixed.u32(header::COMPATIBLE)?,
+            read_compatible,
         })
     }
 

@@ -206,6 +206,21 @@ async fn an_older_configuration_is_refused_by_who_saw_a_newer_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_from_newer_writers_is_read_and_not_written_to() {
+    let golden = Golden::new().await;
+    let mut parts = Parts::of(&second_conf(&golden, |_| {}));
+    parts.header.read_compatible = 2;
+    let conf = parts.sign(&golden.keys().root.expect("the root"));
+    let vault = golden.open(golden.with(&keys::conf(1), conf)).await.expect("it may be read");
+    let newest = golden.of(&till()).last().expect("two were taken").bytes.clone();
+    assert_eq!(golden.restore(&vault, &till(), Target::Latest).await.expect("restored"), newest);
+    let before = vault.repo.list("").await.expect("a listing");
+    let error = backup(&vault, &request(&golden.world, &till())).await.expect_err("it must not write");
+    assert!(matches!(error, OpsError::Repo(RepoError::NewerWriters { bits: 2 })), "{error}");
+    assert_eq!(vault.repo.list("").await.expect("a listing"), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_stranger_or_the_wrong_role_signed_counts_for_nothing() {
     let golden = Golden::new().await;
     let (writer, reader) = (SigningKey::generate(&OsRandom), SigningKey::generate(&OsRandom));

@@ -50,6 +50,8 @@ pub struct Repository {
     conf: Arc<Conf>,
     seen: SeenConf,
     master: Master,
+    /// What the newest configuration asks of whoever writes, and this program does not know.
+    unknown_to_writers: u32,
 }
 
 /// What a new repository is made of.
@@ -99,7 +101,8 @@ impl Repository {
         check_not_older(seen, generation, &record)?;
         let master = Master::parse(&record.facts.master).map_err(|e| RepoError::sealed(key, e))?;
         let seen = SeenConf { generation, digest: record.digest };
-        Ok(Self { store, id: record.repo, root, conf: Arc::new(record.facts), seen, master })
+        let unknown_to_writers = record.read_compatible;
+        Ok(Self { unknown_to_writers, store, id: record.repo, root, conf: Arc::new(record.facts), seen, master })
     }
 
     pub fn id(&self) -> RepoId {
@@ -131,6 +134,14 @@ impl Repository {
         self.conf.signers.iter().any(|s| s.key == *signer && s.roles.contains(&role))
     }
 
+    /// Refuses to write where a newer program keeps something this one would break.
+    fn may_write(&self) -> Result<(), RepoError> {
+        match self.unknown_to_writers {
+            0 => Ok(()),
+            bits => Err(RepoError::NewerWriters { bits }),
+        }
+    }
+
     /// A sealer with a fresh data key. One per run.
     pub fn sealer(&self, random: &dyn Random) -> Sealer {
         Sealer::new(self.id, &self.master, random)
@@ -143,6 +154,7 @@ impl Repository {
 
     /// Puts an object whose name holds a fresh random id: one that is there already is our own.
     pub async fn put_fresh(&self, key: &Key, bytes: Bytes) -> Result<(), RepoError> {
+        self.may_write()?;
         let len = bytes.len() as u64;
         match self.store.put_new(key, bytes).await? {
             Put::Created => Ok(()),
@@ -155,6 +167,7 @@ impl Repository {
 
     /// Puts an object into a dense slot: an equal one there is ours, any other means a lost race.
     pub async fn put_slot(&self, key: &Key, bytes: Bytes) -> Result<(), RepoError> {
+        self.may_write()?;
         if !self.conf.store.conditional_put {
             return self.put_slot_unguarded(key, bytes).await;
         }

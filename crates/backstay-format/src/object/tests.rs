@@ -159,6 +159,10 @@ fn a_header_from_the_future_is_named_as_such() {
     assert_eq!(changed(header::FLAGS.start, 2), Err(Corrupt::Flags { found: 2 }));
     assert_eq!(changed(header::INCOMPATIBLE.start, 1), Err(Corrupt::Features { bits: 1 }));
     assert_eq!(changed(header::READ_COMPATIBLE.start + 3, 0x80), Err(Corrupt::Features { bits: 0x8000_0000 }));
+    let mut conf = sample(ObjectType::Conf);
+    conf[header::READ_COMPATIBLE.start] = 2;
+    recheck(&mut conf);
+    assert_eq!(Object::parse(&conf).map(|conf| conf.front.header.read_compatible), Ok(2));
     assert_eq!(changed(header::ZERO.start, 1), Err(Corrupt::Reserved { what: "the object's header" }));
     assert_eq!(changed(header::COMPATIBLE.start, 1), Ok(()));
 }

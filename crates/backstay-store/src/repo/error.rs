@@ -50,6 +50,8 @@ pub enum RepoError {
     Unlisted { object: ObjectId },
     #[error("the map of stream {stream:?} is damaged: {rule}")]
     BadMap { stream: String, rule: &'static str },
+    #[error("a newer Backstay writes here (features {bits:#x}); this one may read, and must not write")]
+    NewerWriters { bits: u32 },
     #[error("this needs the master identity, and the key file holds none")]
     NoIdentity,
     #[error("the key file cannot be used")]
@@ -79,9 +81,8 @@ impl Kinded for RepoError {
         match self {
             Self::NotARepository { .. } => Kind::Config,
             Self::AlreadyThere { .. } | Self::LostRace { .. } => Kind::Conflict,
-            Self::OtherRoot { .. } | Self::BadSignature { .. } | Self::Stranger { .. } | Self::NoIdentity => {
-                Kind::Denied
-            }
+            Self::OtherRoot { .. } | Self::BadSignature { .. } | Self::Stranger { .. } => Kind::Denied,
+            Self::NoIdentity | Self::NewerWriters { .. } => Kind::Denied,
             Self::Sealed { source, .. } => source.kind(),
             Self::KeyFile(error) => error.kind(),
             Self::Store(error) => error.kind(),

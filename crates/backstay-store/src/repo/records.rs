@@ -38,6 +38,8 @@ pub struct Record<F> {
     pub chain: Chain,
     /// The front digest, which the next one in the chain names.
     pub digest: Digest,
+    /// Features of its header that only writers must know.
+    pub(super) read_compatible: u32,
     pub facts: F,
 }
 
@@ -54,6 +56,7 @@ impl<F: DeserializeOwned> Record<F> {
             signer: signed.signer,
             chain: Chain { sequence: signed.sequence, previous: signed.previous },
             digest: front.digest,
+            read_compatible: front.header.read_compatible,
             facts: facts::parse(kind.word(), front.facts).map_err(|e| RepoError::damaged(key, e))?,
         })
     }

@@ -61,6 +61,8 @@ pub(super) fn hinted(plain: Diagnostic, error: &RepoError) -> Diagnostic {
             .hint("Run `backstay check` to see which snapshots are affected.")
             .hint("Run `backstay backup`: it stores again what a check found damaged."),
         RepoError::Sealed { source, .. } => of_seal(plain, source),
+        RepoError::NewerWriters { .. } => plain
+            .hint("Install the version of Backstay that the other hosts run; `backstay restore` and `check` work with this one."),
         RepoError::NoIdentity => {
             plain.hint("Use a host or key file that holds the master identity; BACKSTAY_KEY_FILE names another file.")
         }

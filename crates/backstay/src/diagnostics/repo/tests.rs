@@ -34,6 +34,7 @@ fn of_repositories() {
         RepoError::WrongDigest { key: key(), wanted: digest, found: digest },
         RepoError::Unlisted { object: ObjectId::ZERO },
         RepoError::BadMap { stream: "main".to_owned(), rule: "its unit size is not one there can be" },
+        RepoError::NewerWriters { bits: 2 },
         RepoError::NoIdentity,
         RepoError::KeyFile(KeyFileError::Empty),
         RepoError::Store(StoreError::NotFound { key: key() }),
