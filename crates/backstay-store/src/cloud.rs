@@ -1,4 +1,4 @@
-//! A store in a bucket: S3 and what speaks its language.
+//! A store in a bucket: S3 and what speaks its language, Google Cloud Storage, Azure Blob Storage.
 //!
 //! Owns one client for one bucket and the prefix in it. It must never overwrite (every put carries the
 //! condition that nothing has the name), never call a put done on less than the store's own yes, never try
@@ -8,10 +8,19 @@
 //! Whether the server honours the condition, this file cannot see: `init` probes for it. A crash or a cut
 //! leaves an object whole or not at all, since the server answers for that. Takes no lock.
 
+mod access;
 mod answer;
+mod azure;
+mod courtesy;
+mod gcs;
 mod place;
+mod s3;
 
-pub use place::{BadPlace, S3Place};
+pub use access::{AccessKeys, Fetch, Renewal};
+pub use azure::AzureKeys;
+pub use gcs::GcsKeys;
+pub use place::{BadPlace, Place, Provider};
+pub use s3::{Addressing, Checksum, Credentials, S3, ServerSide};
 
 use crate::error::StoreError;
 use crate::seam::{Entry, Key, OBJECT_BYTES_MAX, Page, Put, Store, Verb};
@@ -20,14 +29,15 @@ use async_trait::async_trait;
 use backstay_model::Moment;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{
     Attribute, Attributes, BackoffConfig, Certificate, ClientOptions, GetOptions, GetRange, ObjectStore,
     ObjectStoreExt, PutMode, PutOptions, RetryConfig,
 };
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The most entries a store gives in one answer.
@@ -36,50 +46,34 @@ const PAGE_MAX: usize = 1000;
 const BARREN_PAGES_MAX: usize = 16;
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
-/// Keys as an access provider hands them out. Neither prints itself.
-#[derive(Clone)]
-pub struct AccessKeys {
-    pub id: String,
-    pub secret: String,
-    pub token: Option<String>,
-}
-
-impl std::fmt::Debug for AccessKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(access keys)")
-    }
-}
-
-/// How requests are signed.
+/// A bucket, how it is reached, and how requests to it are signed.
 #[derive(Debug, Clone)]
-pub enum Credentials {
-    Keys(AccessKeys),
-    /// A role for a token that the platform keeps fresh in a file.
-    WebIdentity {
-        token_file: String,
-        role_arn: String,
-        session: Option<String>,
-    },
-    /// The address, below the container agent's, where a task gets its keys.
-    Container {
-        relative_uri: String,
-    },
-    /// Whatever role the machine itself has.
-    Instance,
+pub struct CloudOptions {
+    pub place: Place,
+    pub reach: Reach,
+    /// What objects are stored as, in the service's own word.
+    pub storage_class: Option<String>,
+    pub service: Service,
 }
 
-/// Encryption that the server does, beside ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ServerSide {
-    Aes256,
-    Kms { key: String },
+/// What differs from service to service.
+#[derive(Debug, Clone)]
+pub enum Service {
+    S3(S3),
+    Gcs(GcsKeys),
+    Azure(AzureKeys),
 }
 
-/// Whether the bucket is part of the host name or of the path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Addressing {
-    Path,
-    VirtualHost,
+/// How a server is spoken to.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    /// Absent: the provider's own.
+    pub endpoint: Option<String>,
+    pub transport: Transport,
+    /// Certificates to believe beside the system's, in PEM.
+    pub ca_pem: Option<Vec<u8>>,
+    /// One request is given up on after this.
+    pub request_time: Duration,
 }
 
 /// Whether requests may go unencrypted. Objects are sealed; names, sizes and signatures are not.
@@ -89,62 +83,77 @@ pub enum Transport {
     PlainAllowed,
 }
 
-#[derive(Debug, Clone)]
-pub struct S3Options {
-    pub place: S3Place,
-    pub region: String,
-    /// Absent: Amazon's own.
-    pub endpoint: Option<String>,
-    pub addressing: Addressing,
-    pub transport: Transport,
-    /// Certificates to believe beside the system's, in PEM.
-    pub ca_pem: Option<Vec<u8>>,
-    pub storage_class: Option<String>,
-    pub server_side: Option<ServerSide>,
-    pub credentials: Credentials,
-    /// One request is given up on after this.
-    pub request_time: Duration,
+/// The one client, as what it is asked for.
+struct Client {
+    objects: Arc<dyn ObjectStore>,
+    pages: Arc<dyn PaginatedListStore>,
+}
+
+impl Client {
+    fn of<C: ObjectStore + PaginatedListStore>(client: C) -> Self {
+        let client = Arc::new(client);
+        Self { objects: client.clone(), pages: client }
+    }
 }
 
 pub struct CloudStore {
-    objects: AmazonS3,
-    place: S3Place,
+    client: Client,
+    place: Place,
     endpoint: Option<String>,
     attributes: Attributes,
+    /// Where access keys come from that may expire in the middle of a run.
+    renewal: Option<Arc<Renewal>>,
+    tokens: Tokens,
 }
 
 impl CloudStore {
     /// Makes the client. Nothing is sent yet.
-    pub fn open(options: S3Options) -> Result<Self, StoreError> {
+    pub fn open(options: CloudOptions) -> Result<Self, StoreError> {
+        let place = options.place.to_string();
         let unusable = |error: object_store::Error| StoreError::Open {
-            path: options.place.to_string(),
+            path: place.clone(),
             source: std::io::Error::new(std::io::ErrorKind::InvalidInput, error.to_string()),
         };
-        let client = client(&options).map_err(unusable)?;
-        let mut builder = AmazonS3Builder::new()
-            .with_bucket_name(options.place.bucket())
-            .with_region(&options.region)
-            .with_virtual_hosted_style_request(options.addressing == Addressing::VirtualHost)
-            .with_disable_bulk_delete(true)
-            .with_client_options(client)
-            .with_retry(once());
-        if let Some(endpoint) = endpoint_of(&options) {
-            builder = builder.with_endpoint(endpoint);
-        }
-        builder = match options.server_side.clone() {
-            None => builder,
-            Some(ServerSide::Aes256) => {
-                let key = "aws_server_side_encryption".parse::<AmazonS3ConfigKey>().map_err(unusable)?;
-                builder.with_config(key, "AES256")
+        let CloudOptions { place: at, reach, storage_class, service } = options;
+        let http = http(&reach).map_err(unusable)?;
+        let (client, renewal) = match service {
+            Service::S3(s3) => {
+                let renewal = s3.renewal();
+                (Client::of(s3::client(&at, &reach, s3, http).map_err(unusable)?), renewal)
             }
-            Some(ServerSide::Kms { key }) => builder.with_sse_kms_encryption(key),
+            Service::Gcs(keys) => (Client::of(gcs::client(&at, &reach, keys, http).map_err(unusable)?), None),
+            Service::Azure(keys) => (Client::of(azure::client(&at, &reach, keys, http).map_err(unusable)?), None),
         };
-        let objects = signed(builder, options.credentials.clone()).build().map_err(unusable)?;
         let mut attributes = Attributes::new();
-        if let Some(class) = options.storage_class {
+        if let Some(class) = storage_class {
             attributes.insert(Attribute::StorageClass, class.into());
         }
-        Ok(Self { objects, place: options.place, endpoint: options.endpoint, attributes })
+        Ok(Self { client, place: at, endpoint: reach.endpoint, attributes, renewal, tokens: Tokens::default() })
+    }
+
+    /// Whether an answer came of keys that may be renewed: then the next attempt has new ones.
+    fn of_store(&self, asked: Asked<'_>, error: object_store::Error) -> StoreError {
+        match (asked.of_store(error), &self.renewal) {
+            (StoreError::Expired { .. }, Some(renewal)) if renewal.discard() => {
+                asked.senseless("the access keys had expired; new ones are asked for")
+            }
+            (error, _) => error,
+        }
+    }
+
+    /// The same for verbs on one object.
+    fn of_object(&self, asked: Asked<'_>, error: object_store::Error) -> Missing {
+        match asked.of_object(error) {
+            Ok(missing) => missing,
+            Err(error) => Missing::Other(self.of_store(asked, error)),
+        }
+    }
+
+    /// Keys that were accepted once may be renewed when they are not any more.
+    fn answered(&self) {
+        if let Some(renewal) = &self.renewal {
+            renewal.accepted();
+        }
     }
 
     fn path(&self, key: &Key) -> Result<Path, StoreError> {
@@ -152,24 +161,33 @@ impl CloudStore {
         Path::parse(self.place.name_of(key.as_str())).map_err(bad)
     }
 
-    /// Reads bytes, no more than were announced, and no more than an object may have.
+    /// Reads bytes, no more than were announced, and no more than an object may have. A whole object is asked for
+    /// as a range too, since the answer to a range says how long the object is beside how long the answer is: one
+    /// that was cut short on the way by somebody who mended its length is then no answer.
     async fn read(&self, verb: Verb, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
         let asked = Asked { verb, key: key.as_str() };
-        let wanted = range.clone();
-        let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
-        let answer = self.objects.get_opts(&self.path(key)?, options).await;
-        let found = answer.map_err(|error| match (asked.of_object(error), &wanted) {
-            (Missing::Range, Some(wanted)) => StoreError::Short { key: key.to_string(), wanted: wanted.end },
-            (Missing::Range, None) => asked.senseless("it speaks of a range that was not asked for"),
-            (Missing::Other(error), _) => error,
-        })?;
-        let len = found.range.end.saturating_sub(found.range.start);
-        if len > OBJECT_BYTES_MAX {
-            return Err(StoreError::TooLarge { key: key.to_string(), len });
+        let whole = range.is_none();
+        let wanted = range.unwrap_or(0..OBJECT_BYTES_MAX + 1);
+        let options = GetOptions { range: Some(GetRange::Bounded(wanted.clone())), ..GetOptions::default() };
+        let answer = self.client.objects.get_opts(&self.path(key)?, options).await;
+        let found = match answer.map_err(|error| self.of_object(asked, error)) {
+            Ok(found) => found,
+            Err(Missing::Range) if whole => return self.empty(asked, key).await,
+            Err(Missing::Range) => return Err(StoreError::Short { key: key.to_string(), wanted: wanted.end }),
+            Err(Missing::Other(error)) => return Err(error),
+        };
+        self.answered();
+        if whole && found.meta.size > OBJECT_BYTES_MAX {
+            return Err(StoreError::TooLarge { key: key.to_string(), len: found.meta.size });
         }
-        if let Some(wanted) = wanted.filter(|wanted| wanted.end - wanted.start != len) {
-            return Err(StoreError::Short { key: key.to_string(), wanted: wanted.end });
+        let end = if whole { found.meta.size } else { wanted.end };
+        if !whole && found.meta.size < end {
+            return Err(StoreError::Short { key: key.to_string(), wanted: end });
         }
+        if found.range != (wanted.start..end) {
+            return Err(asked.senseless("it sends another range than it was asked for"));
+        }
+        let len = end - wanted.start;
         let mut bytes = BytesMut::with_capacity(len as usize);
         let mut parts = found.into_stream();
         while let Some(part) = parts.next().await {
@@ -185,17 +203,30 @@ impl CloudStore {
         Ok(bytes.freeze())
     }
 
+    /// An object of which there is no first byte.
+    async fn empty(&self, asked: Asked<'_>, key: &Key) -> Result<Bytes, StoreError> {
+        match self.head(key).await? {
+            Some(0) => Ok(Bytes::new()),
+            Some(_) => Err(asked.senseless("it has an object and does not give its first byte")),
+            None => Err(StoreError::NotFound { key: key.to_string() }),
+        }
+    }
+
     /// One request's worth of a listing: what is shown of it, and where the next begins.
-    async fn page(&self, prefix: &str, after: Option<&Key>, most: usize) -> Result<Page, StoreError> {
+    async fn page(&self, prefix: &str, from: Begin<'_>, most: usize) -> Result<Page, StoreError> {
         let asked = Asked { verb: Verb::List, key: prefix };
+        let token = from.goes_on.and_then(|key| self.tokens.take(prefix, key));
         let options = PaginatedListOptions {
-            offset: after.map(|after| self.place.name_of(after.as_str())),
+            // Where a service hands out tokens, it need not know how to begin after a name.
+            offset: from.goes_on.filter(|_| token.is_none()).map(|after| self.place.name_of(after.as_str())),
             max_keys: Some(most),
+            page_token: token,
             ..PaginatedListOptions::default()
         };
         let full = self.place.name_of(prefix);
-        let answer = self.objects.list_paginated((!full.is_empty()).then_some(full.as_str()), options).await;
-        let answer = answer.map_err(|error| asked.of_store(error))?;
+        let answer = self.client.pages.list_paginated((!full.is_empty()).then_some(full.as_str()), options).await;
+        let answer = answer.map_err(|error| self.of_store(asked, error))?;
+        self.answered();
         let (mut entries, mut last) = (Vec::new(), None);
         for found in answer.result.objects {
             let name = found.location.as_ref();
@@ -204,7 +235,7 @@ impl CloudStore {
             let Some(inside) = self.place.inside(name) else { continue };
             let key = Key::parse(inside)?;
             last = Some(key.clone());
-            if inside.starts_with(prefix) && after.is_none_or(|after| key > *after) {
+            if inside.starts_with(prefix) && from.after.is_none_or(|after| key > *after) {
                 let modified = Moment::from_millis(found.last_modified.timestamp_millis())
                     .ok_or_else(|| asked.senseless("it gives an object a time that cannot be written"))?;
                 entries.push(Entry { key, len: found.size, modified });
@@ -218,9 +249,45 @@ impl CloudStore {
         }
         match (answer.page_token, last) {
             (None, _) => Ok(Page { entries, next: None }),
-            (Some(_), Some(last)) => Ok(Page { entries, next: Some(last) }),
+            (Some(token), Some(last)) => {
+                if self.place.provider() == Provider::Azure {
+                    self.tokens.keep(prefix, &last, token);
+                }
+                Ok(Page { entries, next: Some(last) })
+            }
             (Some(_), None) => Err(asked.senseless("it lists nothing and says that there is more")),
         }
+    }
+}
+
+/// Where a page begins.
+#[derive(Clone, Copy)]
+struct Begin<'a> {
+    /// What the caller has seen; nothing up to it is shown.
+    after: Option<&'a Key>,
+    /// What the service is told to go on after.
+    goes_on: Option<&'a Key>,
+}
+
+/// How the pages under way go on, for the service whose own tokens are the way to go on.
+#[derive(Default)]
+struct Tokens(Mutex<HashMap<(String, Key), String>>);
+
+/// Listings under way at once; a token that is forgotten costs a request or two.
+const TOKENS_MAX: usize = 64;
+
+impl Tokens {
+    fn keep(&self, prefix: &str, last: &Key, token: String) {
+        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tokens.len() >= TOKENS_MAX {
+            tokens.clear();
+        }
+        tokens.insert((prefix.to_owned(), last.clone()), token);
+    }
+
+    fn take(&self, prefix: &str, after: &Key) -> Option<String> {
+        let tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.get(&(prefix.to_owned(), after.clone())).cloned()
     }
 }
 
@@ -229,53 +296,17 @@ fn once() -> RetryConfig {
     RetryConfig { backoff: BackoffConfig::default(), max_retries: 0, retry_timeout: Duration::ZERO }
 }
 
-fn client(options: &S3Options) -> Result<ClientOptions, object_store::Error> {
+fn http(reach: &Reach) -> Result<ClientOptions, object_store::Error> {
     let mut client = ClientOptions::new()
-        .with_allow_http(options.transport == Transport::PlainAllowed)
-        .with_connect_timeout(CONNECT_TIME)
-        .with_timeout(options.request_time);
-    if let Some(pem) = &options.ca_pem {
+        .with_allow_http(reach.transport == Transport::PlainAllowed)
+        .with_connect_timeout(CONNECT_TIME.min(reach.request_time))
+        .with_timeout(reach.request_time);
+    if let Some(pem) = &reach.ca_pem {
         for certificate in Certificate::from_pem_bundle(pem)? {
             client = client.with_root_certificate(certificate);
         }
     }
     Ok(client)
-}
-
-/// With the bucket in the host name, the client wants it there already.
-fn endpoint_of(options: &S3Options) -> Option<String> {
-    let endpoint = options.endpoint.as_deref()?.trim_end_matches('/');
-    match (options.addressing, endpoint.split_once("://")) {
-        (Addressing::VirtualHost, Some((scheme, host))) => {
-            Some(format!("{scheme}://{}.{host}", options.place.bucket()))
-        }
-        _ => Some(endpoint.to_owned()),
-    }
-}
-
-fn signed(builder: AmazonS3Builder, credentials: Credentials) -> AmazonS3Builder {
-    match credentials {
-        Credentials::Keys(AccessKeys { id, secret, token }) => {
-            let builder = builder.with_access_key_id(id).with_secret_access_key(secret);
-            match token {
-                Some(token) => builder.with_token(token),
-                None => builder,
-            }
-        }
-        Credentials::WebIdentity { token_file, role_arn, session } => {
-            let builder = builder
-                .with_config(AmazonS3ConfigKey::WebIdentityTokenFile, token_file)
-                .with_config(AmazonS3ConfigKey::RoleArn, role_arn);
-            match session {
-                Some(session) => builder.with_config(AmazonS3ConfigKey::RoleSessionName, session),
-                None => builder,
-            }
-        }
-        Credentials::Container { relative_uri } => {
-            builder.with_config(AmazonS3ConfigKey::ContainerCredentialsRelativeUri, relative_uri)
-        }
-        Credentials::Instance => builder,
-    }
 }
 
 #[async_trait]
@@ -288,10 +319,13 @@ impl Store for CloudStore {
         }
         let options =
             PutOptions { mode: PutMode::Create, attributes: self.attributes.clone(), ..PutOptions::default() };
-        match self.objects.put_opts(&self.path(key)?, bytes.into(), options).await {
-            Ok(_) => Ok(Put::Created),
+        match self.client.objects.put_opts(&self.path(key)?, bytes.into(), options).await {
+            Ok(_) => {
+                self.answered();
+                Ok(Put::Created)
+            }
             Err(error) if answer::is_taken(&error) => Ok(Put::Exists),
-            Err(error) => Err(asked.of_store(error)),
+            Err(error) => Err(self.of_store(asked, error)),
         }
     }
 
@@ -318,9 +352,12 @@ impl Store for CloudStore {
 
     async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         let asked = Asked { verb: Verb::Head, key: key.as_str() };
-        match self.objects.head(&self.path(key)?).await {
-            Ok(found) => Ok(Some(found.size)),
-            Err(error) => match asked.of_object(error) {
+        match self.client.objects.head(&self.path(key)?).await {
+            Ok(found) => {
+                self.answered();
+                Ok(Some(found.size))
+            }
+            Err(error) => match self.of_object(asked, error) {
                 Missing::Other(StoreError::NotFound { .. }) => Ok(None),
                 Missing::Other(error) => Err(error),
                 Missing::Range => Err(asked.senseless("it speaks of a range that was not asked for")),
@@ -331,7 +368,8 @@ impl Store for CloudStore {
     async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
         let mut from = after.cloned();
         for _ in 0..BARREN_PAGES_MAX {
-            let page = self.page(prefix, from.as_ref(), limit.clamp(1, PAGE_MAX)).await?;
+            let begin = Begin { after, goes_on: from.as_ref() };
+            let page = self.page(prefix, begin, limit.clamp(1, PAGE_MAX)).await?;
             match page.next {
                 Some(next) if page.entries.is_empty() => from = Some(next),
                 _ => return Ok(page),
@@ -342,9 +380,9 @@ impl Store for CloudStore {
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         let asked = Asked { verb: Verb::Delete, key: key.as_str() };
-        match self.objects.delete(&self.path(key)?).await {
+        match self.client.objects.delete(&self.path(key)?).await {
             Ok(()) => Ok(()),
-            Err(error) => match asked.of_object(error) {
+            Err(error) => match self.of_object(asked, error) {
                 Missing::Other(StoreError::NotFound { .. }) => Ok(()),
                 Missing::Other(error) => Err(error),
                 Missing::Range => Err(asked.senseless("it speaks of a range that was not asked for")),

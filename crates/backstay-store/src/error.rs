@@ -15,6 +15,22 @@ pub enum StoreError {
         #[source]
         source: BoxError,
     },
+    /// The keys were good once.
+    #[error("the store refused {op} {key}: the access keys have expired")]
+    Expired {
+        op: &'static str,
+        key: String,
+        #[source]
+        source: BoxError,
+    },
+    /// Signatures carry the time, and the store does not believe ours.
+    #[error("the store refused {op} {key}: this machine's clock differs too much from the store's")]
+    Skewed {
+        op: &'static str,
+        key: String,
+        #[source]
+        source: BoxError,
+    },
     /// The store understood and will not, whoever asks: no such bucket, another region, an unknown header.
     #[error("the store does not accept {op} {key}")]
     Refused {
@@ -84,7 +100,7 @@ impl Kinded for StoreError {
             | StoreError::TooLarge { .. } => Kind::Corrupt,
             StoreError::Open { source, .. } => Kind::of_io(source),
             StoreError::Refused { .. } => Kind::Config,
-            StoreError::Denied { .. } => Kind::Denied,
+            StoreError::Denied { .. } | StoreError::Expired { .. } | StoreError::Skewed { .. } => Kind::Denied,
             StoreError::Full { .. } => Kind::NoSpace,
             StoreError::Unknown { .. } | StoreError::Deadline { .. } => Kind::Unavailable,
         }

@@ -50,6 +50,23 @@ impl Reading {
         self.verbs.values().map(|count| count.calls).sum()
     }
 
+    pub fn failures(&self) -> u64 {
+        self.verbs.values().map(|count| count.failures).sum()
+    }
+
+    /// What this and another meter saw together.
+    pub fn and(&self, other: &Reading) -> Reading {
+        let verbs = Verb::ALL.map(|verb| {
+            let (one, two) = (self.of(verb), other.of(verb));
+            (verb, Count { calls: one.calls + two.calls, failures: one.failures + two.failures })
+        });
+        Reading {
+            verbs: verbs.into(),
+            bytes_sent: self.bytes_sent + other.bytes_sent,
+            bytes_received: self.bytes_received + other.bytes_received,
+        }
+    }
+
     /// What happened between an earlier reading of the same meter and this one.
     pub fn since(&self, earlier: &Reading) -> Reading {
         let verbs = Verb::ALL.map(|verb| {

@@ -22,12 +22,24 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 pub enum Trouble {
     /// The connection closes before the server saw the request.
     LostBefore,
+    /// The connection closes in the middle of the request; the server saw its first half.
+    CutRequest,
     /// The server applies the request; its answer never arrives.
     LostAfter,
+    /// The server applies the request; the connection stays open and says nothing.
+    SilentAfter,
     /// Half of the answer arrives.
     CutAnswer,
+    /// Half of the answer's body arrives, under a length that says it is all.
+    ShortAnswer,
+    /// The answer's length is said to be larger than what arrives before the connection closes.
+    LongLength,
+    /// The answer arrives byte by byte with this pause between them.
+    Drip(Duration),
     /// Another answers in the server's place, with this status and error code.
     Refused(u16, &'static str),
+    /// The server is too busy, and asks to be left alone for so many seconds.
+    Busy(u64),
     /// Another answers in the server's place, and says yes with this body.
     Says(&'static str),
     /// The request waits before it is passed on.
@@ -72,6 +84,20 @@ struct State {
     drawn: u64,
     script: VecDeque<(&'static str, Trouble)>,
     requests: Vec<String>,
+    heads: Vec<String>,
+    /// Access keys that the server takes for expired.
+    expired: Option<String>,
+    /// The most names one page of a listing shows.
+    page: Option<usize>,
+    bytes: (u64, u64),
+}
+
+/// What passed through since the last look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub requests: u64,
+    pub sent: u64,
+    pub received: u64,
 }
 
 struct Request {
@@ -121,6 +147,28 @@ impl Adversary {
     pub fn take_requests(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.state().requests)
     }
+
+    /// The heads of the requests since the last call: header lines, names in lower case.
+    pub fn take_heads(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.state().heads)
+    }
+
+    /// How much passed through since the last call of this or of `take_requests`, bodies alone.
+    pub fn take_traffic(&self) -> Traffic {
+        let mut state = self.shared.state();
+        let (sent, received) = std::mem::take(&mut state.bytes);
+        Traffic { requests: std::mem::take(&mut state.requests).len() as u64, sent, received }
+    }
+
+    /// From now on these access keys have expired.
+    pub fn expire(&self, access_key: &str) {
+        self.shared.state().expired = Some(access_key.to_owned());
+    }
+
+    /// From now on a page of a listing shows no more names than this.
+    pub fn shorten_pages(&self, most: usize) {
+        self.shared.state().page = Some(most);
+    }
 }
 
 impl Drop for Adversary {
@@ -148,12 +196,17 @@ impl Shared {
         let trouble = self.trouble_for(&request);
         match trouble {
             Some(Trouble::LostBefore) => return client.shutdown(Shutdown::Both),
-            Some(Trouble::Refused(status, code)) => {
-                // Some servers echo what was signed; none of it may reach a message.
-                let body = format!("<Error><Code>{code}</Code><Message>token SECRET-ECHO</Message></Error>");
-                return answer_with(&mut client, status, &body);
+            Some(Trouble::CutRequest) => {
+                // The server finds the rest of the body missing, whatever it says about that.
+                drop(self.pass_on(&request, request.body.len() / 2));
+                return client.shutdown(Shutdown::Both);
             }
-            Some(Trouble::Says(body)) => return answer_with(&mut client, 200, body),
+            Some(Trouble::Refused(status, code)) => return answer_with(&mut client, status, "", &refusal(code)),
+            Some(Trouble::Busy(seconds)) => {
+                let quiet = format!("retry-after: {seconds}\r\n");
+                return answer_with(&mut client, 503, &quiet, &refusal("SlowDown"));
+            }
+            Some(Trouble::Says(body)) => return answer_with(&mut client, 200, "", body),
             Some(Trouble::Slow(time)) => std::thread::sleep(time),
             _ => {}
         }
@@ -161,22 +214,73 @@ impl Shared {
             "PUT" => {
                 let _alone = self.puts.lock().unwrap_or_else(PoisonError::into_inner);
                 self.forget_if_overwriting(&request);
-                self.pass_on(&request)?
+                self.pass_on(&request, request.body.len())?
             }
-            _ => self.pass_on(&request)?,
+            _ => self.pass_on(&request, request.body.len())?,
         };
-        let shown = match trouble {
-            Some(Trouble::LostAfter) => 0,
-            Some(Trouble::CutAnswer) => answer.len() / 2,
-            _ => answer.len(),
-        };
-        client.write_all(answer.get(..shown).unwrap_or_default())?;
+        self.answer(&mut client, &request, trouble, answer)
+    }
+
+    fn answer(
+        &self,
+        client: &mut TcpStream,
+        request: &Request,
+        trouble: Option<Trouble>,
+        answer: Vec<u8>,
+    ) -> io::Result<()> {
+        let answer = self.shortened(request, answer);
+        match trouble {
+            Some(Trouble::LostAfter) => {}
+            Some(Trouble::SilentAfter) => {
+                // Ends when the client hangs up.
+                client.read_to_end(&mut Vec::new())?;
+            }
+            Some(Trouble::CutAnswer) => client.write_all(answer.get(..answer.len() / 2).unwrap_or_default())?,
+            Some(Trouble::ShortAnswer) => {
+                let (head, body) = split(&answer);
+                client.write_all(&with_length(head, body.len() / 2))?;
+                client.write_all(body.get(..body.len() / 2).unwrap_or_default())?;
+            }
+            Some(Trouble::LongLength) => {
+                let (head, body) = split(&answer);
+                client.write_all(&with_length(head, body.len() + 1000))?;
+                client.write_all(body)?;
+            }
+            Some(Trouble::Drip(pause)) => {
+                for byte in answer {
+                    client.write_all(&[byte])?;
+                    std::thread::sleep(pause);
+                }
+            }
+            _ => client.write_all(&answer)?,
+        }
         client.shutdown(Shutdown::Both)
+    }
+
+    /// A listing cut to the longest page there may be, with a token as a server would give one.
+    fn shortened(&self, request: &Request, answer: Vec<u8>) -> Vec<u8> {
+        let listing = request.method == "GET" && request.target.contains("list-type=2");
+        let Some(most) = self.state().page.filter(|_| listing) else { return answer };
+        let (head, body) = split(&answer);
+        let text = String::from_utf8_lossy(body);
+        let Some((at, _)) = text.match_indices("<Contents>").nth(most) else { return answer };
+        let more = "<IsTruncated>true</IsTruncated><NextContinuationToken>more</NextContinuationToken>";
+        let kept = text.get(..at).unwrap_or_default().replace("<IsTruncated>false</IsTruncated>", "");
+        let body = format!("{kept}{more}</ListBucketResult>");
+        [with_length(head, body.len()), body.into_bytes()].concat()
     }
 
     fn trouble_for(&self, request: &Request) -> Option<Trouble> {
         let mut state = self.state();
         state.requests.push(format!("{} {}", request.method, request.target));
+        let head = String::from_utf8_lossy(&request.head);
+        state.heads.push(head.lines().map(lower_name).collect::<Vec<_>>().join("\n"));
+        state.bytes.0 += request.body.len() as u64;
+        if let Some(expired) = &state.expired
+            && head.contains(expired.as_str())
+        {
+            return Some(Trouble::Refused(400, "ExpiredToken"));
+        }
         if let Some(at) = state.script.iter().position(|(method, _)| *method == request.method) {
             return state.script.remove(at).map(|(_, trouble)| trouble);
         }
@@ -198,21 +302,57 @@ impl Shared {
         }
     }
 
-    fn pass_on(&self, request: &Request) -> io::Result<Vec<u8>> {
+    /// Passes a request on with this much of its body, and brings the answer.
+    fn pass_on(&self, request: &Request, body: usize) -> io::Result<Vec<u8>> {
         let mut server = TcpStream::connect(self.upstream)?;
         server.set_read_timeout(Some(SOCKET_TIME))?;
         let end = request.head.len().saturating_sub(2);
         server.write_all(request.head.get(..end).unwrap_or_default())?;
         server.write_all(b"connection: close\r\n\r\n")?;
-        server.write_all(&request.body)?;
+        server.write_all(request.body.get(..body).unwrap_or_default())?;
+        if body < request.body.len() {
+            server.shutdown(Shutdown::Write)?;
+        }
         let mut answer = Vec::new();
         server.read_to_end(&mut answer)?;
+        self.state().bytes.1 += split(&answer).1.len() as u64;
         Ok(answer)
     }
 }
 
-fn answer_with(client: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {
-    let head = format!("HTTP/1.1 {status} Trouble\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+/// Some servers echo what was signed; none of it may reach a message.
+fn refusal(code: &str) -> String {
+    format!("<Error><Code>{code}</Code><Message>token SECRET-ECHO</Message></Error>")
+}
+
+fn lower_name(line: &str) -> String {
+    match line.split_once(':') {
+        Some((name, value)) => format!("{}:{value}", name.to_lowercase()),
+        None => line.to_owned(),
+    }
+}
+
+/// Head and body of an answer.
+fn split(answer: &[u8]) -> (&[u8], &[u8]) {
+    let at = answer.windows(4).position(|window| window == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
+    answer.split_at(at)
+}
+
+/// A head that announces another length.
+fn with_length(head: &[u8], len: usize) -> Vec<u8> {
+    let text = String::from_utf8_lossy(head);
+    let others = text.lines().filter(|line| {
+        let line = line.to_lowercase();
+        !line.is_empty() && !line.starts_with("content-length:") && !line.starts_with("transfer-encoding:")
+    });
+    let mut head: String = others.map(|line| format!("{line}\r\n")).collect();
+    head.push_str(&format!("content-length: {len}\r\n\r\n"));
+    head.into_bytes()
+}
+
+fn answer_with(client: &mut TcpStream, status: u16, header: &str, body: &str) -> io::Result<()> {
+    let len = body.len();
+    let head = format!("HTTP/1.1 {status} Trouble\r\n{header}content-length: {len}\r\nconnection: close\r\n\r\n");
     client.write_all(head.as_bytes())?;
     client.write_all(body.as_bytes())?;
     client.shutdown(Shutdown::Both)

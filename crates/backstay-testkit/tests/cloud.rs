@@ -2,7 +2,9 @@
 
 use backstay_format::facts::{Conf, StoreAbilities};
 use backstay_model::{Kind, Kinded, Moment, RepoId};
-use backstay_store::cloud::{AccessKeys, Addressing, CloudStore, Credentials, S3Options, Transport};
+use backstay_store::cloud::{
+    AccessKeys, Addressing, CloudOptions, CloudStore, Credentials, Reach, S3, Service, Transport,
+};
 use backstay_store::os::OsRandom;
 use backstay_store::repo::{NewRepository, RepoError, Repository};
 use backstay_store::retry::{Patience, Retry};
@@ -20,22 +22,32 @@ use std::time::Duration;
 
 const REQUEST_TIME: Duration = Duration::from_secs(20);
 
-fn options(endpoint: String, prefix: &str) -> S3Options {
-    S3Options {
+fn options(endpoint: String, prefix: &str) -> CloudOptions {
+    CloudOptions {
         place: format!("s3://{BUCKET}/{prefix}").parse().expect("a place"),
-        region: "us-east-1".to_owned(),
-        endpoint: Some(endpoint),
-        addressing: Addressing::Path,
-        transport: Transport::PlainAllowed,
-        ca_pem: None,
+        reach: Reach {
+            endpoint: Some(endpoint),
+            transport: Transport::PlainAllowed,
+            ca_pem: None,
+            request_time: REQUEST_TIME,
+        },
         storage_class: None,
-        server_side: None,
-        credentials: Credentials::Keys(AccessKeys {
+        service: Service::S3(s3(AccessKeys {
             id: ACCESS_KEY.to_owned(),
             secret: SECRET_KEY.to_owned(),
             token: None,
-        }),
-        request_time: REQUEST_TIME,
+            good_for: None,
+        })),
+    }
+}
+
+fn s3(keys: AccessKeys) -> S3 {
+    S3 {
+        region: "us-east-1".to_owned(),
+        addressing: Addressing::Path,
+        server_side: None,
+        checksum: None,
+        credentials: Credentials::Keys(keys),
     }
 }
 
@@ -198,12 +210,13 @@ async fn refusals_keep_their_kind_and_nothing_the_server_said() {
 #[tokio::test]
 async fn wrong_keys_and_absent_buckets_are_told_apart() {
     let server = S3Server::start();
-    let wrong = AccessKeys { id: ACCESS_KEY.to_owned(), secret: "another".to_owned(), token: None };
-    let stranger = S3Options { credentials: Credentials::Keys(wrong), ..options(server.endpoint(), "v") };
+    let wrong = AccessKeys { id: ACCESS_KEY.to_owned(), secret: "another".to_owned(), token: None, good_for: None };
+    let stranger = CloudOptions { service: Service::S3(s3(wrong)), ..options(server.endpoint(), "v") };
     let store = CloudStore::open(stranger).expect("a client");
     let error = store.put_new(&key("a"), Bytes::new()).await.expect_err("a refusal");
     assert_eq!(error.kind(), Kind::Denied, "{}", told(&error));
-    let elsewhere = S3Options { place: "s3://nowhere/v".parse().expect("a place"), ..options(server.endpoint(), "v") };
+    let elsewhere =
+        CloudOptions { place: "s3://nowhere/v".parse().expect("a place"), ..options(server.endpoint(), "v") };
     let store = CloudStore::open(elsewhere).expect("a client");
     let error = store.list("", None, 1).await.expect_err("a refusal");
     assert_eq!(error.kind(), Kind::Config, "{}", told(&error));

@@ -1,7 +1,7 @@
 //! The store contract over memory, the local folder, every decorator, and all of them together.
 
 use backstay_store::Store;
-use backstay_store::limit::{Bounds, Limit};
+use backstay_store::limit::{Bounds, Limit, Rates};
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::memory::MemoryStore;
 use backstay_store::meter::Meter;
@@ -37,7 +37,8 @@ fn retry(inner: Arc<dyn Store>) -> Arc<dyn Store> {
 
 fn limit(inner: Arc<dyn Store>) -> Arc<dyn Store> {
     // Three at a time makes the racing writers queue; the rate is counted but never waited for.
-    let bounds = Bounds { in_flight: NonZeroU32::MIN.saturating_add(2), bytes_per_second: Some(NonZeroU64::MAX) };
+    let rates = Rates { upload: Some(NonZeroU64::MAX), download: Some(NonZeroU64::MAX) };
+    let bounds = Bounds { in_flight: NonZeroU32::MIN.saturating_add(2), rates };
     Arc::new(Limit::new(inner, bounds))
 }
 

@@ -105,7 +105,7 @@ pub struct Init {
     /// A database to protect; may be given several times
     #[arg(long = "source", value_name = "NAME=PATH")]
     pub sources: Vec<NamedPath>,
-    /// The folder that will hold the backups, or s3://BUCKET/PREFIX
+    /// The folder that will hold the backups, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://ACCOUNT/CONTAINER/PREFIX
     #[arg(long, value_name = "DIR", default_value = "./vault")]
     pub repo: PathBuf,
     /// Where to write the new key

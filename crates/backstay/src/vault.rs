@@ -3,10 +3,11 @@
 //! Everything a command does with backups goes through what [`open`] returns. Must never: make a repository (that
 //! is `init`'s), believe one whose root is not the pinned one, keep key material longer than the command runs.
 
+use crate::config::aws::{self, Finder};
 use crate::config::secret::COMMAND_TIME;
 use crate::config::settings::{Limits, RepositoryLocation, Threads};
 use crate::config::store::StoreSettings;
-use crate::config::{KeySource, Settings, aws, raw};
+use crate::config::{KeySource, Settings, azure, gcs, raw};
 use crate::context::Context;
 use crate::diagnostics::Diagnostic;
 use crate::output::Progress;
@@ -15,7 +16,7 @@ use backstay_ops::catalog::Vault;
 use backstay_ops::disk::OsDisk;
 use backstay_ops::{Env, Event, OpsError, State};
 use backstay_store::Store;
-use backstay_store::cloud::{CloudStore, S3Options, S3Place};
+use backstay_store::cloud::{CloudOptions, CloudStore, Place, Provider, Reach, S3, Service};
 use backstay_store::keyfile::KeyFile;
 use backstay_store::limit::{Bounds, Limit};
 use backstay_store::local::{LocalStore, OpenMode};
@@ -24,13 +25,9 @@ use backstay_store::os::OsRandom;
 use backstay_store::repo::Repository;
 use backstay_store::retry::{Patience, Retry};
 use backstay_store::seal::{MasterIdentity, Unsealer};
-use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-/// Requests on their way at once, reads included: a listing reads many small fronts beside each other.
-const REQUESTS_AT_ONCE: u32 = 16;
 
 /// Opens the repository the settings name, with the keys this host has.
 pub async fn open(context: &Context, settings: &Settings) -> Result<Vault, Diagnostic> {
@@ -112,7 +109,8 @@ impl<'a> Reached<'a> {
 /// The store with its decorators: metered, tried again, limited.
 pub async fn store(context: &Context, reached: &Reached<'_>, mode: OpenMode) -> Result<Arc<dyn Store>, Diagnostic> {
     let deadline = reached.limits.store_deadline;
-    let patience = Patience { attempt: deadline.min(Patience::STANDARD.attempt), deadline, ..Patience::STANDARD };
+    // A connection that stalls must leave time for another attempt.
+    let patience = Patience { attempt: deadline / 2, deadline, ..Patience::STANDARD };
     let bare: Arc<dyn Store> = match reached.at {
         RepositoryLocation::Folder(folder) => Arc::new(LocalStore::open(folder, mode)?),
         RepositoryLocation::Bucket(place) => {
@@ -122,32 +120,45 @@ pub async fn store(context: &Context, reached: &Reached<'_>, mode: OpenMode) -> 
     };
     let metered: Arc<dyn Store> = Arc::new(Meter::new(bare));
     let patient: Arc<dyn Store> = Arc::new(Retry::new(metered, Arc::new(OsRandom), patience));
-    let least = NonZeroU32::new(REQUESTS_AT_ONCE).unwrap_or(NonZeroU32::MIN);
-    let bounds = Bounds { in_flight: reached.limits.upload_in_flight.max(least), bytes_per_second: None };
+    let limits = reached.limits;
+    let in_flight = limits.requests_in_flight.max(limits.upload_in_flight);
+    let bounds = Bounds { in_flight, rates: limits.rates };
     Ok(Arc::new(Limit::new(patient, bounds)))
 }
 
 /// How a bucket is reached and signed for, found when it is needed and kept nowhere else.
 async fn bucket(
     context: &Context,
-    place: &S3Place,
+    place: &Place,
     reached: &Reached<'_>,
     request_time: Duration,
-) -> Result<S3Options, Diagnostic> {
+) -> Result<CloudOptions, Diagnostic> {
     let settings = reached.settings;
-    let access = context.cancel.or(aws::find(context.env(), settings, reached.file)).await??;
-    let ca_pem = settings.ca_file.as_deref().map(raw::read_file).transpose()?.map(String::into_bytes);
-    Ok(S3Options {
+    let service = match place.provider() {
+        Provider::S3 => {
+            let finder = Finder { env: context.env().clone(), clock: context.clock.clone() };
+            let access = context.cancel.or(aws::find(&finder, settings, reached.file)).await??;
+            Service::S3(S3 {
+                region: access.region,
+                addressing: settings.addressing,
+                server_side: settings.server_side.clone(),
+                checksum: settings.checksum,
+                credentials: access.credentials,
+            })
+        }
+        Provider::Gcs => Service::Gcs(gcs::find(context.env(), settings)?),
+        Provider::Azure => Service::Azure(azure::find(context.env(), settings)?),
+    };
+    Ok(CloudOptions {
         place: place.clone(),
-        region: access.region,
-        endpoint: settings.endpoint.clone(),
-        addressing: settings.addressing,
-        transport: settings.transport,
-        ca_pem,
+        reach: Reach {
+            endpoint: settings.endpoint.clone(),
+            transport: settings.transport,
+            ca_pem: settings.ca_file.as_deref().map(raw::read_file).transpose()?.map(String::into_bytes),
+            request_time,
+        },
         storage_class: settings.storage_class.clone(),
-        server_side: settings.server_side.clone(),
-        credentials: access.credentials,
-        request_time,
+        service,
     })
 }
 

@@ -4,6 +4,7 @@
 //! The client keeps the status of most refusals to itself and only prints it, so it is read from there; a
 //! refusal without a status is a cut, a timeout or nonsense, and all of those are *unknown*.
 
+use super::access::NotRenewed;
 use crate::error::StoreError;
 use crate::seam::Verb;
 use object_store::Error as Raw;
@@ -31,6 +32,8 @@ enum Cause {
     BareStatus { status: u16 },
     #[error("the server sends elsewhere: the bucket is in another region or behind another endpoint")]
     Elsewhere,
+    #[error("new access keys could not be had: {0}")]
+    NotRenewed(String),
     #[error("{0}")]
     Senseless(&'static str),
     /// The client's own words about the connection; without a status they hold nothing of the server's.
@@ -45,22 +48,34 @@ const REDIRECT_WORDS: &str = "redirect without LOCATION";
 const CODE_BYTES_MAX: usize = 64;
 const CONNECTION_CHARS_MAX: usize = 400;
 
+/// Codes of keys that were good once.
+const EXPIRED: [&str; 6] = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "TokenRefreshRequired",
+    "InvalidToken",
+    "RequestExpired",
+    "InvalidAuthenticationInfo",
+];
+
 /// Whether the condition of a put failed. A conflict of two requests under way is none: it does not say that
 /// either has made the object.
 pub(super) fn is_taken(error: &Raw) -> bool {
     let Raw::AlreadyExists { source, .. } = error else { return false };
-    matches!(source.downcast_ref::<Raw>(), Some(Raw::Precondition { .. } | Raw::NotModified { .. }))
+    let told = matches!(source.downcast_ref::<Raw>(), Some(Raw::Precondition { .. } | Raw::NotModified { .. }));
+    // Other services' clients hand the refusal on as it came.
+    told || refusal(error).is_some_and(|(status, code)| status == 412 || code == "BlobAlreadyExists")
 }
 
 impl Asked<'_> {
-    /// For verbs on one object, where *not there* is an answer.
-    pub fn of_object(self, error: Raw) -> Missing {
+    /// For verbs on one object, where *not there* is an answer. Otherwise the error comes back.
+    pub fn of_object(self, error: Raw) -> Result<Missing, Raw> {
         match refusal(&error) {
-            Some((404, code)) if code != "NoSuchBucket" => {
-                Missing::Other(StoreError::NotFound { key: self.key.to_owned() })
+            Some((404, code)) if code != "NoSuchBucket" && code != "ContainerNotFound" => {
+                Ok(Missing::Other(StoreError::NotFound { key: self.key.to_owned() }))
             }
-            Some((416, _)) => Missing::Range,
-            _ => Missing::Other(self.of_store(error)),
+            Some((416, _)) => Ok(Missing::Range),
+            _ => Err(error),
         }
     }
 
@@ -70,6 +85,11 @@ impl Asked<'_> {
             return StoreError::BadName { name: source.to_string() };
         }
         let (op, key) = (self.verb.word(), self.key.to_owned());
+        if let Raw::Unauthenticated { source, .. } = &error
+            && let Some(NotRenewed(why)) = source.downcast_ref::<NotRenewed>()
+        {
+            return StoreError::Expired { op, key, source: Cause::NotRenewed(why.clone()).into() };
+        }
         let Some((status, code)) = refusal(&error) else {
             return match error.to_string().contains(REDIRECT_WORDS) {
                 true => StoreError::Refused { op, key, source: Cause::Elsewhere.into() },
@@ -85,9 +105,9 @@ impl Asked<'_> {
             | (_, "QuotaExceeded" | "QuotaExceededException" | "XMinioStorageFull" | "InsufficientCapacity") => {
                 StoreError::Full { op, key, source }
             }
-            (401 | 403, _) | (400, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired") => {
-                StoreError::Denied { op, key, source }
-            }
+            (400 | 401 | 403, "RequestTimeTooSkewed" | "RequestInTheFuture") => StoreError::Skewed { op, key, source },
+            (400 | 401 | 403, code) if EXPIRED.contains(&code) => StoreError::Expired { op, key, source },
+            (401 | 403, _) => StoreError::Denied { op, key, source },
             // The server gave up waiting for the rest of the request, or holds two at once against each other.
             (400, "RequestTimeout" | "IncompleteBody") | (408 | 409 | 425 | 429, _) => {
                 StoreError::Unknown { op, key, source }

@@ -145,7 +145,7 @@ fn location(working_dir: &Path, typed: &Path) -> Result<RepositoryLocation, Diag
         return Ok(RepositoryLocation::Folder(working_dir.join(plain(typed))));
     };
     text.parse().map(RepositoryLocation::Bucket).map_err(|why: backstay_store::cloud::BadPlace| {
-        Diagnostic::new(Kind::Usage, "`--repo` must be a folder or s3://BUCKET/PREFIX").because(why.to_string()).hint(
+        Diagnostic::new(Kind::Usage, "`--repo` must be a folder or a bucket").because(why.to_string()).hint(
             "Run it again with a folder, such as `--repo ./vault`, or a bucket, such as `--repo s3://vaults/shop`.",
         )
     })

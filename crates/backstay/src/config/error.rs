@@ -3,6 +3,7 @@
 use super::origin::{Origin, Place};
 use super::secret::SecretError;
 use backstay_model::{Kind, Kinded, SourceName};
+use backstay_store::cloud::Provider;
 use std::io;
 use std::path::PathBuf;
 
@@ -27,7 +28,9 @@ pub enum ConfigError {
     #[error("there is no source named `{name}` in {}", path.display())]
     NoSuchSource { path: PathBuf, name: SourceName, have: Vec<SourceName> },
     #[error("there are no access keys for the repository's bucket")]
-    NoAccessKeys,
+    NoAccessKeys { provider: Provider },
+    #[error("the credentials in {} {what}", path.display())]
+    BadCredentials { path: PathBuf, what: &'static str },
     #[error("the profile `{name}` {what}")]
     Profile { name: String, what: &'static str },
     #[error("{} exists already", path.display())]

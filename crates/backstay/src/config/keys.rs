@@ -18,6 +18,7 @@ pub const KEYS: &[&str] = &[
     "store.storage_class",
     "store.sse",
     "store.sse_kms_key",
+    "store.checksum",
     "proof.enabled",
     "proof.integrity",
     "proof.foreign_keys",
@@ -27,6 +28,9 @@ pub const KEYS: &[&str] = &[
     "capture.log_growth_max",
     "limits.threads",
     "limits.upload_in_flight",
+    "limits.requests_in_flight",
+    "limits.upload",
+    "limits.download",
     "limits.store_deadline",
     "status.max_age",
 ];

@@ -10,7 +10,9 @@
 //! Takes no locks.
 
 pub mod aws;
+pub mod azure;
 pub mod error;
+pub mod gcs;
 pub mod keys;
 pub mod origin;
 pub mod raw;

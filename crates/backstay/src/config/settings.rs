@@ -7,9 +7,10 @@ use super::secret::KeySource;
 use super::store::StoreSettings;
 use super::value::Named;
 use backstay_model::{ByteLen, SignerKey, SourceName};
-use backstay_store::cloud::{BadPlace, S3Place};
+use backstay_store::cloud::{BadPlace, Place};
+use backstay_store::limit::Rates;
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ pub struct Shown {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RepositoryLocation {
     Folder(PathBuf),
-    Bucket(S3Place),
+    Bucket(Place),
 }
 
 impl RepositoryLocation {
@@ -115,6 +116,8 @@ pub struct Capture {
 pub struct Limits {
     pub threads: Threads,
     pub upload_in_flight: NonZeroU32,
+    pub requests_in_flight: NonZeroU32,
+    pub rates: Rates,
     pub store_deadline: Duration,
 }
 
@@ -189,7 +192,7 @@ impl<'a> Reader<'a> {
 
     fn repository(&self) -> Result<RepositoryLocation, ConfigError> {
         let named = self.must("repository")?;
-        let wanted = "a folder, or s3://BUCKET/PREFIX";
+        let wanted = "a folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://ACCOUNT/CONTAINER/PREFIX";
         let text = named.text(wanted)?;
         if !text.contains("://") {
             return Ok(RepositoryLocation::Folder(self.path(named)?));
@@ -242,10 +245,17 @@ impl<'a> Reader<'a> {
             let named = self.must(key)?;
             NonZeroU32::new(named.number(1, most)?).ok_or_else(|| named.bad("at least 1"))
         };
+        let rate = |key: &'a str| {
+            let Some(named) = self.get(key) else { return Ok(None) };
+            let some = NonZeroU64::new(named.size()?.get());
+            some.map(Some).ok_or_else(|| named.bad("at least one byte per second, or left out"))
+        };
         Ok(Limits {
             threads: NonZeroU32::new(self.must("limits.threads")?.number(0, 1024)?)
                 .map_or(Threads::AllCores, Threads::Just),
             upload_in_flight: at_least_one("limits.upload_in_flight", 64)?,
+            requests_in_flight: at_least_one("limits.requests_in_flight", 256)?,
+            rates: Rates { upload: rate("limits.upload")?, download: rate("limits.download")? },
             store_deadline: self.must("limits.store_deadline")?.duration()?,
         })
     }

@@ -4,7 +4,7 @@
 use super::error::ConfigError;
 use super::settings::{Reader, RepositoryLocation};
 use super::value::Named;
-use backstay_store::cloud::{Addressing, ServerSide, Transport};
+use backstay_store::cloud::{Addressing, Checksum, Place, Provider, ServerSide, Transport};
 use std::path::PathBuf;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,7 @@ pub struct StoreSettings {
     pub credentials: Where,
     pub storage_class: Option<String>,
     pub server_side: Option<ServerSide>,
+    pub checksum: Option<Checksum>,
 }
 
 /// Where access keys come from.
@@ -30,12 +31,21 @@ pub enum Where {
     Instance,
 }
 
-/// What can be read back at once. The archive classes cannot, and a restore must never wait for a thaw.
-const CLASSES: [&str; 6] =
-    ["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY"];
+/// What can be read back at once. Classes that must be thawed cannot, and a restore must never wait for that.
+fn classes(place: Option<&Place>) -> &'static [&'static str] {
+    match place.map(Place::provider) {
+        Some(Provider::Gcs) => &["STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE"],
+        Some(Provider::Azure) => &["Hot", "Cool", "Cold"],
+        _ => &["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY"],
+    }
+}
+
+/// What only S3 and its like have.
+const OF_S3: [&str; 6] =
+    ["store.region", "store.path_style", "store.profile", "store.sse", "store.sse_kms_key", "store.checksum"];
 
 /// Every setting of the table.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "store.endpoint",
     "store.region",
     "store.path_style",
@@ -46,15 +56,33 @@ const NAMES: [&str; 10] = [
     "store.storage_class",
     "store.sse",
     "store.sse_kms_key",
+    "store.checksum",
 ];
 
 impl StoreSettings {
-    pub(super) fn read<'a>(reader: &Reader<'a>, location: &RepositoryLocation) -> Result<Self, ConfigError> {
-        if let RepositoryLocation::Folder(_) = location
-            && let Some(named) = NAMES.into_iter().find_map(|name| reader.get(name))
-        {
-            return Err(named.bad("left out: `repository` is a folder"));
+    /// Nothing said.
+    #[cfg(test)]
+    pub fn plain() -> Self {
+        Self {
+            endpoint: None,
+            region: None,
+            addressing: Addressing::VirtualHost,
+            transport: Transport::TlsOnly,
+            ca_file: None,
+            profile: None,
+            credentials: Where::Found,
+            storage_class: None,
+            server_side: None,
+            checksum: None,
         }
+    }
+
+    pub(super) fn read<'a>(reader: &Reader<'a>, location: &RepositoryLocation) -> Result<Self, ConfigError> {
+        let place = match location {
+            RepositoryLocation::Folder(_) => None,
+            RepositoryLocation::Bucket(place) => Some(place),
+        };
+        refuse_foreign(reader, place)?;
         let get = |name: &'a str| reader.get(name);
         let text = |name: &'a str, wanted: &str| get(name).map(|named| plain_text(named, wanted)).transpose();
         let flag = |name: &'a str| get(name).map(Named::flag).transpose();
@@ -73,8 +101,9 @@ impl StoreSettings {
         if let (Some(named), Some(Where::Instance)) = (profile, credentials) {
             return Err(named.bad("left out: `store.credentials` is \"instance\""));
         }
-        let classes = CLASSES.map(|class| (class, class));
+        let classes: Vec<_> = classes(place).iter().map(|class| (*class, *class)).collect();
         let class = get("store.storage_class").map(|named| named.choice(&classes)).transpose()?;
+        let checksums = [("sha256", Checksum::Sha256), ("crc64nvme", Checksum::Crc64Nvme)];
         Ok(Self {
             endpoint,
             region: text("store.region", "a region such as \"eu-central-1\"")?,
@@ -85,7 +114,21 @@ impl StoreSettings {
             credentials: credentials.unwrap_or(Where::Found),
             storage_class: class.map(str::to_owned),
             server_side: server_side(reader)?,
+            checksum: get("store.checksum").map(|named| named.choice(&checksums)).transpose()?,
         })
+    }
+}
+
+/// Settings without a meaning for this repository: most likely somebody thinks they are in force.
+fn refuse_foreign(reader: &Reader<'_>, place: Option<&Place>) -> Result<(), ConfigError> {
+    let (names, why): (&[&'static str], &str) = match place.map(Place::provider) {
+        None => (&NAMES, "left out: `repository` is a folder"),
+        Some(Provider::S3) => return Ok(()),
+        Some(_) => (&OF_S3, "left out: only s3:// has it"),
+    };
+    match names.iter().find_map(|name| reader.get(name)) {
+        Some(named) => Err(named.bad(why)),
+        None => Ok(()),
     }
 }
 

@@ -115,7 +115,7 @@ fn values_of_the_wrong_kind_are_refused() {
         let error = problem(&format!("{LEAST}{text}"));
         assert!(error.contains(words), "{text}: {error}");
     }
-    assert!(problem("repository = \"gs://bucket/x\"\n").contains("must be a folder, or s3://"));
+    assert!(problem("repository = \"ftp://bucket/x\"\n").contains("must be a folder, s3://"));
     assert_eq!(problem(""), "/etc/shop/backstay.toml has no `repository`");
     assert_eq!(problem(&format!("{LEAST}[sources.shop]\n")), "/etc/shop/backstay.toml has no `sources.shop.path`");
 }
@@ -262,6 +262,18 @@ fn distances_count_edits_and_swaps() {
 }
 
 #[test]
+fn rates_are_sizes_per_second_and_never_nothing() {
+    let of = |text: &str| load(&format!("{LEAST}[limits]\n{text}\n")).map(|settings| settings.limits);
+    let limits = of("upload = \"2 MiB\"\nrequests_in_flight = 4").expect("a valid table");
+    assert_eq!(limits.rates.upload.map(std::num::NonZeroU64::get), Some(2 << 20));
+    assert_eq!((limits.rates.download, limits.requests_in_flight.get()), (None, 4));
+    for (text, words) in [("upload = \"0 B\"", "at least one byte"), ("download = \"fast\"", "a size such as")] {
+        let error = of(text).expect_err(text).to_string();
+        assert!(error.contains(words), "{text}: {error}");
+    }
+}
+
+#[test]
 fn misspelt_variables_are_noticed() {
     let env =
         Env::from([("BACKSTAY_STATE_DIRR", "x"), ("BACKSTAY_STATE_DIR", "x"), ("BACKSTAY_KEY", "x"), ("PATH", "x")]);
@@ -297,15 +309,26 @@ fn a_bucket_is_reached_as_the_store_table_says() {
         ("sse_kms_key = \"x\"", "left out unless"),
         ("credentials = \"instance\"\nprofile = \"x\"", "`store.credentials` is \"instance\""),
         ("region = \"a b\"", "a region such as"),
+        ("checksum = \"md5\"", "\"sha256\" or \"crc64nvme\""),
         ("secret_access_key = \"x\"", "unknown key `store.secret_access_key`"),
     ];
     for (text, words) in refused {
         let error = of(text).expect_err(text).to_string();
         assert!(error.contains(words) && !error.contains("pass@"), "{text}: {error}");
     }
+    for (place, table, words) in [
+        ("gs://vaults", "region = \"x-1\"", "only s3:// has it"),
+        ("az://team2/vaults", "sse = \"aes256\"", "only s3:// has it"),
+        ("gs://vaults", "storage_class = \"STANDARD_IA\"", "\"NEARLINE\""),
+        ("az://team2/vaults", "storage_class = \"Archive\"", "\"Cool\""),
+    ] {
+        let error = problem(&format!("repository = \"{place}\"\n[store]\n{table}\n"));
+        assert!(error.contains(words), "{place} {table}: {error}");
+    }
+    load("repository = \"gs://vaults\"\n[store]\nstorage_class = \"NEARLINE\"\n").expect("a class of Google's");
     let folder = problem(&format!("{LEAST}[store]\nregion = \"x-1\"\n"));
     assert!(folder.contains("`repository` is a folder"), "{folder}");
-    for place in ["s3://", "s3://Vaults/x", "gs://vaults", "s3://vaults/a b"] {
+    for place in ["s3://", "s3://Vaults/x", "az://vaults", "ftp://vaults", "s3://vaults/a b"] {
         assert!(problem(&format!("repository = \"{place}\"\n")).contains("s3://BUCKET/PREFIX"), "{place}");
     }
 }

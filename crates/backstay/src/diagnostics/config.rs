@@ -3,6 +3,7 @@
 use super::Diagnostic;
 use crate::config::error::ConfigError;
 use crate::config::secret::SecretError;
+use backstay_store::cloud::Provider;
 
 impl From<ConfigError> for Diagnostic {
     fn from(error: ConfigError) -> Self {
@@ -29,9 +30,18 @@ impl From<ConfigError> for Diagnostic {
                 plain.hint("Keep one of the two; `backstay config show --origin` says where each is set.")
             }
             ConfigError::NoSuchSource { have, name, .. } => no_such_source(plain, name.as_str(), have),
-            ConfigError::NoAccessKeys => plain
-                .hint("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with `store.profile`.")
+            ConfigError::NoAccessKeys { provider } => plain
+                .hint(match provider {
+                    Provider::S3 => {
+                        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with `store.profile`."
+                    }
+                    Provider::Gcs => "Set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account's key.",
+                    Provider::Azure => "Set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN.",
+                })
                 .hint("On a machine with a role of its own, set `store.credentials = \"instance\"`."),
+            ConfigError::BadCredentials { .. } => {
+                plain.hint("Name another file with GOOGLE_APPLICATION_CREDENTIALS: a service account's key as JSON.")
+            }
             ConfigError::Profile { .. } => {
                 plain.hint("Correct ~/.aws/config or ~/.aws/credentials, or name another `store.profile`.")
             }

@@ -109,6 +109,12 @@ fn of_store(plain: Diagnostic, error: &StoreError) -> Diagnostic {
         }
         StoreError::TooLarge { .. } | StoreError::BadName { .. } => plain
             .hint("Look at what else writes into the repository; `backstay check` says whether backups are affected."),
+        StoreError::Expired { .. } => plain
+            .hint("Get new access keys the way you got these, then run the same command again.")
+            .hint("For runs longer than the keys last, name a `store.profile` with a `credential_process`."),
+        StoreError::Skewed { .. } => plain
+            .hint("Set the clock of this machine, for instance with `timedatectl set-ntp true`.")
+            .hint("Run `date -u` to see what it says now, then run the same command again."),
         StoreError::Denied { .. } => {
             plain.hint("Run `backstay doctor`, and correct the permissions of the repository.")
         }

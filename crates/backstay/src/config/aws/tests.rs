@@ -1,21 +1,10 @@
 use super::*;
 use backstay_model::{Kind, Kinded};
-use backstay_store::cloud::{Addressing, Transport};
 use std::fs;
 use tempfile::TempDir;
 
 fn plain() -> StoreSettings {
-    StoreSettings {
-        endpoint: None,
-        region: Some("eu-central-1".to_owned()),
-        addressing: Addressing::Path,
-        transport: Transport::TlsOnly,
-        ca_file: None,
-        profile: None,
-        credentials: Where::Found,
-        storage_class: None,
-        server_side: None,
-    }
+    StoreSettings { region: Some("eu-central-1".to_owned()), ..StoreSettings::plain() }
 }
 
 fn home(config: &str, credentials: &str) -> TempDir {
@@ -34,7 +23,11 @@ fn env(home: &TempDir, more: &[(&str, &str)]) -> Env {
 }
 
 async fn found(env: &Env, store: &StoreSettings) -> Result<Access, ConfigError> {
-    find(env, store, Path::new("/etc/shop/backstay.toml")).await
+    find(&finder(env), store, Path::new("/etc/shop/backstay.toml")).await
+}
+
+fn finder(env: &Env) -> Finder {
+    Finder { env: env.clone(), clock: Arc::new(backstay_store::os::SystemClock) }
 }
 
 /// The id and the secret; panics on another kind of credentials.
@@ -43,6 +36,12 @@ fn keys(access: Access) -> (String, String, Option<String>) {
         Credentials::Keys(keys) => (keys.id, keys.secret, keys.token),
         other => panic!("{other:?}"),
     }
+}
+
+/// The same of a profile, as it is asked when keys expire.
+async fn of_profile(env: &Env, name: &str) -> (String, String, Option<String>) {
+    let keys = Profile::read(env, name).expect("a profile").keys(&finder(env)).await.expect("keys").expect("some");
+    (keys.id, keys.secret, keys.token)
 }
 
 fn three(id: &str, secret: &str, token: Option<&str>) -> (String, String, Option<String>) {
@@ -64,9 +63,12 @@ async fn the_environment_comes_before_the_default_profile_and_a_named_profile_be
     let of_default = keys(found(&env(&home, &[]), &plain()).await.expect("keys"));
     assert_eq!(of_default, three("ID", "SE=CRET", None));
     let far = StoreSettings { profile: Some("far".to_owned()), ..plain() };
-    assert_eq!(keys(found(&env(&home, &said), &far).await.expect("keys")), three("FAR", "AWAY", Some("TOK")));
+    // Keys with a token do not last; the profile is asked for new ones.
+    let renewed = |access: Access| matches!(access.credentials, Credentials::Renewed(_));
+    assert!(renewed(found(&env(&home, &said), &far).await.expect("keys")));
+    assert_eq!(of_profile(&env(&home, &said), "far").await, three("FAR", "AWAY", Some("TOK")));
     let chosen = env(&home, &[("AWS_PROFILE", "far")]);
-    assert_eq!(keys(found(&chosen, &plain()).await.expect("keys")), three("FAR", "AWAY", Some("TOK")));
+    assert!(renewed(found(&chosen, &plain()).await.expect("keys")));
 }
 
 #[tokio::test]
@@ -88,15 +90,18 @@ async fn the_region_comes_from_the_nearest_that_says_one() {
 async fn roles_of_platforms_are_taken_and_keys_that_are_nowhere_are_missed() {
     let home = home("", "");
     let error = found(&env(&home, &[]), &plain()).await.expect_err("no keys");
-    assert!(matches!(error, ConfigError::NoAccessKeys) && error.kind() == Kind::Config, "{error:?}");
+    assert!(matches!(error, ConfigError::NoAccessKeys { .. }) && error.kind() == Kind::Config, "{error:?}");
     let half = env(&home, &[("AWS_ACCESS_KEY_ID", "E")]);
-    assert!(matches!(found(&half, &plain()).await, Err(ConfigError::NoAccessKeys)));
+    assert!(matches!(found(&half, &plain()).await, Err(ConfigError::NoAccessKeys { .. })));
     let web = env(&home, &[("AWS_WEB_IDENTITY_TOKEN_FILE", "/t"), ("AWS_ROLE_ARN", "arn:x")]);
     assert!(matches!(found(&web, &plain()).await.expect("a role").credentials, Credentials::WebIdentity { .. }));
     let task = env(&home, &[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/x")]);
     assert!(matches!(found(&task, &plain()).await.expect("a role").credentials, Credentials::Container { .. }));
     let instance = StoreSettings { credentials: Where::Instance, ..plain() };
-    assert!(matches!(found(&env(&home, &[]), &instance).await.expect("a role").credentials, Credentials::Instance));
+    assert!(matches!(
+        found(&env(&home, &[]), &instance).await.expect("a role").credentials,
+        Credentials::Instance { .. }
+    ));
 }
 
 #[tokio::test]
@@ -115,14 +120,17 @@ async fn a_profile_that_cannot_be_used_is_refused_and_not_passed_over() {
 async fn a_credential_process_is_asked_without_a_shell() {
     let run = |line: &str| {
         let home = home(&format!("[default]\ncredential_process = {line}\n"), "");
-        async move { found(&env(&home, &[]), &plain()).await }
+        async move {
+            found(&env(&home, &[]), &plain()).await.map(|_| ())?;
+            Ok::<_, ConfigError>(of_profile(&env(&home, &[]), "default").await)
+        }
     };
     let script = tempfile::tempdir().expect("a folder");
     let answer = script.path().join("an answer.json");
     let good = r#"{"Version":1,"AccessKeyId":"P","SecretAccessKey":"Q","SessionToken":"R","Expiration":"2030-01-01"}"#;
     fs::write(&answer, good).expect("written");
     let line = format!("cat \"{}\"", answer.display());
-    assert_eq!(keys(run(&line).await.expect("keys")), three("P", "Q", Some("R")));
+    assert_eq!(run(&line).await.expect("keys"), three("P", "Q", Some("R")));
     for bad in [r#"{"Version":2,"AccessKeyId":"P","SecretAccessKey":"Q"}"#, "{}", "P Q"] {
         fs::write(&answer, bad).expect("written");
         let error = run(&line).await.expect_err(bad);

@@ -50,6 +50,8 @@ fn of_stores() {
         StoreError::NotFound { key: key() },
         StoreError::Short { key: key(), wanted: 10 },
         StoreError::Denied { op: "put", key: key(), source: cause() },
+        StoreError::Expired { op: "put", key: key(), source: cause() },
+        StoreError::Skewed { op: "put", key: key(), source: cause() },
         StoreError::Full { op: "put", key: key(), source: cause() },
         unknown(),
         StoreError::Deadline { op: "get", key: key(), millis: 120_000, attempts: 9, source: Box::new(unknown()) },
