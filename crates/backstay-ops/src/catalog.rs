@@ -4,8 +4,8 @@ use crate::state::{SeenHead, SeenMark, SeenSource};
 use crate::{Env, OpsError, State};
 use backstay_format::facts::{Mark, Role};
 use backstay_model::catalog::{self, MarkKind, NoPoint, Snapshot, Target};
-use backstay_model::{ObjectId, SignerKey, SourceName};
-use backstay_store::keys::SnapshotName;
+use backstay_model::{Kind, Kinded, ObjectId, SignerKey, SourceName};
+use backstay_store::keys::{self, SnapshotName};
 use backstay_store::repo::{Chain, ManifestFront, MarkFault, Record, RepoError, Repository};
 use std::collections::HashMap;
 
@@ -54,12 +54,32 @@ impl Catalog {
                     catalog.snapshots.push(catalog.snapshot(&front));
                     catalog.fronts.insert(name.id, front);
                 }
-                // Not to be had is not the same as damaged: the caller must not go on without it.
-                Err(error) if error.is_outage() => return Err(error.into()),
+                Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
                 Err(error) => catalog.broken.push((name, error)),
             }
         }
+        // Who may read none of them is no judge of them.
+        let denied = |(_, error): &(SnapshotName, RepoError)| error.kind() == Kind::Denied && error.is_unreadable();
+        if let (true, Some(at)) = (catalog.snapshots.is_empty(), catalog.broken.iter().position(denied)) {
+            return Err(catalog.broken.swap_remove(at).1.into());
+        }
+        catalog.check_answering(repo, source).await?;
         Ok(catalog)
+    }
+
+    /// One manifest or mark that cannot be read is a fact about it, and the others stand. A store that gives
+    /// nothing any more is an outage: that says nothing about what it holds.
+    async fn check_answering(&self, repo: &Repository, source: &SourceName) -> Result<(), OpsError> {
+        let of_marks = self.mark_faults.iter().any(|fault| fault.error().is_unreadable());
+        if of_marks || self.broken.iter().any(|(_, error)| error.is_unreadable()) {
+            repo.store().list(&keys::snapshot_prefix(source), None, 1).await?;
+        }
+        Ok(())
+    }
+
+    /// Manifests newer than a snapshot that cannot be verified or read: what they hold is passed over.
+    pub fn broken_above(&self, snapshot: &Snapshot) -> impl Iterator<Item = &(SnapshotName, RepoError)> {
+        self.broken.iter().filter(|(name, _)| name.sequence > snapshot.sequence)
     }
 
     /// The snapshot a target names. One about which marks may be missing answers to its own id only.

@@ -65,7 +65,19 @@ pub struct CheckedSnapshot {
 pub struct Problem {
     pub object: String,
     pub what: String,
+    /// Fail when it is known to be wrong, inconclusive when it could not be read.
+    pub verdict: Verdict,
     pub snapshots: Vec<ObjectId>,
+}
+
+impl Problem {
+    fn of(object: String, error: &RepoError, snapshots: Vec<ObjectId>) -> Self {
+        let (verdict, what) = match error.is_unreadable() {
+            true => (Verdict::Inconclusive, format!("cannot be read: {}", with_causes(error))),
+            false => (Verdict::Fail, with_causes(error)),
+        };
+        Self { object, what, verdict, snapshots }
+    }
 }
 
 /// What became of the objects, each looked at once for each way in which manifests describe it: a
@@ -88,12 +100,17 @@ enum Wrong {
 /// The thing, and what is wrong with it.
 type Finding = (String, Wrong);
 
-fn verdict_of(found: &[Finding]) -> Verdict {
-    match found {
-        [] => Verdict::Pass,
-        found if found.iter().any(|(_, wrong)| matches!(wrong, Wrong::Damaged(_))) => Verdict::Fail,
-        _ => Verdict::Inconclusive,
+impl Wrong {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Wrong::Damaged(_) => Verdict::Fail,
+            Wrong::Unreadable(_) => Verdict::Inconclusive,
+        }
     }
+}
+
+fn verdict_of(found: &[Finding]) -> Verdict {
+    found.iter().fold(Verdict::Pass, |all, (_, wrong)| all.and(wrong.verdict()))
 }
 
 /// An object, and the digest of all that a manifest says of it.
@@ -132,7 +149,6 @@ pub async fn check(vault: &Vault, request: &CheckRequest) -> Result<CheckReport,
     vault.env.tell(Event::Began { source, what: "checking", bytes: None });
     let mut objects = Objects::default();
     let mut problems = history_problems(vault, &request.source, &catalog).await?;
-    let of_history = !problems.is_empty();
     let mut snapshots = Vec::new();
     let mut sealed_elsewhere = None;
     let chosen = catalog.snapshots.iter().filter(|s| request.snapshot.is_none_or(|id| id == s.id));
@@ -167,19 +183,15 @@ pub async fn check(vault: &Vault, request: &CheckRequest) -> Result<CheckReport,
     if catalog.snapshots.is_empty() && catalog.broken.is_empty() && !packs.is_empty() {
         let object = format!("data/{}/snap/", request.source);
         let what = "packs are stored and no manifest is: the snapshots are gone, or none was ever finished".into();
-        problems.push(Problem { object, what, snapshots: Vec::new() });
+        problems.push(Problem { object, what, verdict: Verdict::Fail, snapshots: Vec::new() });
     }
     let unreferenced = unreferenced(request, &packs, &objects);
     remember_suspects(vault, request, &objects)?;
     quarantine(vault, &catalog, &snapshots, &problems).await?;
     vault.env.tell(Event::Ended);
-    let verdict = match snapshots.iter().fold(Verdict::Pass, |all, checked| all.and(checked.verdict)) {
-        // With nothing to look at, nothing was found out.
-        Verdict::Pass if snapshots.is_empty() && problems.is_empty() => Verdict::Inconclusive,
-        Verdict::Pass if problems.is_empty() => Verdict::Pass,
-        Verdict::Inconclusive if !of_history => Verdict::Inconclusive,
-        _ => Verdict::Fail,
-    };
+    let verdicts = snapshots.iter().map(|checked| checked.verdict).chain(problems.iter().map(|p| p.verdict));
+    // With nothing to look at, nothing was found out.
+    let verdict = verdicts.reduce(Verdict::and).unwrap_or(Verdict::Inconclusive);
     Ok(CheckReport {
         source: request.source.clone(),
         verdict,
@@ -195,26 +207,18 @@ pub async fn check(vault: &Vault, request: &CheckRequest) -> Result<CheckReport,
 
 /// What is wrong with the history as a whole: objects that cannot be verified, holes, rivals.
 async fn history_problems(vault: &Vault, source: &SourceName, catalog: &Catalog) -> Result<Vec<Problem>, OpsError> {
-    let broken = catalog.broken.iter().map(|(name, error)| Problem {
-        object: name.key().to_string(),
-        what: with_causes(error),
-        snapshots: vec![name.id],
-    });
+    let broken = catalog.broken.iter().map(|(name, error)| Problem::of(name.key().to_string(), error, vec![name.id]));
     let mut problems: Vec<Problem> = broken.collect();
+    if let Some(fault) = vault.repo.conf_fault() {
+        problems.push(Problem::of(keys::conf(vault.repo.conf().generation).to_string(), fault, Vec::new()));
+    }
     problems.extend(chain_problems(catalog));
-    problems.extend(catalog.mark_faults.iter().map(|fault| Problem {
-        object: keys::mark_prefix(source),
-        what: with_causes(fault.error()),
-        snapshots: Vec::new(),
-    }));
+    let faults = catalog.mark_faults.iter();
+    problems.extend(faults.map(|fault| Problem::of(keys::mark_prefix(source), fault.error(), Vec::new())));
     match vault.repo.branches(source).await {
         Ok(branches) => problems.extend(without_branch(catalog, branches.len() as u64)),
-        Err(error) if error.is_outage() => return Err(error.into()),
-        Err(error) => problems.push(Problem {
-            object: keys::branch_prefix(source),
-            what: with_causes(&error),
-            snapshots: Vec::new(),
-        }),
+        Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
+        Err(error) => problems.push(Problem::of(keys::branch_prefix(source), &error, Vec::new())),
     }
     Ok(problems)
 }
@@ -224,7 +228,7 @@ fn without_branch(catalog: &Catalog, branches: u64) -> Option<Problem> {
     let beyond = catalog.snapshots.iter().filter(|s| s.branch.get() >= branches);
     let snapshots: Vec<ObjectId> = beyond.map(|s| s.id).collect();
     let (object, what) = ("branch records".to_owned(), "the record of a snapshot's branch is missing".to_owned());
-    (!snapshots.is_empty()).then_some(Problem { object, what, snapshots })
+    (!snapshots.is_empty()).then_some(Problem { object, what, verdict: Verdict::Fail, snapshots })
 }
 
 /// Every snapshot follows the one before it: none is missing, none was exchanged, none has a rival.
@@ -238,7 +242,8 @@ fn chain_problems(catalog: &Catalog) -> Vec<Problem> {
     for (sequence, here) in &by_sequence {
         let mut say = |snapshot: &Snapshot, what: &str| {
             let object = format!("snapshot {}", snapshot.id);
-            problems.push(Problem { object, what: what.into(), snapshots: vec![snapshot.id] });
+            let snapshots = vec![snapshot.id];
+            problems.push(Problem { object, what: what.into(), verdict: Verdict::Fail, snapshots });
         };
         let before = by_sequence.get(&sequence.wrapping_sub(1));
         for snapshot in here {
@@ -262,10 +267,11 @@ fn chain_problems(catalog: &Catalog) -> Vec<Problem> {
 
 fn add_problems(problems: &mut Vec<Problem>, snapshot: ObjectId, found: Vec<Finding>) {
     for (object, wrong) in found {
+        let verdict = wrong.verdict();
         let (Wrong::Damaged(what) | Wrong::Unreadable(what)) = wrong;
         match problems.iter_mut().find(|p| p.object == object && p.what == what) {
             Some(known) => known.snapshots.push(snapshot),
-            None => problems.push(Problem { object, what, snapshots: vec![snapshot] }),
+            None => problems.push(Problem { object, what, verdict, snapshots: vec![snapshot] }),
         }
     }
 }
@@ -332,7 +338,7 @@ async fn finding(
 async fn wrong(vault: &Vault, request: &CheckRequest, error: OpsError) -> Result<Wrong, OpsError> {
     match &error {
         _ if error.kind() == Kind::Corrupt => Ok(Wrong::Damaged(with_causes(&error))),
-        OpsError::Repo(RepoError::Store(of_store)) if rebuild::is_of_one_object(of_store) => {
+        OpsError::Repo(RepoError::Store(of_store)) if of_store.is_of_one_object() => {
             let answers = vault.repo.store().list(&keys::pack_prefix(&request.source), None, 1).await;
             answers.map(|_| Wrong::Unreadable(format!("cannot be read: {}", with_causes(&error)))).map_err(|_| error)
         }

@@ -16,6 +16,7 @@ pub mod init;
 mod leftovers;
 mod map;
 mod materialize;
+pub mod open;
 mod packer;
 pub mod prove;
 mod rebuild;

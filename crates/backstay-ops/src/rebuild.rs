@@ -13,7 +13,6 @@ use backstay_format::{Corrupt, FingerprintKey};
 use backstay_model::ObjectId;
 use backstay_store::keys::SnapshotName;
 use backstay_store::repo::{Directory, RepoError, SnapshotReader, Step, unit_size};
-use backstay_store::{StoreError, Verb};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -24,23 +23,13 @@ use std::path::Path;
 pub async fn base(vault: &Vault, name: &SnapshotName, dir: &Path) -> Result<Option<Base>, OpsError> {
     match try_base(vault, name, dir).await {
         Ok(()) => Ok(Base::load(dir, &name.id).unwrap_or_default()),
-        Err(OpsError::Repo(RepoError::Store(error))) if !is_of_one_object(&error) => Err(error.into()),
+        Err(OpsError::Repo(RepoError::Store(error))) if !error.is_of_one_object() => Err(error.into()),
         Err(OpsError::Repo(_) | OpsError::Format(_) | OpsError::RootMismatch { .. }) => Ok(None),
         Err(OpsError::Path(_)) => {
             let _ = Base::discard(vault.env.disk.as_ref(), dir, &name.id);
             Ok(None)
         }
         Err(other) => Err(other),
-    }
-}
-
-/// Whether a store failed at reading one object, rather than at saying what is there.
-pub fn is_of_one_object(error: &StoreError) -> bool {
-    let reads = |op: &str| op == Verb::Get.word() || op == Verb::GetRange.word();
-    match error {
-        StoreError::Denied { op, .. } | StoreError::Unknown { op, .. } | StoreError::Deadline { op, .. } => reads(op),
-        StoreError::NotFound { .. } | StoreError::Short { .. } | StoreError::TooLarge { .. } => true,
-        _ => false,
     }
 }
 

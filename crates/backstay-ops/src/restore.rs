@@ -10,10 +10,11 @@ mod swap;
 
 pub use swap::Kept;
 
-use crate::catalog::Vault;
+use crate::catalog::{Catalog, Vault};
 use crate::disk::{self, At, DiskFile};
 use crate::leftovers;
 use crate::materialize::{self, Target};
+use crate::prove::with_causes;
 use crate::{Event, OpsError};
 use backstay_format::Corrupt;
 use backstay_format::facts::Stream;
@@ -21,7 +22,8 @@ use backstay_model::catalog::{self, Quality, Snapshot};
 use backstay_model::{ByteLen, Moment, ObjectId, SourceName};
 use backstay_sqlite::question::{IntegrityAnswer, SmokeAnswer, SmokeState};
 use backstay_sqlite::{ForeignKeys, Holders, Integrity, Questions};
-use backstay_store::repo::{Manifest, SnapshotReader};
+use backstay_store::keys::SnapshotName;
+use backstay_store::repo::{Manifest, RepoError, SnapshotReader};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,6 +76,16 @@ pub struct RestorePlan {
     pub holders: Option<Holders>,
     /// What stands beside a new file and would be taken for its log.
     pub moved_aside: Vec<PathBuf>,
+    /// Newer manifests that cannot be verified or read, and so were not chosen.
+    pub passed_over: Vec<PassedOver>,
+}
+
+/// A snapshot that may hold what was asked for, and cannot be used.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct PassedOver {
+    pub id: ObjectId,
+    pub sequence: u64,
+    pub problem: String,
 }
 
 /// A plan and all that performing it needs.
@@ -123,6 +135,11 @@ pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, Ops
         catalog::Target::At(at) => Some(at.millis_since(snapshot.taken)),
         _ => None,
     };
+    let passed_over = match request.target {
+        // Who named a snapshot did not ask for the newest.
+        catalog::Target::Id(_) => Vec::new(),
+        _ => passed_over(&catalog, &snapshot),
+    };
     let holders = (in_place && to.exists()).then(|| backstay_sqlite::holders(&to));
     let plan = RestorePlan {
         source: request.source.clone(),
@@ -139,8 +156,18 @@ pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, Ops
         free: ByteLen::new(free),
         objects: manifest.table.refs().len(),
         holders,
+        passed_over,
     };
     Ok(Planned { plan, manifest, snapshot, request })
+}
+
+fn passed_over(catalog: &Catalog, chosen: &Snapshot) -> Vec<PassedOver> {
+    let one = |(name, error): &(SnapshotName, RepoError)| PassedOver {
+        id: name.id,
+        sequence: name.sequence.get(),
+        problem: with_causes(error),
+    };
+    catalog.broken_above(chosen).map(one).collect()
 }
 
 /// Where the file goes. The live database is the file itself and not a link to it: what is written

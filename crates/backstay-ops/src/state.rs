@@ -22,6 +22,9 @@ use std::sync::Arc;
 
 const SMALL: u64 = 1 << 20;
 
+/// The bytes of the newest configuration.
+const KEPT_CONF: &str = "conf.object";
+
 /// The state folder of one repository.
 #[derive(Clone)]
 pub struct State {
@@ -133,6 +136,28 @@ impl State {
         }
         let _lock = wait_for(&self.dir.join("state.lock"))?;
         self.write(&path, &seen)
+    }
+
+    /// Keeps the verified configuration itself, against the day the store's copy is damaged. What cannot be
+    /// written here is only missed then.
+    pub fn keep_conf(&self, bytes: &[u8]) -> Result<(), PathError> {
+        let path = self.dir.join(KEPT_CONF);
+        if disk::read_small(&path, SMALL).ok().flatten().is_some_and(|kept| kept == bytes) {
+            return Ok(());
+        }
+        let _lock = wait_for(&self.dir.join("state.lock"))?;
+        disk::sweep_staged(self.disk.as_ref(), &path);
+        disk::replace(self.disk.as_ref(), &path, bytes, 0o600)
+    }
+
+    /// Every configuration kept below `root`, of whatever repository, with what was seen of it last.
+    pub fn kept_confs(root: &Path) -> Vec<(SeenConf, Vec<u8>)> {
+        let folders = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+        let kept = |folder: PathBuf| {
+            let seen = read::<SeenConf>(&folder.join("conf.json")).ok()??;
+            Some((seen, disk::read_small(&folder.join(KEPT_CONF), SMALL).ok()??))
+        };
+        folders.filter_map(kept).collect()
     }
 
     /// The folder of one source.

@@ -4,14 +4,16 @@
 mod world;
 
 use backstay_model::catalog::Target;
-use backstay_model::{ObjectId, Verdict};
+use backstay_model::{Kind, Kinded, ObjectId, Verdict};
 use backstay_ops::State;
 use backstay_ops::backup::BaseUse;
+use backstay_ops::catalog::Catalog;
 use backstay_ops::check::Depth;
 use backstay_ops::disk::{Disk, DiskFile, OsDisk};
 use backstay_store::local::{LocalStore, OpenMode};
-use backstay_store::{Key, keys};
-use backstay_testkit::fault_store::FaultStore;
+use backstay_store::repo::Repository;
+use backstay_store::{Key, Store, Verb, keys};
+use backstay_testkit::fault_store::{Fault, FaultKind, FaultStore};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -96,6 +98,122 @@ async fn damage_beside_an_unreadable_pack_is_still_found() {
     assert_eq!(quarantined, [second.snapshot], "only what is known to be damaged");
     let suspects = world.vault.state.seen(&source()).expect("seen").suspects;
     assert!(suspects.len() == 2 && suspects.contains(&damaged), "{suspects:?}");
+}
+
+async fn manifests(world: &World) -> Vec<Key> {
+    let names = world.vault.repo.snapshot_names(&source()).await.expect("names");
+    names.into_iter().map(|(name, _)| name.key()).collect()
+}
+
+/// One manifest on a bad sector ended every list, check and restore of its source.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_that_cannot_be_read_is_named_and_the_others_stand() {
+    let (world, store) = world_over().await;
+    world.sql(ROWS);
+    let first = world.backup().await.expect("stored");
+    let rows = world.rows();
+    world.sql("UPDATE t SET x = 'new' WHERE id = 3");
+    let second = world.backup().await.expect("stored");
+    store.make_unreadable(manifests(&world).await.remove(0));
+
+    let catalog = world.vault.catalog(&source()).await.expect("the others stand");
+    assert_eq!(catalog.snapshots.iter().map(|s| s.id).collect::<Vec<_>>(), [first.snapshot]);
+    assert_eq!(catalog.broken.iter().map(|(name, _)| name.id).collect::<Vec<_>>(), [second.snapshot]);
+    for depth in [Depth::Intact, Depth::Authentic] {
+        let report = world.check(depth).await.expect("the check goes on");
+        assert_eq!(report.verdict, Verdict::Inconclusive, "{:?}", report.problems);
+        assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
+        assert_eq!(report.problems[0].snapshots, [second.snapshot]);
+        assert!(report.problems[0].what.starts_with("cannot be read"), "{:?}", report.problems);
+        assert_eq!(report.snapshots.iter().map(|s| s.verdict).collect::<Vec<_>>(), [Verdict::Pass]);
+    }
+    let out = world.dir().join("out.db");
+    let restored = world.restore(Target::Latest, &out).await.expect("restored");
+    assert_eq!(restored.plan.snapshot, first.snapshot);
+    let passed_over: Vec<_> = restored.plan.passed_over.iter().map(|p| (p.id, p.sequence)).collect();
+    assert_eq!(passed_over, [(second.snapshot, 2)], "and it says what it passed over");
+    assert_eq!(world::rows_of(&out), rows);
+    store.make_readable();
+    assert_eq!(world.check(Depth::Authentic).await.expect("a report").verdict, Verdict::Pass);
+}
+
+/// A store that goes down in the midst of a listing is still an outage, not a folder of broken manifests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_gives_nothing_any_more_is_an_outage() {
+    let world = World::new().await;
+    world.sql(ROWS);
+    world.backup().await.expect("stored");
+    let cases = [("store get", Verb::Get), ("store get range", Verb::GetRange)];
+    for (what, verb) in cases {
+        let local = LocalStore::open(&world.dir().join("vault"), OpenMode::Existing).expect("a store");
+        let down = |verb, per_thousand| Fault { verb: Some(verb), per_thousand, kind: FaultKind::Unapplied };
+        // The first listings are answered, those after the reads are not.
+        let cut = FaultStore::new(Arc::new(local)).with_faults(1, vec![down(verb, 1000), down(Verb::List, 400)]);
+        let store: Arc<dyn Store> = Arc::new(cut);
+        let mut outages = 0;
+        for _ in 0..40 {
+            let repo = match Repository::open(store.clone(), world.vault.repo.root(), None).await {
+                Ok(repo) => repo,
+                Err(error) => {
+                    assert!(error.is_outage(), "{what}: {error}");
+                    outages += 1;
+                    continue;
+                }
+            };
+            match Catalog::gather(&repo, &source()).await {
+                Ok(catalog) => assert_eq!((catalog.snapshots.len(), catalog.broken.len()), (0, 1), "{what}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Unavailable, "{what}: {error}");
+                    outages += 1;
+                }
+            }
+        }
+        assert!(outages > 0, "{what}");
+    }
+}
+
+/// The smallest object of all closed the repository when its one sector went bad.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_configuration_is_replaced_by_the_one_this_host_has_seen() {
+    let world = World::new().await;
+    world.sql(ROWS);
+    world.backup().await.expect("stored");
+    let (vault, root) = (&world.vault, world.vault.repo.root());
+    let (state, folder) = (world.dir().join("state"), world.dir().join("vault"));
+    vault.state.remember_conf(vault.repo.seen()).expect("remembered");
+    vault.state.keep_conf(vault.repo.conf_bytes()).expect("kept");
+    let open = async |state: &Path| backstay_ops::open::open(vault.repo.store().clone(), root, state).await;
+    let conf = folder.join("ctl/conf/0000000000000000");
+    let bytes = std::fs::read(&conf).expect("read");
+    assert!(open(&state).await.expect("open").conf_fault().is_none());
+
+    for at in [0, 40, bytes.len() / 2, bytes.len() - 1] {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1;
+        std::fs::write(&conf, bad).expect("write");
+        let repo = open(&state).await.expect("open with what was kept");
+        assert!(repo.conf_fault().is_some(), "byte {at}");
+        assert!(repo.put_conf_back().await.is_err(), "nothing is overwritten");
+        assert!(open(&world.dir().join("elsewhere")).await.is_err(), "a host that kept nothing is told");
+    }
+    std::fs::remove_file(&conf).expect("remove");
+    let repo = open(&state).await.expect("open with what was kept");
+    repo.put_conf_back().await.expect("put back");
+    assert_eq!(std::fs::read(&conf).expect("read"), bytes, "byte for byte");
+    assert!(open(&state).await.expect("open").conf_fault().is_none());
+
+    // An empty folder is no repository, whatever this host remembers: the disk may not be mounted.
+    let empty = world.dir().join("empty");
+    let store: Arc<dyn Store> = Arc::new(LocalStore::open(&empty, OpenMode::Create).expect("a store"));
+    assert!(backstay_ops::open::open(store, root, &state).await.is_err());
+    // What stands in another generation's slot is not replaced by an older one.
+    std::fs::write(folder.join("ctl/conf/0000000000000001"), b"rubbish").expect("write");
+    assert!(open(&state).await.is_err());
+    std::fs::remove_file(folder.join("ctl/conf/0000000000000001")).expect("remove");
+    // A kept copy that is damaged too helps nobody.
+    std::fs::write(&conf, b"rubbish").expect("write");
+    std::fs::write(vault.state.dir().join("conf.object"), b"rubbish").expect("write");
+    assert!(open(&state).await.is_err());
 }
 
 /// A check that had nothing to look at passed, on a repository whose manifests had all been deleted too.

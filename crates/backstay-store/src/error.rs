@@ -1,5 +1,6 @@
 //! What a store can answer besides yes, and what each answer means for the caller.
 
+use crate::seam::Verb;
 use backstay_model::{Kind, Kinded};
 
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the store failed at reading one object, rather than at saying what is there.
+    pub fn is_of_one_object(&self) -> bool {
+        let reads = |op: &str| op == Verb::Get.word() || op == Verb::GetRange.word();
+        match self {
+            Self::Denied { op, .. } | Self::Unknown { op, .. } | Self::Deadline { op, .. } => reads(op),
+            Self::NotFound { .. } | Self::Short { .. } | Self::TooLarge { .. } => true,
+            _ => false,
+        }
+    }
+
     /// What an operating-system error means to the caller of a store.
     pub(crate) fn of_io(op: &'static str, key: &str, error: std::io::Error) -> Self {
         let (key, kind) = (key.to_owned(), Kind::of_io(&error));

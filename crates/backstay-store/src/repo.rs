@@ -41,6 +41,13 @@ pub struct SeenConf {
     pub digest: Digest,
 }
 
+/// A configuration this host verified and kept, and why the store's own does not do.
+pub struct KeptConf {
+    pub bytes: Bytes,
+    pub seen: SeenConf,
+    pub why: RepoError,
+}
+
 /// An open repository: its newest configuration is verified.
 #[derive(Clone)]
 pub struct Repository {
@@ -49,6 +56,9 @@ pub struct Repository {
     root: SignerKey,
     conf: Arc<Conf>,
     seen: SeenConf,
+    conf_bytes: Bytes,
+    /// Why the store's own configuration could not be used, when this host's kept one is.
+    conf_fault: Option<Arc<RepoError>>,
     master: Master,
     /// What the newest configuration asks of whoever writes, and this program does not know.
     unknown_to_writers: u32,
@@ -85,12 +95,44 @@ impl Repository {
 
     /// Finds and verifies the newest configuration.
     pub async fn open(store: Arc<dyn Store>, root: SignerKey, seen: Option<SeenConf>) -> Result<Self, RepoError> {
-        let slots = list_all(store.as_ref(), keys::CONF_PREFIX).await?;
-        let newest = slots.iter().filter_map(|e| Some((keys::slot_number(&e.key)?, &e.key))).max();
-        let Some((generation, key)) = newest else {
+        let Some((generation, key)) = newest_conf(store.as_ref()).await? else {
             return Err(RepoError::NotARepository { store: store.describe() });
         };
-        let bytes = store.get(key).await?;
+        let bytes = store.get(&key).await?;
+        Self::with_conf(store, root, seen, (generation, &key, bytes))
+    }
+
+    /// Opens with the very bytes of the newest configuration that this host has verified and kept, where the
+    /// store's copy of that same generation is damaged, cannot be read or is gone. Never in the place of
+    /// another one, nor for a store that holds nothing: an empty folder under a mount point is no repository.
+    pub async fn open_kept(store: Arc<dyn Store>, root: SignerKey, kept: KeptConf) -> Result<Self, RepoError> {
+        let key = keys::conf(kept.seen.generation);
+        let replaceable = match newest_conf(store.as_ref()).await? {
+            Some((generation, _)) => generation == kept.seen.generation,
+            None => !store.list(keys::SOURCES_PREFIX, None, 1).await?.entries.is_empty(),
+        };
+        if !replaceable {
+            return Err(kept.why);
+        }
+        match Self::with_conf(store, root, Some(kept.seen), (kept.seen.generation, &key, kept.bytes)) {
+            Ok(open) => Ok(Self { conf_fault: Some(Arc::new(kept.why)), ..open }),
+            // What was kept is no better: the store's own fault is the one to tell.
+            Err(_) => Err(kept.why),
+        }
+    }
+
+    /// Whether these bytes are a configuration that this root signed.
+    pub fn is_conf_of(bytes: &[u8], root: SignerKey) -> bool {
+        let record = records::Record::<Conf>::parse(&keys::conf(0), bytes, ObjectType::Conf);
+        record.is_ok_and(|record| record.signer == root)
+    }
+
+    fn with_conf(
+        store: Arc<dyn Store>,
+        root: SignerKey,
+        seen: Option<SeenConf>,
+        (generation, key, bytes): (u64, &Key, Bytes),
+    ) -> Result<Self, RepoError> {
         let record = records::Record::<Conf>::parse(key, &bytes, ObjectType::Conf)?;
         if record.signer != root {
             return Err(RepoError::OtherRoot { key: key.to_string(), pinned: root, found: record.signer });
@@ -102,7 +144,8 @@ impl Repository {
         let master = Master::parse(&record.facts.master).map_err(|e| RepoError::sealed(key, e))?;
         let seen = SeenConf { generation, digest: record.digest };
         let unknown_to_writers = record.read_compatible;
-        Ok(Self { unknown_to_writers, store, id: record.repo, root, conf: Arc::new(record.facts), seen, master })
+        let (id, conf, conf_bytes) = (record.repo, Arc::new(record.facts), bytes);
+        Ok(Self { unknown_to_writers, store, id, root, conf, seen, conf_bytes, conf_fault: None, master })
     }
 
     pub fn id(&self) -> RepoId {
@@ -123,6 +166,19 @@ impl Repository {
     /// What the host must remember, so that an older configuration is noticed.
     pub fn seen(&self) -> SeenConf {
         self.seen
+    }
+    /// The verified configuration as it is stored, for a host to keep.
+    pub fn conf_bytes(&self) -> &Bytes {
+        &self.conf_bytes
+    }
+    /// What is wrong with the store's own configuration, when it was opened with a kept one.
+    pub fn conf_fault(&self) -> Option<&RepoError> {
+        self.conf_fault.as_deref()
+    }
+    /// Puts a configuration that is missing back into its slot, byte for byte. One that stands there damaged
+    /// cannot be replaced: the slot is taken.
+    pub async fn put_conf_back(&self) -> Result<(), RepoError> {
+        self.put_slot(&keys::conf(self.seen.generation), self.conf_bytes.clone()).await
     }
     /// Whether anyone who reads the repository can read the data.
     pub fn is_unsealed(&self) -> bool {
@@ -203,6 +259,11 @@ impl Repository {
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, RepoError> {
         Ok(list_all(self.store.as_ref(), prefix).await?)
     }
+}
+
+async fn newest_conf(store: &dyn Store) -> Result<Option<(u64, Key)>, StoreError> {
+    let slots = list_all(store, keys::CONF_PREFIX).await?;
+    Ok(slots.into_iter().filter_map(|e| Some((keys::slot_number(&e.key)?, e.key))).max())
 }
 
 async fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Entry>, StoreError> {

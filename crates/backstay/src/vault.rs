@@ -22,7 +22,7 @@ use backstay_store::limit::{Bounds, Limit};
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::meter::Meter;
 use backstay_store::os::OsRandom;
-use backstay_store::repo::Repository;
+use backstay_store::repo::RepoError;
 use backstay_store::retry::{Patience, Retry};
 use backstay_store::seal::{MasterIdentity, Unsealer};
 use std::path::Path;
@@ -44,10 +44,17 @@ pub async fn open_with(
     keys: KeyFile,
 ) -> Result<Vault, Diagnostic> {
     let root = pinned_root(settings, &keys)?;
-    let repo = open_unrolled(settings, store, root).await?;
+    let repo = backstay_ops::open::open(store, root, &settings.state_dir).await?;
     let env = env(context, &settings.limits);
     let state = State::open(env.disk.clone(), &settings.state_dir, repo.id()).map_err(OpsError::from)?;
-    state.remember_conf(repo.seen()).map_err(OpsError::from)?;
+    match repo.conf_fault() {
+        None => {
+            state.remember_conf(repo.seen()).map_err(OpsError::from)?;
+            // A full or read-only state folder must not stand between a person and a restore.
+            let _ = state.keep_conf(repo.conf_bytes());
+        }
+        Some(fault) => warn_of_conf(context, fault),
+    }
     let unsealer = match (keys.identity, &repo.conf().published_identity) {
         (Some(identity), _) => Some(Unsealer::new(identity)),
         // Unsealed on purpose: the key is in the repository for anyone to read.
@@ -57,14 +64,12 @@ pub async fn open_with(
     Ok(Vault { repo, state, signer: keys.signer, unsealer, env })
 }
 
-/// Opens, then opens again with what this host has seen of a repository with that id, so that an older
-/// configuration served in the place of a newer one is refused.
-async fn open_unrolled(settings: &Settings, store: Arc<dyn Store>, root: SignerKey) -> Result<Repository, Diagnostic> {
-    let found = Repository::open(store.clone(), root, None).await?;
-    match State::seen_conf(&settings.state_dir, found.id()).map_err(OpsError::from)? {
-        None => Ok(found),
-        Some(seen) => Ok(Repository::open(store, root, Some(seen)).await?),
-    }
+fn warn_of_conf(context: &Context, fault: &RepoError) {
+    let said = backstay_ops::prove::with_causes(fault);
+    context.printer.warn(&format!(
+        "THE REPOSITORY'S CONFIGURATION CANNOT BE USED: {said}; this host goes on with the copy it keeps, other hosts \
+         cannot open the repository: run `backstay check`"
+    ));
 }
 
 /// The root written into the configuration; without one, the key file's own.
@@ -160,6 +165,14 @@ async fn bucket(
         storage_class: settings.storage_class.clone(),
         service,
     })
+}
+
+/// Names in a repository's folder that are not the store's. A bucket is not looked through for them.
+pub async fn foreign_names(settings: &Settings) -> Result<Vec<String>, Diagnostic> {
+    match &settings.repository {
+        RepositoryLocation::Folder(folder) => Ok(LocalStore::open(folder, OpenMode::Existing)?.foreign_names().await?),
+        RepositoryLocation::Bucket(_) => Ok(Vec::new()),
+    }
 }
 
 /// Whether there is anything to look into: a folder that is not there holds no repository, and is no failure of the

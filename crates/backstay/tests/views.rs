@@ -164,6 +164,15 @@ golden!(
 );
 golden!(failure, House::new(), ["restore", "shop", "--snapshot", "0000", "--to", "x.db"]);
 
+golden!(check_deep_with_a_wrong_answer, questioned(), ["check", "--deep"]);
+
+/// A snapshot that is whole and does not answer as its owner expects.
+fn questioned() -> House {
+    let house = House::new();
+    house.edit("backstay.toml", "[sources.shop]", "[sources.shop]\nsmoke = [\"SELECT count(*) = 7 FROM item\"]");
+    house
+}
+
 fn unprotected() -> House {
     let house = House::bare();
     house.ok(&[&INIT[..], &["--no-backup"]].concat());
@@ -186,4 +195,57 @@ fn key_confirm() {
     std::fs::copy(house.path("backstay.key"), house.path("copy.key")).expect("a copy");
     let words = ["repo", "key", "confirm", "--key-file", "copy.key"];
     insta::assert_snapshot!("key_confirm", shown(&house, &words, &words));
+}
+
+/// The words in backticks of a page, outside its blocks: field names among them.
+fn documented(text: &str) -> std::collections::BTreeSet<String> {
+    let outside: String = text.split("```").step_by(2).collect();
+    let quoted = outside.split('`').skip(1).step_by(2).collect::<Vec<_>>().join(" ");
+    quoted.split(|c: char| !(c.is_ascii_lowercase() || c == '_')).map(str::to_owned).collect()
+}
+
+fn fields_of(value: &Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| {
+            found.insert(name.clone());
+            fields_of(value, found);
+        }),
+        Value::Array(values) => values.iter().for_each(|value| fields_of(value, found)),
+        _ => {}
+    }
+}
+
+/// The reference page had fallen behind by four fields before anyone compared it.
+#[test]
+fn every_field_that_is_shown_is_in_the_reference() {
+    let crate_dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(crate_dir.join("../../docs/reference/json.md")).expect("the page");
+    let words = documented(&page);
+    let mut goldens = 0;
+    for entry in std::fs::read_dir(crate_dir.join("tests/snapshots")).expect("the folder").flatten() {
+        let text = std::fs::read_to_string(entry.path()).expect("a golden");
+        let Some(at) = text.find("\n{\n") else { continue };
+        let mut values = serde_json::Deserializer::from_str(&text[at..]).into_iter::<Value>();
+        let value = values.next().expect("a value").expect("JSON");
+        let mut fields = Default::default();
+        fields_of(&value, &mut fields);
+        let missing: Vec<_> = fields.difference(&words).collect();
+        assert!(
+            missing.is_empty(),
+            "{} shows {missing:?}, of which docs/reference/json.md is silent",
+            entry.path().display()
+        );
+        // And at the top of a command's value nothing is only mentioned with another command.
+        let top = value.as_object().expect("an object").keys();
+        let rows = page.lines().filter(|line| line.starts_with("| `") || line.starts_with("`error`")).map(documented);
+        let rows: Vec<_> = rows.collect();
+        assert!(
+            rows.iter()
+                .any(|row| top.clone().all(|name| row.contains(name)) || top.clone().all(|name| name == "error")),
+            "no row of docs/reference/json.md has {:?}",
+            top.collect::<Vec<_>>()
+        );
+        goldens += 1;
+    }
+    assert!(goldens >= 15, "only {goldens} goldens were found");
 }

@@ -71,6 +71,10 @@ impl RepoError {
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Store(error) if error.kind() != Kind::Corrupt)
     }
+    /// Whether the store, asked for this one object, did not give it. Other objects may be had.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Store(error) if error.kind() != Kind::Corrupt && error.is_of_one_object())
+    }
     pub fn sealed(key: &Key, source: SealError) -> Self {
         Self::Sealed { key: key.to_string(), source }
     }

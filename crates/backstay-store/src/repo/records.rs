@@ -237,7 +237,7 @@ impl Repository {
             let Some(name) = keys::parse_mark(source, &entry.key) else { continue };
             match self.mark(source, &entry.key, name).await {
                 Ok(record) => marks.records.push(record),
-                Err(error) if error.is_outage() => return Err(error),
+                Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error),
                 Err(error) => marks.faults.push(MarkFault::Unreadable { snapshot: name.0, kind: name.1, error }),
             }
         }

@@ -19,7 +19,8 @@ pub async fn run(context: &Context, args: &args::Check) -> Outcome {
     let named: Vec<SourceName> = args.source.iter().cloned().collect();
     let chosen = settings.chosen(&named)?;
     let vault = vault::open(context, &settings).await?;
-    let mut view = CheckView { verdict: Verdict::Pass, sources: Vec::new() };
+    let foreign = vault::foreign_names(&settings).await?;
+    let mut view = CheckView { verdict: Verdict::Pass, sources: Vec::new(), foreign };
     for source in chosen {
         context.cancel.check()?;
         view.sources.push(one(&vault, source, args).await?);
@@ -73,6 +74,8 @@ fn deep_verdict(outcome: &ProofOutcome) -> Verdict {
 pub struct CheckView {
     pub verdict: Verdict,
     pub sources: Vec<SourceCheck>,
+    /// Names in the repository's folder that are not Backstay's; not more than some.
+    pub foreign: Vec<String>,
 }
 
 #[derive(serde::Serialize)]
@@ -90,6 +93,20 @@ impl View for CheckView {
         for row in &self.sources {
             row.render(page);
         }
+        render_foreign(&self.foreign, page);
+    }
+}
+
+/// How many foreign names a person is shown.
+const FOREIGN_SHOWN: usize = 5;
+
+/// Names in the repository that somebody else put there. They harm nothing and are left alone.
+pub fn render_foreign(foreign: &[String], page: &mut Page) {
+    for name in foreign.iter().take(FOREIGN_SHOWN) {
+        page.evidence("foreign", &format!("{name} is not Backstay's"));
+    }
+    if let more @ 1.. = foreign.len().saturating_sub(FOREIGN_SHOWN) {
+        page.evidence("foreign", &format!("and {} more", counted(more, "name")));
     }
 }
 

@@ -16,7 +16,8 @@ pub async fn run(context: &Context, args: &args::List) -> Outcome {
     let settings = context.settings()?;
     let vault = vault::open(context, &settings).await?;
     let named: Vec<SourceName> = args.source.iter().cloned().collect();
-    let mut view = ListView { snapshots: Vec::new(), broken: Vec::new(), zone: context.zone.clone() };
+    let mut view =
+        ListView { snapshots: Vec::new(), broken: Vec::new(), mark_faults: Vec::new(), zone: context.zone.clone() };
     for source in settings.chosen(&named)? {
         let catalog = vault.catalog(&source.name).await?;
         view.add(&source.name, &catalog, args.all);
@@ -31,6 +32,8 @@ pub struct ListView {
     pub snapshots: Vec<Row>,
     /// Manifests that cannot be verified.
     pub broken: Vec<Broken>,
+    /// What is wrong with the marks: a snapshot it may concern is not called proven.
+    pub mark_faults: Vec<Fault>,
     #[serde(skip)]
     pub zone: TimeZone,
 }
@@ -59,6 +62,13 @@ pub struct Broken {
     pub id: String,
     pub source: SourceName,
     pub sequence: u64,
+    pub problem: String,
+}
+
+/// A mark that cannot be believed, or one that must be there and is not.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Fault {
+    pub source: SourceName,
     pub problem: String,
 }
 
@@ -106,7 +116,14 @@ impl ListView {
         let shown = catalog.snapshots.iter().filter(|snapshot| all || !snapshot.has(MarkKind::Tombstoned));
         self.snapshots.extend(shown.map(|snapshot| Row::of(source, snapshot)));
         self.broken.extend(broken(source, catalog));
+        self.mark_faults.extend(mark_faults(source, catalog));
     }
+}
+
+/// What is wrong with the marks of a source.
+pub fn mark_faults(source: &SourceName, catalog: &Catalog) -> Vec<Fault> {
+    let problems = catalog.mark_faults.iter().map(|fault| with_causes(fault.error()));
+    problems.map(|problem| Fault { source: source.clone(), problem }).collect()
 }
 
 /// The manifests of a source that cannot be verified.
@@ -122,7 +139,7 @@ pub fn broken(source: &SourceName, catalog: &Catalog) -> Vec<Broken> {
 
 impl View for ListView {
     fn render(&self, page: &mut Page) {
-        if self.snapshots.is_empty() && self.broken.is_empty() {
+        if self.snapshots.is_empty() && self.broken.is_empty() && self.mark_faults.is_empty() {
             page.line("No snapshots yet.");
             page.next("backstay backup");
             return;
@@ -156,6 +173,9 @@ impl View for ListView {
             table.row([row.source.to_string(), short(&row.id), empty(), state, empty(), empty(), empty(), empty()]);
         }
         page.table(&table);
+        for fault in &self.mark_faults {
+            page.evidence("MARKS", &format!("{}: {}", fault.source, fault.problem));
+        }
     }
 }
 

@@ -76,6 +76,12 @@ fn warn(context: &Context, plan: &RestorePlan, target: &Target) {
     } else if !plan.proven && *target == Target::Latest {
         context.printer.warn(&format!("snapshot {id} is not proven; `latest-proven` names the newest that is"));
     }
+    for passed in &plan.passed_over {
+        let newer = passed.id.short();
+        context
+            .printer
+            .warn(&format!("the newer snapshot {newer} cannot be used and is passed over: {}", passed.problem));
+    }
 }
 
 /// In place of a database that is there, the name must be given.
@@ -124,6 +130,9 @@ impl View for RestoreView {
             page.evidence("asked for", &words);
         }
         page.evidence("size", &format!("{} ({} fetched)", plan.length, plan.to_fetch));
+        for passed in &plan.passed_over {
+            page.evidence("PASSED OVER", &format!("newer snapshot {}: {}", passed.id.short(), passed.problem));
+        }
         match &self.report {
             Some(report) => render_report(report, page),
             None => render_plan(plan, page),

@@ -1,6 +1,6 @@
 //! `backstay status`: per source the three facts (backed up, intact, proven), and whether the key is safe.
 
-use super::list::{self, Broken};
+use super::list::{self, Broken, Fault};
 use crate::args;
 use crate::config::settings::SourceSettings;
 use crate::context::{Context, Done, Outcome};
@@ -56,6 +56,7 @@ async fn one(context: &Context, vault: &Vault, source: &SourceSettings) -> Resul
         proven_at: status.proven.and_then(|point| proven_at(&catalog, &point)),
         snapshots: catalog.snapshots.len(),
         broken: list::broken(&source.name, &catalog),
+        mark_faults: list::mark_faults(&source.name, &catalog),
         status,
     })
 }
@@ -88,6 +89,7 @@ pub struct SourceStatus {
     pub proven_at: Option<Moment>,
     pub snapshots: usize,
     pub broken: Vec<Broken>,
+    pub mark_faults: Vec<Fault>,
 }
 
 impl View for StatusView {
@@ -156,6 +158,9 @@ impl SourceStatus {
         }
         for broken in &self.broken {
             page.evidence("BROKEN", &format!("snapshot {}: {}", broken.id, broken.problem));
+        }
+        for fault in &self.mark_faults {
+            page.evidence("MARKS", &fault.problem);
         }
     }
 }
