@@ -1,10 +1,14 @@
-//! SQLite's own layouts: the database header and the write-ahead log.
+//! SQLite's own layouts: the database header, the write-ahead log, and the pages of its trees.
 //!
-//! Owns the reading of bytes SQLite wrote. It must never write them and never guess: a field that
-//! cannot be what SQLite writes is a named error. Nothing here opens a file or takes a lock.
+//! Owns the reading of bytes SQLite wrote. It must never write them and, but for `guess`, never guess: a
+//! field that cannot be what SQLite writes is a named error. Nothing here opens a file or takes a lock.
 
+pub mod btree;
+pub mod guess;
 pub mod header;
+pub mod record;
 pub mod wal;
+pub mod walk;
 
 pub use header::{AutoVacuum, DatabaseHeader, HeaderError, TextEncoding, WriteFormat};
 pub use wal::{Checksum, Committed, FrameMap, Salts, WalError, WalHeader, WalPin};

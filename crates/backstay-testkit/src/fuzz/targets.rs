@@ -5,7 +5,9 @@ use super::Target;
 use backstay_format::facts::{self, Audit, Branch, Conf, Lease, Manifest, Mark, Prune, SealedManifest, Stream};
 use backstay_format::layout::header;
 use backstay_format::object::{Front, Object};
-use backstay_format::sqlite::{header::DatabaseHeader, wal};
+use backstay_format::sqlite::btree::TreeKind;
+use backstay_format::sqlite::walk::{PageSource, Walker};
+use backstay_format::sqlite::{guess, header::DatabaseHeader, wal};
 use backstay_format::table::Table;
 use backstay_format::tree::{Leaf, Node};
 use backstay_format::{Header, directory};
@@ -30,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "store-key", run: store_key },
     Target { name: "sqlite-header", run: sqlite_header },
     Target { name: "sqlite-wal", run: sqlite_wal },
+    Target { name: "sqlite-walk", run: sqlite_walk },
 ];
 
 /// What parses must print as it was read.
@@ -193,4 +196,45 @@ fn sqlite_wal(bytes: &[u8]) {
     };
     let pinned = wal::map_pinned(bytes, &pin).expect("the log was walked a moment ago");
     assert_eq!(pinned, found.map);
+}
+
+/// A file in memory, its last page filled up with zeros.
+struct Pages<'a> {
+    bytes: &'a [u8],
+    size: usize,
+}
+
+impl PageSource for Pages<'_> {
+    fn pages(&self) -> u32 {
+        self.bytes.len().div_ceil(self.size) as u32
+    }
+    fn read(&self, page: u32, out: &mut [u8]) -> bool {
+        let from = (page as usize).saturating_sub(1) * self.size;
+        let found = self.bytes.get(from..self.bytes.len().min(from + self.size)).unwrap_or_default();
+        out.fill(0);
+        out.iter_mut().zip(found).for_each(|(out, found)| *out = *found);
+        page != 0 && !found.is_empty()
+    }
+}
+
+/// Every page is tried as the root of either kind of tree; what is found is no more than is there.
+fn sqlite_walk(bytes: &[u8]) {
+    let Some(likeness) = guess::likeness(bytes, ByteLen::new(bytes.len() as u64), None) else { return };
+    let pages = Pages { bytes, size: likeness.shape.size.get() as usize };
+    let mut walker = Walker::new(&pages, likeness.shape);
+    let mut count = |row: &backstay_format::sqlite::walk::Row<'_>| {
+        assert!(row.page >= 1 && row.page <= pages.pages() && row.values.len() <= 32_767);
+        Ok::<(), ()>(())
+    };
+    for root in 0..pages.pages().min(16) + 2 {
+        for kind in [TreeKind::Table, TreeKind::Index] {
+            let met = walker.tree(root, kind, &mut count).expect("nobody stops it");
+            assert!(met.leaves <= u64::from(pages.pages()));
+            assert!(met.rows <= u64::from(pages.pages()) * pages.size as u64 / 2);
+        }
+    }
+    walker.free_list(likeness.free_list);
+    for orphan in walker.orphans() {
+        walker.orphan(&orphan, &mut count).expect("nobody stops it");
+    }
 }
