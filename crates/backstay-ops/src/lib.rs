@@ -20,6 +20,7 @@ pub mod open;
 mod packer;
 pub mod prove;
 mod rebuild;
+pub mod rescue;
 pub mod restore;
 mod scan;
 pub mod state;

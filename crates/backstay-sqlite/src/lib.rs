@@ -22,6 +22,7 @@ mod medium;
 mod open;
 mod pin;
 pub mod question;
+pub mod rescue;
 pub mod sample;
 mod spool;
 mod stamp;

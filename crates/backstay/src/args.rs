@@ -60,6 +60,7 @@ pub enum Command {
     Show(Show),
     Check(Check),
     Restore(Restore),
+    Rescue(Rescue),
     Config(ConfigArgs),
     Repo(Repo),
     Doctor(Doctor),
@@ -210,6 +211,24 @@ pub struct Restore {
     /// The source's name again, instead of typing it
     #[arg(long, value_name = "NAME")]
     pub confirm: Option<String>,
+}
+
+/// Bring the good rows of a damaged database into a new one
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  backstay rescue ./broken.db --to saved.db\n  backstay rescue shop --to saved.db\n\n\
+    The damaged file is only read. Rows that belong nowhere are kept in the table lost_and_found."
+)]
+pub struct Rescue {
+    /// The damaged file, or a source by its name in backstay.toml
+    #[arg(value_name = "FILE|SOURCE")]
+    pub what: PathBuf,
+    /// Write this new file
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Also look for rows that were deleted, in free pages
+    #[arg(long)]
+    pub deleted: bool,
 }
 
 /// Which restore point is meant: one of three ways to say it.

@@ -186,10 +186,14 @@ pub fn may_hold_one(at: &RepositoryLocation) -> bool {
 
 /// What operations are given: the machine's own time, chance and disk.
 pub fn env(context: &Context, limits: &Limits) -> Env {
-    let threads = match limits.threads {
-        Threads::Just(threads) => threads.get() as usize,
-        Threads::AllCores => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-    };
+    match limits.threads {
+        Threads::Just(threads) => Env { threads: threads.get() as usize, ..env_without_settings(context) },
+        Threads::AllCores => env_without_settings(context),
+    }
+}
+
+/// The same where there is no configuration, or it is not to be believed.
+pub fn env_without_settings(context: &Context) -> Env {
     let random: Arc<dyn Random> = Arc::new(OsRandom);
     Env {
         clock: context.clock.clone(),
@@ -197,7 +201,7 @@ pub fn env(context: &Context, limits: &Limits) -> Env {
         disk: Arc::new(OsDisk),
         events: events(context),
         cancel: context.cancel.for_operations(),
-        threads,
+        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     }
 }
 

@@ -173,6 +173,17 @@ fn questioned() -> House {
     house
 }
 
+fn broken() -> House {
+    let house = House::bare();
+    let path = house.path("shop.db");
+    let mut bytes = std::fs::read(&path).expect("the database");
+    bytes[20 * 4096..21 * 4096].fill(0x5a);
+    std::fs::write(path, bytes).expect("written");
+    house
+}
+
+golden!(rescue, broken(), ["rescue", "shop.db", "--to", "a.db"], ["rescue", "shop.db", "--to", "b.db"]);
+
 fn unprotected() -> House {
     let house = House::bare();
     house.ok(&[&INIT[..], &["--no-backup"]].concat());

@@ -10,6 +10,7 @@ pub mod init;
 pub mod list;
 pub mod man;
 pub mod repo;
+pub mod rescue;
 pub mod restore;
 pub mod show;
 pub mod status;

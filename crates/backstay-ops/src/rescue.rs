@@ -1,0 +1,159 @@
+//! Rescue: what can still be read of a damaged database becomes a new file.
+//!
+//! Owns the new file's name: it is written under a private one, synced and questioned, and only then
+//! linked to the name that was asked for, which nobody may have yet. The damaged files are opened for
+//! reading alone and never by SQLite, so that nothing is rolled back, checkpointed or removed there. A
+//! crash leaves a private file, which the next run into that folder removes.
+
+use crate::disk::{self, At};
+use crate::env::blocking;
+use crate::leftovers;
+use crate::{Env, Event, OpsError};
+use backstay_model::{ByteLen, ObjectId, SourceName, Verdict, seams};
+use backstay_sqlite::rescue::{FilePages, Rescue, RescueReport};
+use backstay_sqlite::{Answers, ForeignKeys, Integrity, Questions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What a person asked for.
+#[derive(Debug, Clone)]
+pub struct RescueRequest {
+    /// The damaged database. Its log and journal lie beside it.
+    pub from: PathBuf,
+    /// A file that must not exist yet.
+    pub to: PathBuf,
+    /// Whether deleted rows are looked for as well.
+    pub deleted: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Rescued {
+    pub verdict: Verdict,
+    pub from: PathBuf,
+    /// The new database; absent when there was nothing to put into one.
+    pub to: Option<PathBuf>,
+    pub report: RescueReport,
+    /// What SQLite says of the new database.
+    pub answers: Answers,
+    /// Frames of the log that were laid over the main file.
+    pub log_frames: u32,
+    /// What a person should know of the files, as sentences.
+    pub notes: Vec<String>,
+    pub millis: u64,
+}
+
+/// Rescues one database.
+pub fn rescue(env: &Env, request: &RescueRequest) -> Result<Rescued, OpsError> {
+    let began = env.clock.now();
+    let to = std::path::absolute(&request.to).at("find", &request.to)?;
+    let pages = blocking(|| FilePages::open(&request.from))?;
+    let source = SourceName::suggest(&request.from.file_name().unwrap_or_default().to_string_lossy());
+    env.tell(Event::Began { source, what: "rescuing", bytes: None });
+    let new = Private::create(env, &to, pages.len())?;
+    let job = Rescue {
+        pages: &pages,
+        likeness: pages.likeness,
+        to: &new.path,
+        deleted: request.deleted,
+        cancelled: &|| env.cancel.check().is_err(),
+    };
+    let report = blocking(|| backstay_sqlite::rescue::rescue(&job));
+    env.cancel.check()?;
+    let report = report?;
+    let answers = new.question()?;
+    let has_something = report.rows() + report.lost_and_found > 0 || !report.tables.is_empty();
+    if has_something {
+        new.name(&to)?;
+    }
+    env.tell(Event::Ended);
+    Ok(Rescued {
+        verdict: verdict(&report, &answers),
+        from: request.from.clone(),
+        to: has_something.then_some(to),
+        report,
+        answers,
+        log_frames: pages.log_frames(),
+        notes: notes(&pages),
+        millis: env.clock.now().millis_since(began).max(0) as u64,
+    })
+}
+
+/// A new database that SQLite finds fault with is no whole one, however much of the old one was read.
+fn verdict(report: &RescueReport, answers: &Answers) -> Verdict {
+    let sound = if answers.verdict() == Verdict::Pass { Verdict::Pass } else { Verdict::Partial };
+    report.verdict().and(sound)
+}
+
+fn notes(pages: &FilePages) -> Vec<String> {
+    let mut notes = Vec::new();
+    if pages.has_journal() {
+        notes.push(
+            "a rollback journal lies beside it and was not applied: rows of an unfinished change may be among these"
+                .to_owned(),
+        );
+    }
+    let changed = pages.changed();
+    if !changed.is_empty() {
+        let names = changed.join(" and ");
+        notes.push(format!("somebody wrote to it meanwhile ({names}): rows of two moments may be mixed"));
+    }
+    notes
+}
+
+/// A database in the making, under a private name that goes away with this value.
+struct Private<'a> {
+    env: &'a Env,
+    path: PathBuf,
+    file: Box<dyn disk::DiskFile>,
+}
+
+impl<'a> Private<'a> {
+    fn create(env: &'a Env, to: &Path, len: ByteLen) -> Result<Self, OpsError> {
+        for taken in std::iter::once(to.to_owned()).chain(crate::restore::siblings(to)) {
+            if taken.symlink_metadata().is_ok() {
+                return Err(OpsError::TargetExists { path: taken });
+            }
+        }
+        let folder = disk::folder_of(to);
+        leftovers::sweep(env.disk.as_ref(), folder);
+        let free = disk::free_bytes(folder)?;
+        if free < len.get() {
+            return Err(OpsError::NoRoom { path: folder.to_owned(), needed: len, free: ByteLen::new(free) });
+        }
+        let tag = ObjectId::from_bytes(seams::fresh(env.random.as_ref())).short();
+        let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let path = to.with_file_name(leftovers::staged_name(&name, &tag));
+        let file = leftovers::create(env.disk.as_ref(), &path)?;
+        Ok(Self { env, path, file })
+    }
+
+    fn question(&self) -> Result<Answers, OpsError> {
+        let questions = Questions {
+            integrity: Integrity::Full,
+            foreign_keys: ForeignKeys::Report,
+            smoke: Vec::new(),
+            limit: Questions::USUAL_LIMIT,
+        };
+        self.env.question(&self.path, &questions)
+    }
+
+    /// Gives it the name that was asked for, durably and only if nobody has taken it.
+    fn name(&self, to: &Path) -> Result<(), OpsError> {
+        blocking(|| self.file.sync()).at("sync", &self.path)?;
+        match self.env.disk.link(&self.path, to) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(OpsError::TargetExists { path: to.to_owned() });
+            }
+            other => other.at("name", to)?,
+        }
+        let folder = disk::folder_of(to);
+        Ok(self.env.disk.sync_dir(folder).at("sync folder of", to)?)
+    }
+}
+
+impl Drop for Private<'_> {
+    fn drop(&mut self) {
+        let _ = self.env.disk.remove(&self.path);
+    }
+}
