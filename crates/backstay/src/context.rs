@@ -7,7 +7,7 @@ use crate::cancel::Cancel;
 use crate::config::{Env, FlagSetting, Layers, Settings};
 use crate::diagnostics::Diagnostic;
 use crate::diagnostics::render::Colour;
-use crate::output::{Mode, Printer, Shape};
+use crate::output::{Meters, Mode, Printer, Shape};
 use backstay_model::{Clock, Moment, Verdict};
 use jiff::tz::TimeZone;
 use std::io::IsTerminal;
@@ -40,6 +40,8 @@ pub struct Context {
     pub zone: TimeZone,
     pub cancel: Cancel,
     pub layers: Layers,
+    /// Counts what this run asks of stores.
+    pub meters: Meters,
 }
 
 impl Context {

@@ -69,7 +69,14 @@ fn run(cli: Cli, env: config::Env, printer: Printer) -> Result<u8, Diagnostic> {
     runtime.spawn(cancel::listen(canceller));
     let zone = jiff::tz::TimeZone::system();
     let layers = context::layers(&cli, env)?;
-    let context = Context { printer, clock: Arc::new(SystemClock), zone, cancel: cancel.clone(), layers };
+    let context = Context {
+        printer,
+        clock: Arc::new(SystemClock),
+        zone,
+        cancel: cancel.clone(),
+        layers,
+        meters: output::Meters::default(),
+    };
     let outcome = runtime.block_on(dispatch(&context, &cli.command));
     // A key command or a blocking read that nobody waits for any more must not hold the exit up.
     runtime.shutdown_background();

@@ -10,7 +10,7 @@ use crate::config::store::StoreSettings;
 use crate::config::{KeySource, Settings, azure, gcs, raw};
 use crate::context::Context;
 use crate::diagnostics::Diagnostic;
-use crate::output::Progress;
+use crate::output::{Distance, Progress};
 use backstay_model::{ByteLen, Kind, Random, SignerKey};
 use backstay_ops::catalog::Vault;
 use backstay_ops::disk::OsDisk;
@@ -116,14 +116,15 @@ pub async fn store(context: &Context, reached: &Reached<'_>, mode: OpenMode) -> 
     let deadline = reached.limits.store_deadline;
     // A connection that stalls must leave time for another attempt.
     let patience = Patience { attempt: deadline / 2, deadline, ..Patience::STANDARD };
-    let bare: Arc<dyn Store> = match reached.at {
-        RepositoryLocation::Folder(folder) => Arc::new(LocalStore::open(folder, mode)?),
+    let (bare, distance): (Arc<dyn Store>, _) = match reached.at {
+        RepositoryLocation::Folder(folder) => (Arc::new(LocalStore::open(folder, mode)?), Distance::Here),
         RepositoryLocation::Bucket(place) => {
             let options = bucket(context, place, reached, patience.attempt).await?;
-            Arc::new(CloudStore::open(options)?)
+            (Arc::new(CloudStore::open(options)?), Distance::Far)
         }
     };
-    let metered: Arc<dyn Store> = Arc::new(Meter::new(bare));
+    let metered = Arc::new(Meter::new(bare));
+    context.meters.add(metered.clone(), distance);
     let patient: Arc<dyn Store> = Arc::new(Retry::new(metered, Arc::new(OsRandom), patience));
     let limits = reached.limits;
     let in_flight = limits.requests_in_flight.max(limits.upload_in_flight);

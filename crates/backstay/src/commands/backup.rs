@@ -7,7 +7,7 @@ use crate::config::Settings;
 use crate::config::settings::{ForeignKeys, Integrity, Proof, SourceSettings};
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
-use crate::output::{Page, View, counted, time};
+use crate::output::{Page, Traffic, View, counted, time};
 use crate::vault;
 use backstay_model::catalog::{Keep, Quality};
 use backstay_model::{Kind, Label, Moment, SourceName, Verdict};
@@ -57,7 +57,7 @@ pub async fn back_up(
     sources: &[&SourceSettings],
     wish: &Wish,
 ) -> Result<BackupView, Diagnostic> {
-    let mut view = BackupView { verdict: Verdict::Pass, sources: Vec::new() };
+    let mut view = BackupView { verdict: Verdict::Pass, sources: Vec::new(), store: context.meters.read() };
     let mut failures: Vec<Diagnostic> = Vec::new();
     for source in sources {
         context.cancel.check()?;
@@ -80,6 +80,7 @@ pub async fn back_up(
         }
     }
     view.verdict = view.sources.iter().fold(Verdict::Pass, |all, row| all.and(row.verdict));
+    view.store = context.meters.read();
     Ok(view)
 }
 
@@ -166,6 +167,8 @@ fn no_source(settings: &Settings) -> Diagnostic {
 pub struct BackupView {
     pub verdict: Verdict,
     pub sources: Vec<SourceView>,
+    /// What was asked of the repository's store, every attempt counted.
+    pub store: Traffic,
 }
 
 /// What came of one source.
@@ -254,6 +257,7 @@ impl View for BackupView {
         for row in &self.sources {
             row.render(page);
         }
+        self.store.render(page);
     }
 }
 

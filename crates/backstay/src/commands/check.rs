@@ -5,7 +5,7 @@ use crate::args;
 use crate::config::settings::SourceSettings;
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
-use crate::output::{Page, View, counted, time};
+use crate::output::{Page, Traffic, View, counted, time};
 use crate::vault;
 use backstay_model::catalog::{Target, choose};
 use backstay_model::{ByteLen, ObjectId, SourceName, Verdict};
@@ -20,12 +20,13 @@ pub async fn run(context: &Context, args: &args::Check) -> Outcome {
     let chosen = settings.chosen(&named)?;
     let vault = vault::open(context, &settings).await?;
     let foreign = vault::foreign_names(&settings).await?;
-    let mut view = CheckView { verdict: Verdict::Pass, sources: Vec::new(), foreign };
+    let mut view = CheckView { verdict: Verdict::Pass, sources: Vec::new(), foreign, store: context.meters.read() };
     for source in chosen {
         context.cancel.check()?;
         view.sources.push(one(&vault, source, args).await?);
     }
     view.verdict = view.sources.iter().fold(Verdict::Pass, |all, row| all.and(row.verdict));
+    view.store = context.meters.read();
     context.printer.show(&view)?;
     Ok(Done::With(view.verdict))
 }
@@ -73,6 +74,8 @@ fn deep_verdict(outcome: &ProofOutcome) -> Verdict {
 #[derive(serde::Serialize)]
 pub struct CheckView {
     pub verdict: Verdict,
+    /// What was asked of the repository's store, every attempt counted.
+    pub store: Traffic,
     pub sources: Vec<SourceCheck>,
     /// Names in the repository's folder that are not Backstay's; not more than some.
     pub foreign: Vec<String>,
@@ -93,6 +96,7 @@ impl View for CheckView {
         for row in &self.sources {
             row.render(page);
         }
+        self.store.render(page);
         render_foreign(&self.foreign, page);
     }
 }

@@ -4,7 +4,7 @@ use crate::args;
 use crate::context::{Context, Done, Outcome};
 use crate::output::table::{Align, Table};
 use crate::output::time;
-use crate::output::{Page, View};
+use crate::output::{Page, Traffic, View};
 use crate::vault;
 use backstay_model::catalog::{Keep, MarkKind, Quality, Snapshot};
 use backstay_model::{ByteLen, Label, Moment, SourceName};
@@ -16,13 +16,19 @@ pub async fn run(context: &Context, args: &args::List) -> Outcome {
     let settings = context.settings()?;
     let vault = vault::open(context, &settings).await?;
     let named: Vec<SourceName> = args.source.iter().cloned().collect();
-    let mut view =
-        ListView { snapshots: Vec::new(), broken: Vec::new(), mark_faults: Vec::new(), zone: context.zone.clone() };
+    let mut view = ListView {
+        snapshots: Vec::new(),
+        broken: Vec::new(),
+        mark_faults: Vec::new(),
+        store: context.meters.read(),
+        zone: context.zone.clone(),
+    };
     for source in settings.chosen(&named)? {
         let catalog = vault.catalog(&source.name).await?;
         view.add(&source.name, &catalog, args.all);
     }
     view.snapshots.sort_by_key(|row| std::cmp::Reverse((row.taken, row.sequence)));
+    view.store = context.meters.read();
     context.printer.show(&view)?;
     Ok(Done::Plainly)
 }
@@ -34,6 +40,8 @@ pub struct ListView {
     pub broken: Vec<Broken>,
     /// What is wrong with the marks: a snapshot it may concern is not called proven.
     pub mark_faults: Vec<Fault>,
+    /// What was asked of the repository's store, every attempt counted.
+    pub store: Traffic,
     #[serde(skip)]
     pub zone: TimeZone,
 }

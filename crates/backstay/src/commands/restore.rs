@@ -6,7 +6,7 @@ use crate::confirm;
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
 use crate::output::time;
-use crate::output::{Page, View};
+use crate::output::{Page, Traffic, View};
 use crate::vault;
 use backstay_model::catalog::Target;
 use backstay_model::moment::human_span;
@@ -36,12 +36,14 @@ pub async fn run(context: &Context, args: &args::Restore) -> Outcome {
         asked,
         plan: planned.plan.clone(),
         report: None,
+        store: context.meters.read(),
         zone: context.zone.clone(),
     };
     if !args.dry_run {
         confirm_in_place(context, args, &planned.plan)?;
         view.report = Some(restore::perform(&vault, planned).await?);
     }
+    view.store = context.meters.read();
     context.printer.show(&view)?;
     Ok(Done::With(verdict))
 }
@@ -108,6 +110,8 @@ pub struct RestoreView {
     pub plan: RestorePlan,
     /// What was done; absent after `--dry-run`.
     pub report: Option<RestoreReport>,
+    /// What was asked of the repository's store, every attempt counted.
+    pub store: Traffic,
     #[serde(skip)]
     pub zone: TimeZone,
 }
@@ -130,6 +134,7 @@ impl View for RestoreView {
             page.evidence("asked for", &words);
         }
         page.evidence("size", &format!("{} ({} fetched)", plan.length, plan.to_fetch));
+        self.store.render(page);
         for passed in &plan.passed_over {
             page.evidence("PASSED OVER", &format!("newer snapshot {}: {}", passed.id.short(), passed.problem));
         }

@@ -8,6 +8,7 @@ pub mod page;
 pub mod progress;
 pub mod table;
 pub mod time;
+pub mod traffic;
 
 /// `1 table`, `3 tables`: for words that take an s.
 pub fn counted(count: impl TryInto<u64>, word: &str) -> String {
@@ -22,6 +23,7 @@ mod tests;
 pub use page::Page;
 pub use progress::Progress;
 pub use table::Table;
+pub use traffic::{Distance, Meters, Traffic};
 
 use crate::diagnostics::Diagnostic;
 use crate::diagnostics::render::{Colour, safe};
