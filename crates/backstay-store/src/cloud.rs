@@ -224,6 +224,11 @@ impl CloudStore {
             ..PaginatedListOptions::default()
         };
         let full = self.place.name_of(prefix);
+        let full = match self.place.provider() {
+            // Its client leaves out the object that is named just like the prefix: its folder is asked for.
+            Provider::Azure => full.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/")),
+            _ => full,
+        };
         let answer = self.client.pages.list_paginated((!full.is_empty()).then_some(full.as_str()), options).await;
         let answer = answer.map_err(|error| self.of_store(asked, error))?;
         self.answered();

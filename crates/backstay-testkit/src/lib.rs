@@ -1,5 +1,6 @@
 //! Development only: faults, harnesses and damaged repositories.
 
+pub mod azurite;
 pub mod bank;
 pub mod crash_disk;
 pub mod effects;

@@ -62,6 +62,18 @@ pub enum Conditions {
     Ignored,
 }
 
+/// What clients of the adversary speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    S3,
+    /// The XML interface of Google Cloud Storage, which differs from S3 in how requests are let in and how a
+    /// condition is put.
+    Gcs,
+}
+
+/// The bearer token a stand-in for Google lets in.
+pub const BEARER: &str = "a-token-that-no-message-may-show";
+
 pub struct Adversary {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -71,6 +83,7 @@ struct Shared {
     upstream: SocketAddr,
     bucket: PathBuf,
     conditions: Conditions,
+    dialect: Dialect,
     odds: Option<Odds>,
     ended: AtomicBool,
     state: Mutex<State>,
@@ -109,12 +122,23 @@ struct Request {
 
 impl Adversary {
     pub fn start(server: &S3Server, conditions: Conditions, odds: Option<Odds>) -> Self {
+        Self::start_speaking(Dialect::S3, server, conditions, odds)
+    }
+
+    /// A stand-in for Google Cloud Storage in front of an open S3 server: there is no emulator of its XML
+    /// interface that could be installed here. It shows what is sent, not that Google agrees.
+    pub fn stand_in_for_gcs(server: &S3Server) -> Self {
+        Self::start_speaking(Dialect::Gcs, server, Conditions::Honoured, None)
+    }
+
+    fn start_speaking(dialect: Dialect, server: &S3Server, conditions: Conditions, odds: Option<Odds>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("its address");
         let shared = Arc::new(Shared {
             upstream: server.address(),
             bucket: server.folder().join(BUCKET),
             conditions,
+            dialect,
             odds,
             ended: AtomicBool::new(false),
             state: Mutex::default(),
@@ -192,7 +216,10 @@ impl Shared {
     fn serve(&self, mut client: TcpStream) -> io::Result<()> {
         client.set_read_timeout(Some(SOCKET_TIME))?;
         client.set_write_timeout(Some(SOCKET_TIME))?;
-        let request = read_request(&mut client)?;
+        let mut request = read_request(&mut client)?;
+        if self.dialect == Dialect::Gcs && !translate(&mut request) {
+            return answer_with(&mut client, 401, "", &refusal("AuthenticationRequired"));
+        }
         let trouble = self.trouble_for(&request);
         match trouble {
             Some(Trouble::LostBefore) => return client.shutdown(Shutdown::Both),
@@ -318,6 +345,19 @@ impl Shared {
         self.state().bytes.1 += split(&answer).1.len() as u64;
         Ok(answer)
     }
+}
+
+/// A request of Google's interface as one of S3's. Whether it is let in.
+fn translate(request: &mut Request) -> bool {
+    let head = String::from_utf8_lossy(&request.head).into_owned();
+    let line = |line: &str| match line.split_once(':').map(|(name, value)| (name.to_lowercase(), value.trim())) {
+        Some((name, _)) if name == "authorization" => None,
+        Some((name, "0")) if name == "x-goog-if-generation-match" => Some("if-none-match: *".to_owned()),
+        _ => Some(line.to_owned()),
+    };
+    let lines: Vec<String> = head.lines().filter(|line| !line.is_empty()).filter_map(line).collect();
+    request.head = format!("{}\r\n\r\n", lines.join("\r\n")).into_bytes();
+    head.contains(&format!("Bearer {BEARER}"))
 }
 
 /// Some servers echo what was signed; none of it may reach a message.

@@ -26,11 +26,20 @@ pub struct S3Server {
 impl S3Server {
     /// Starts one and waits until it answers; panics, with what to install, when there is none.
     pub fn start() -> Self {
+        Self::start_for(Visitors::WithKeys)
+    }
+
+    /// One that asks nobody for a signature, for a stand-in that has other ways to let people in.
+    pub fn start_open() -> Self {
+        Self::start_for(Visitors::Anyone)
+    }
+
+    fn start_for(visitors: Visitors) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join(BUCKET)).expect("the bucket");
         for _ in 0..PORTS_TRIED {
             let address = free_address();
-            let mut child = spawn(address, folder.path());
+            let mut child = spawn(address, folder.path(), visitors);
             // Somebody else may take the port between the look and the server's own bind.
             if answers(address, &mut child) {
                 return Self { child, address, folder };
@@ -64,20 +73,29 @@ impl Drop for S3Server {
     }
 }
 
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("its address")
 }
 
-fn spawn(address: SocketAddr, root: &Path) -> Child {
+#[derive(Clone, Copy)]
+enum Visitors {
+    WithKeys,
+    Anyone,
+}
+
+fn spawn(address: SocketAddr, root: &Path, visitors: Visitors) -> Child {
     let mut command = Command::new("s3s-fs");
     command.args(["--host", &address.ip().to_string(), "--port", &address.port().to_string()]);
-    command.args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]).arg(root);
+    if let Visitors::WithKeys = visitors {
+        command.args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]);
+    }
+    command.arg(root);
     command.env("RUST_LOG", "off").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().unwrap_or_else(|error| panic!("s3s-fs cannot be run ({error}); `./test` or this: {INSTALL}"))
 }
 
-fn answers(address: SocketAddr, child: &mut Child) -> bool {
+pub(crate) fn answers(address: SocketAddr, child: &mut Child) -> bool {
     for _ in 0..POLLS {
         if child.try_wait().is_ok_and(|ended| ended.is_some()) {
             return false;
@@ -91,7 +109,7 @@ fn answers(address: SocketAddr, child: &mut Child) -> bool {
 }
 
 /// It may have ended by itself; either way nothing of it is left.
-fn end(child: &mut Child) {
+pub(crate) fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
 }

@@ -3,7 +3,8 @@
 use backstay_format::facts::{Conf, StoreAbilities};
 use backstay_model::{Kind, Kinded, Moment, RepoId};
 use backstay_store::cloud::{
-    AccessKeys, Addressing, CloudOptions, CloudStore, Credentials, Reach, S3, Service, Transport,
+    AccessKeys, Addressing, AzureKeys, Checksum, CloudOptions, CloudStore, Credentials, GcsKeys, Reach, S3, ServerSide,
+    Service, Transport,
 };
 use backstay_store::os::OsRandom;
 use backstay_store::repo::{NewRepository, RepoError, Repository};
@@ -12,7 +13,8 @@ use backstay_store::seal::MasterIdentity;
 use backstay_store::seam::OBJECT_BYTES_MAX;
 use backstay_store::signing::SigningKey;
 use backstay_store::{Put, Store, StoreError};
-use backstay_testkit::s3_adversary::{Adversary, Conditions, Odds, Trouble};
+use backstay_testkit::azurite::{ACCOUNT, ACCOUNT_KEY, Azurite, CONTAINER};
+use backstay_testkit::s3_adversary::{Adversary, BEARER, Conditions, Odds, Trouble};
 use backstay_testkit::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use backstay_testkit::store_contract::{contract, key, noise};
 use bytes::Bytes;
@@ -367,5 +369,131 @@ async fn a_slot_is_ours_or_lost_whatever_became_of_the_answer() {
             assert!(matches!(lost, Err(RepoError::LostRace { .. })), "{conditions:?} {trouble:?}: {lost:?}");
             assert_eq!(truth.get(&slot).await.expect("get"), "mine", "{conditions:?} {trouble:?}");
         }
+    }
+}
+
+fn azure(server: &Azurite, key: &str, prefix: &str) -> Arc<dyn Store> {
+    let options = CloudOptions {
+        place: format!("az://{ACCOUNT}/{CONTAINER}/{prefix}").parse().expect("a place"),
+        service: Service::Azure(AzureKeys::AccountKey(key.to_owned())),
+        ..options(server.endpoint(), prefix)
+    };
+    Arc::new(CloudStore::open(options).expect("a client"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn azurite_keeps_the_contract() {
+    let server = Azurite::start();
+    let fresh = Cell::new(0);
+    contract(async || {
+        fresh.set(fresh.get() + 1);
+        azure(&server, ACCOUNT_KEY, &format!("Team/vault-{}", fresh.get()))
+    })
+    .await;
+    let wrong = azure(&server, "d3Jvbmc=", "v");
+    let error = wrong.put_new(&key("a"), Bytes::new()).await.expect_err("a refusal");
+    assert_eq!(error.kind(), Kind::Denied, "{}", told(&error));
+    let nowhere = CloudOptions {
+        place: format!("az://{ACCOUNT}/nowhere/v").parse().expect("a place"),
+        service: Service::Azure(AzureKeys::AccountKey(ACCOUNT_KEY.to_owned())),
+        ..options(server.endpoint(), "v")
+    };
+    let nowhere = CloudStore::open(nowhere).expect("a client");
+    let error = nowhere.list("", None, 1).await.expect_err("a refusal");
+    assert_eq!(error.kind(), Kind::Config, "{}", told(&error));
+}
+
+fn google(endpoint: String, bearer: &str, prefix: &str) -> Arc<dyn Store> {
+    let options = CloudOptions {
+        place: format!("gs://{BUCKET}/{prefix}").parse().expect("a place"),
+        service: Service::Gcs(GcsKeys::Token(bearer.to_owned())),
+        storage_class: Some("NEARLINE".to_owned()),
+        ..options(endpoint, prefix)
+    };
+    Arc::new(CloudStore::open(options).expect("a client"))
+}
+
+/// What is sent is Google's; the server behind the stand-in is not. The condition of a put must be said in
+/// Google's words, or the stand-in passes it on without one and the contract breaks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stand_in_for_google_keeps_the_contract() {
+    let server = S3Server::start_open();
+    let wire = Adversary::stand_in_for_gcs(&server);
+    let fresh = Cell::new(0);
+    contract(async || {
+        fresh.set(fresh.get() + 1);
+        google(wire.endpoint(), BEARER, &format!("Team/vault-{}", fresh.get()))
+    })
+    .await;
+    assert!(wire.take_heads().iter().any(|head| head.contains("x-goog-storage-class: NEARLINE")));
+    let error = google(wire.endpoint(), "another", "v").head(&key("a")).await.expect_err("a refusal");
+    assert_eq!(error.kind(), Kind::Denied, "{}", told(&error));
+}
+
+#[tokio::test]
+async fn what_is_set_goes_over_the_wire_with_every_object_and_under_the_signature() {
+    let server = S3Server::start();
+    let wire = Adversary::start(&server, Conditions::Honoured, None);
+    let head_of = async |s3: S3, class: Option<&str>| {
+        let options = CloudOptions {
+            service: Service::S3(s3),
+            storage_class: class.map(str::to_owned),
+            ..options(wire.endpoint(), "v")
+        };
+        let store = CloudStore::open(options).expect("a client");
+        wire.take_heads();
+        // Whether the server knows what these mean is not what is asked.
+        let _ = store.put_new(&key("a"), Bytes::from_static(b"abc")).await;
+        wire.take_heads().pop().expect("a request")
+    };
+    let plain = s3(AccessKeys {
+        id: ACCESS_KEY.to_owned(),
+        secret: SECRET_KEY.to_owned(),
+        token: Some("a-session".to_owned()),
+        good_for: None,
+    });
+    let head = head_of(plain.clone(), None).await;
+    let digest = "x-amz-content-sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    for line in ["if-none-match: *", "x-amz-security-token: a-session", digest] {
+        assert!(head.contains(line), "{line}: {head}");
+    }
+    assert!(!head.contains("x-amz-server-side-encryption") && !head.contains("x-amz-checksum"), "{head}");
+    let kms = ServerSide::Kms { key: "arn:aws:kms:eu-central-1:1:key/2".to_owned() };
+    let full = S3 { server_side: Some(kms), checksum: Some(Checksum::Sha256), ..plain.clone() };
+    let head = head_of(full, Some("STANDARD_IA")).await;
+    for line in [
+        "x-amz-storage-class: STANDARD_IA",
+        "x-amz-server-side-encryption: aws:kms",
+        "x-amz-server-side-encryption-aws-kms-key-id: arn:aws:kms:eu-central-1:1:key/2",
+        "x-amz-checksum-sha256: ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=",
+    ] {
+        assert!(head.contains(line), "{line}: {head}");
+    }
+    let signed = head.lines().find(|line| line.starts_with("authorization:")).expect("a signature");
+    for name in ["if-none-match", "x-amz-storage-class", "x-amz-server-side-encryption", "x-amz-checksum-sha256"] {
+        assert!(signed.contains(name), "{name}: {signed}");
+    }
+    let other = S3 { server_side: Some(ServerSide::Aes256), checksum: Some(Checksum::Crc64Nvme), ..plain };
+    let head = head_of(other, None).await;
+    assert!(
+        head.contains("x-amz-server-side-encryption: AES256") && head.contains("x-amz-checksum-crc64nvme:"),
+        "{head}"
+    );
+}
+
+/// An answer cut short by somebody who mended its length, which only the length of the whole object gives away.
+#[tokio::test]
+async fn a_shortened_answer_is_none() {
+    let server = S3Server::start();
+    let bad = Adversary::start(&server, Conditions::Honoured, None);
+    let store = cloud(bad.endpoint(), "v");
+    store.put_new(&key("a"), noise("a", 1000)).await.expect("put");
+    for trouble in [Trouble::ShortAnswer, Trouble::LongLength, Trouble::CutAnswer] {
+        bad.next("GET", trouble);
+        let whole = store.get(&key("a")).await;
+        assert!(matches!(whole, Err(StoreError::Unknown { .. })), "{trouble:?}: {whole:?}");
+        bad.next("GET", trouble);
+        let part = store.get_range(&key("a"), 10..900).await;
+        assert!(matches!(part, Err(StoreError::Unknown { .. })), "{trouble:?}: {part:?}");
     }
 }

@@ -3,7 +3,8 @@
 mod far;
 mod house;
 
-use backstay_testkit::s3_adversary::{Adversary, Conditions, Odds, Trouble};
+use backstay_testkit::azurite::{self, Azurite};
+use backstay_testkit::s3_adversary::{Adversary, BEARER, Conditions, Odds, Trouble};
 use backstay_testkit::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use far::{Far, value};
 use house::{ended, rows};
@@ -116,5 +117,116 @@ fn what_a_bucket_needs_is_said_before_anything_is_made() {
     assert!(exit == 2 && err.contains("s3://"), "{exit}: {err}");
     for name in ["backstay.toml", "backstay.key", ".backstay"] {
         assert!(!far.house.path(name).exists(), "{name} was left");
+    }
+}
+
+/// The whole life of a repository that is elsewhere than in S3.
+fn lives(far: &Far, repo: &str, secret: &str) {
+    let (exit, out, err) = far.init_at(repo);
+    assert_eq!(exit, 0, "{out}{err}");
+    let made = value(&out);
+    assert_eq!((&made["repository"], &made["conditional_put"]), (&repo.into(), &true.into()), "{made}");
+    let before = rows(&far.house.path("shop.db"));
+    far.house.sql("UPDATE item SET name = 'changed' WHERE id % 7 = 0");
+    far.ok(&["backup", "shop"]);
+    let snapshots = far.snapshots();
+    assert_eq!(snapshots.len(), 2);
+    far.ok(&["check"]);
+    far.ok(&["doctor"]);
+    far.ok(&["restore", "shop", "--snapshot", &snapshots[1], "--to", "first.db"]);
+    far.ok(&["restore", "shop", "--to", "newest.db"]);
+    assert_eq!(rows(&far.house.path("first.db")), before);
+    assert_eq!(rows(&far.house.path("newest.db")), rows(&far.house.path("shop.db")));
+    let config = fs::read_to_string(far.house.path("backstay.toml")).expect("the configuration");
+    assert!(!config.contains(secret), "{config}");
+}
+
+#[test]
+fn a_repository_in_azure_lives_its_whole_life() {
+    let server = Azurite::start();
+    let far = Far::new(server.endpoint()).with("AZURE_STORAGE_ACCOUNT_KEY", azurite::ACCOUNT_KEY);
+    lives(&far, &format!("az://{}/{}/shop", azurite::ACCOUNT, azurite::CONTAINER), azurite::ACCOUNT_KEY);
+}
+
+#[test]
+fn a_repository_at_a_stand_in_for_google_lives_its_whole_life() {
+    let server = S3Server::start_open();
+    let wire = Adversary::stand_in_for_gcs(&server);
+    let far = Far::new(wire.endpoint()).with("GOOGLE_OAUTH_ACCESS_TOKEN", BEARER);
+    lives(&far, &format!("gs://{BUCKET}/shop"), BEARER);
+}
+
+#[test]
+fn a_certificate_of_an_own_authority_is_believed_when_it_is_named_and_not_otherwise() {
+    let server = Azurite::start_secured();
+    let far = Far::new(server.endpoint()).with("AZURE_STORAGE_ACCOUNT_KEY", azurite::ACCOUNT_KEY);
+    let repo = format!("az://{}/{}/shop", azurite::ACCOUNT, azurite::CONTAINER);
+    let (exit, out, err) = far.with("BACKSTAY_LIMITS_STORE_DEADLINE", "1s").init_at(&repo);
+    assert!(exit == 4 && out.contains("certificate"), "{exit}: {out}{err}");
+    let far = Far::new(server.endpoint()).with("AZURE_STORAGE_ACCOUNT_KEY", azurite::ACCOUNT_KEY);
+    let ca = server.ca_file().to_str().expect("text").to_owned();
+    let far = far.with("BACKSTAY_STORE_CA_FILE", &ca);
+    let (exit, out, err) = far.init_at(&repo);
+    assert_eq!(exit, 0, "{out}{err}");
+}
+
+/// The machine's role, as the address all machines have hands it out.
+#[test]
+fn the_role_of_a_machine_is_asked_for_when_it_is_meant() {
+    let server = S3Server::start();
+    let wire = Adversary::start(&server, Conditions::Honoured, None);
+    let platform = Adversary::start(&server, Conditions::Honoured, None);
+    let keys = format!(
+        "{{\"AccessKeyId\":\"{ACCESS_KEY}\",\"SecretAccessKey\":\"{SECRET_KEY}\",\"Token\":\"of-the-role\",\
+         \"Expiration\":\"2999-01-01T00:00:00Z\"}}"
+    );
+    let keys: &'static str = Box::leak(keys.into_boxed_str());
+    // A command opens its store once or twice, and asks each time.
+    for _ in 0..4 {
+        platform.next("PUT", Trouble::Says("a token"));
+        platform.next("GET", Trouble::Says("a-role"));
+        platform.next("GET", Trouble::Says(keys));
+    }
+    let mut far = Far::new(wire.endpoint());
+    far.env.retain(|(name, _)| !name.starts_with("AWS_"));
+    let far = far
+        .with("AWS_EC2_METADATA_SERVICE_ENDPOINT", &platform.endpoint())
+        .with("BACKSTAY_STORE_CREDENTIALS", "instance");
+    let (exit, out, err) = far.init();
+    assert_eq!(exit, 0, "{out}{err}");
+    let asked = platform.take_requests();
+    assert!(asked[2].ends_with("/latest/meta-data/iam/security-credentials/a-role"), "{asked:#?}");
+    assert!(wire.take_heads().iter().all(|head| head.contains("x-amz-security-token: of-the-role")));
+
+    // The agent of a pod, asked with the token in a file.
+    let agent = Adversary::start(&server, Conditions::Honoured, None);
+    agent.next("GET", Trouble::Says(keys));
+    fs::write(far.house.path("token"), "let-me-in").expect("written");
+    let mut far = far;
+    far.env.retain(|(name, _)| name != "BACKSTAY_STORE_CREDENTIALS");
+    let far = far
+        .with("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("{}/v1/credentials", agent.endpoint()))
+        .with("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "token");
+    far.house.edit("backstay.toml", "credentials = \"instance\"\n", "");
+    far.ok(&["list"]);
+    let heads = agent.take_heads();
+    assert!(heads.len() == 1 && heads[0].contains("authorization: let-me-in"), "{heads:?}");
+}
+
+#[test]
+fn the_bucket_is_in_the_host_name_unless_the_path_is_asked_for() {
+    let server = S3Server::start();
+    let proxy = Adversary::start(&server, Conditions::Honoured, None);
+    for (path_style, wanted) in
+        [("false", "GET http://vaults.s3.example.test/?"), ("true", "GET http://s3.example.test/vaults?")]
+    {
+        let far = Far::new("http://s3.example.test".to_owned())
+            .with("HTTP_PROXY", &proxy.endpoint())
+            .with("BACKSTAY_STORE_PATH_STYLE", path_style);
+        proxy.next("GET", Trouble::Refused(403, "AccessDenied"));
+        let (exit, _, err) = far.init();
+        assert_eq!(exit, 7, "{err}");
+        let asked = proxy.take_requests();
+        assert!(asked[0].starts_with(wanted), "{asked:?}");
     }
 }

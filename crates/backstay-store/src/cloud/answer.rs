@@ -43,6 +43,10 @@ enum Cause {
 
 /// How the client prints a refusal; the status follows.
 const STATUS_WORDS: &str = "status code: ";
+/// How it prints it at the end of a refusal of one object among several.
+const OF_ONE_WORDS: &str = "(code: ";
+/// How it prints that a server which gave something says itself that the range is not there, as `azurite` does.
+const RANGE_WORDS: &str = "Wanted range starting at";
 /// How it prints a redirect that names no place, as stores send for a bucket of another region.
 const REDIRECT_WORDS: &str = "redirect without LOCATION";
 const CODE_BYTES_MAX: usize = 64;
@@ -71,10 +75,14 @@ impl Asked<'_> {
     /// For verbs on one object, where *not there* is an answer. Otherwise the error comes back.
     pub fn of_object(self, error: Raw) -> Result<Missing, Raw> {
         match refusal(&error) {
-            Some((404, code)) if code != "NoSuchBucket" && code != "ContainerNotFound" => {
+            // Only of the object itself: who hands out access keys may not be found either.
+            Some((404, code))
+                if matches!(error, Raw::NotFound { .. }) && code != "NoSuchBucket" && code != "ContainerNotFound" =>
+            {
                 Ok(Missing::Other(StoreError::NotFound { key: self.key.to_owned() }))
             }
             Some((416, _)) => Ok(Missing::Range),
+            None if error.to_string().contains(RANGE_WORDS) => Ok(Missing::Range),
             _ => Err(error),
         }
     }
@@ -132,6 +140,10 @@ impl Asked<'_> {
 /// The status of a refusal and its error code, which may be empty.
 fn refusal(error: &Raw) -> Option<(u16, String)> {
     let text = error.to_string();
+    // Of one object among several in a request, Azure's client prints the status alone.
+    if let Some(code) = text.strip_suffix(')').and_then(|text| text.rsplit_once(OF_ONE_WORDS)) {
+        return Some((code.1.parse().ok()?, String::new()));
+    }
     // What stands before the status is the method, an address made of legal keys, and the client's words.
     let (_, after) = text.split_once(STATUS_WORDS)?;
     let status = after.get(..3)?.parse().ok()?;
