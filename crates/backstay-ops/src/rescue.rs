@@ -5,13 +5,20 @@
 //! reading alone and never by SQLite, so that nothing is rolled back, checkpointed or removed there. A
 //! crash leaves a private file, which the next run into that folder removes.
 
+mod snapshots;
+
+pub use snapshots::FromSnapshot;
+
+use crate::catalog::Vault;
 use crate::disk::{self, At};
 use crate::env::blocking;
 use crate::leftovers;
 use crate::{Env, Event, OpsError};
+use backstay_format::sqlite::guess::Likeness;
+use backstay_format::sqlite::walk::PageSource;
 use backstay_model::{ByteLen, ObjectId, SourceName, Verdict, seams};
 use backstay_sqlite::rescue::{FilePages, Rescue, RescueReport};
-use backstay_sqlite::{Answers, ForeignKeys, Integrity, Questions};
+use backstay_sqlite::{Answers, ForeignKeys, Integrity, Questions, SqliteError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -40,20 +47,63 @@ pub struct Rescued {
     pub log_frames: u32,
     /// What a person should know of the files, as sentences.
     pub notes: Vec<String>,
+    /// Pages that are not from the file but from snapshots.
+    pub from_snapshots: Vec<FromSnapshot>,
     pub millis: u64,
 }
 
-/// Rescues one database.
+/// Rescues one database from its own files.
 pub fn rescue(env: &Env, request: &RescueRequest) -> Result<Rescued, OpsError> {
+    let pages = blocking(|| FilePages::open(&request.from))?;
+    let job = Job { pages: &pages, likeness: pages.likeness, len: pages.len() };
+    let mut rescued = perform(env, request, &job)?;
+    note_files(&pages, &mut rescued);
+    Ok(rescued)
+}
+
+/// The same with the help of its snapshots: a page the file does not have whole is taken from the newest
+/// snapshot that has. A file that is gone is no obstacle.
+pub async fn rescue_with_snapshots(
+    vault: &Vault,
+    source: &SourceName,
+    request: &RescueRequest,
+) -> Result<Rescued, OpsError> {
+    let live = match blocking(|| FilePages::open(&request.from)) {
+        Ok(live) => Some(live),
+        Err(SqliteError::Missing { .. } | SqliteError::Malformed { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let mixed = snapshots::Mixed::open(vault, source, live).await?;
+    let job = Job { pages: &mixed, likeness: mixed.likeness, len: mixed.len() };
+    let mut rescued = perform(&vault.env, request, &job)?;
+    rescued.from_snapshots = mixed.origins(&rescued.report.replaced);
+    match mixed.live() {
+        Some(live) => note_files(live, &mut rescued),
+        None => rescued.notes.push("the file itself is gone or has no readable page: all is from snapshots".to_owned()),
+    }
+    if !rescued.from_snapshots.is_empty() {
+        let note = "pages of different times are mixed: rows may be older than others, missing, or there twice";
+        rescued.notes.push(note.to_owned());
+    }
+    Ok(rescued)
+}
+
+/// Where pages come from, and what they are like.
+struct Job<'a> {
+    pages: &'a dyn PageSource,
+    likeness: Likeness,
+    len: ByteLen,
+}
+
+fn perform(env: &Env, request: &RescueRequest, job: &Job<'_>) -> Result<Rescued, OpsError> {
     let began = env.clock.now();
     let to = std::path::absolute(&request.to).at("find", &request.to)?;
-    let pages = blocking(|| FilePages::open(&request.from))?;
     let source = SourceName::suggest(&request.from.file_name().unwrap_or_default().to_string_lossy());
     env.tell(Event::Began { source, what: "rescuing", bytes: None });
-    let new = Private::create(env, &to, pages.len())?;
+    let new = Private::create(env, &to, job.len)?;
     let job = Rescue {
-        pages: &pages,
-        likeness: pages.likeness,
+        pages: job.pages,
+        likeness: job.likeness,
         to: &new.path,
         deleted: request.deleted,
         cancelled: &|| env.cancel.check().is_err(),
@@ -73,8 +123,9 @@ pub fn rescue(env: &Env, request: &RescueRequest) -> Result<Rescued, OpsError> {
         to: has_something.then_some(to),
         report,
         answers,
-        log_frames: pages.log_frames(),
-        notes: notes(&pages),
+        log_frames: 0,
+        notes: Vec::new(),
+        from_snapshots: Vec::new(),
         millis: env.clock.now().millis_since(began).max(0) as u64,
     })
 }
@@ -85,10 +136,10 @@ fn verdict(report: &RescueReport, answers: &Answers) -> Verdict {
     report.verdict().and(sound)
 }
 
-fn notes(pages: &FilePages) -> Vec<String> {
-    let mut notes = Vec::new();
+fn note_files(pages: &FilePages, rescued: &mut Rescued) {
+    rescued.log_frames = pages.log_frames();
     if pages.has_journal() {
-        notes.push(
+        rescued.notes.push(
             "a rollback journal lies beside it and was not applied: rows of an unfinished change may be among these"
                 .to_owned(),
         );
@@ -96,9 +147,8 @@ fn notes(pages: &FilePages) -> Vec<String> {
     let changed = pages.changed();
     if !changed.is_empty() {
         let names = changed.join(" and ");
-        notes.push(format!("somebody wrote to it meanwhile ({names}): rows of two moments may be mixed"));
+        rescued.notes.push(format!("somebody wrote to it meanwhile ({names}): rows of two moments may be mixed"));
     }
-    notes
 }
 
 /// A database in the making, under a private name that goes away with this value.

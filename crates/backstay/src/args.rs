@@ -229,6 +229,9 @@ pub struct Rescue {
     /// Also look for rows that were deleted, in free pages
     #[arg(long)]
     pub deleted: bool,
+    /// Take pages the file does not have whole from the newest snapshot of the source that has
+    #[arg(long)]
+    pub from_snapshots: bool,
 }
 
 /// Which restore point is meant: one of three ways to say it.

@@ -11,7 +11,7 @@
 use super::btree::{BtreePage, Cell, PageKind, PageShape, TreeKind};
 use super::record::{Record, Value};
 use super::{LOCK_BYTE, be32};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +21,11 @@ pub trait PageSource {
     fn pages(&self) -> u32;
     /// Fills `out`, which is one page long; `false` when the page cannot be read.
     fn read(&self, page: u32, out: &mut [u8]) -> bool;
+    /// Another version of a page that is not what it must be, the best first; `false` when there are no
+    /// more. A version that cannot be read is given as zeros.
+    fn instead(&self, _page: u32, _version: usize, _out: &mut [u8]) -> bool {
+        false
+    }
 }
 
 /// A set of pages, one bit each.
@@ -116,6 +121,8 @@ pub struct Walker<'a> {
     /// Pages that belong to a tree that was walked, with their overflow.
     pub used: PageSet,
     pub free: PageSet,
+    /// Pages that were taken in another version, and in which.
+    pub replaced: BTreeMap<u32, usize>,
 }
 
 /// A page that is to be looked at, and the row numbers that belong below it.
@@ -140,6 +147,7 @@ impl<'a> Walker<'a> {
             chain_left: u64::from(pages) * CHAINED_PER_PAGE,
             used: PageSet::of_pages(pages),
             free: PageSet::of_pages(pages),
+            replaced: BTreeMap::new(),
         }
     }
 
@@ -159,7 +167,7 @@ impl<'a> Walker<'a> {
             met.bad_page(root);
         }
         while let Some(at) = waiting.pop_front() {
-            let Some(page) = self.load(at.page).filter(|page| page.kind.tree() == kind) else {
+            let Some(page) = self.load(at.page, kind) else {
                 met.bad_page(at.page);
                 continue;
             };
@@ -189,10 +197,40 @@ impl<'a> Walker<'a> {
         Ok(met)
     }
 
-    /// Reads a page into the buffer and gives it if it is one of a tree.
-    fn load(&mut self, number: u32) -> Option<BtreePage<'_>> {
-        let is_there = number != 0 && number <= self.source.pages() && self.source.read(number, &mut self.page);
-        if is_there { BtreePage::parse(number, &self.page, self.shape) } else { None }
+    /// Reads a page into the buffer and gives it if it is one of a tree of that kind. One that is not, or
+    /// that has cells out of place, is looked for in its other versions.
+    fn load(&mut self, number: u32, kind: TreeKind) -> Option<BtreePage<'_>> {
+        let shape = self.shape;
+        let fits = |bytes: &[u8]| {
+            let page = BtreePage::parse(number, bytes, shape).filter(|page| page.kind.tree() == kind);
+            page.is_some_and(|page| page.cells() == 0 || page.is_plausible())
+        };
+        self.fetch(number, &fits)
+            .then(|| BtreePage::parse(number, &self.page, shape))?
+            .filter(|page| page.kind.tree() == kind)
+    }
+
+    /// Reads the first version of a page that fits; the one that is there when none does.
+    fn fetch(&mut self, number: u32, fits: &dyn Fn(&[u8]) -> bool) -> bool {
+        if number == 0 || number > self.source.pages() {
+            return false;
+        }
+        if let Some(version) = self.replaced.get(&number) {
+            return self.source.instead(number, *version, &mut self.page);
+        }
+        let is_there = self.source.read(number, &mut self.page);
+        if is_there && fits(&self.page) {
+            return true;
+        }
+        let mut version = 0;
+        while self.source.instead(number, version, &mut self.page) {
+            if fits(&self.page) {
+                self.replaced.insert(number, version);
+                return true;
+            }
+            version += 1;
+        }
+        is_there && self.source.read(number, &mut self.page)
     }
 
     /// Gives the rows of one page.
@@ -203,7 +241,7 @@ impl<'a> Walker<'a> {
         met: &mut Met,
         visit: &mut dyn FnMut(&Row<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        if self.load(number).is_none() {
+        if !self.fetch(number, &|_| true) {
             return Ok(());
         }
         let held = std::mem::take(&mut self.page);
@@ -255,11 +293,15 @@ impl<'a> Walker<'a> {
         let mut chain = HashSet::new();
         while (joined.len() as u64) < cell.declared && self.chain_left > 0 {
             self.chain_left -= 1;
-            let is_new = next != 0 && next <= self.source.pages() && chain.insert(next);
-            if !is_new || !self.source.read(next, &mut self.chained) {
+            let left = usize::try_from(cell.declared - joined.len() as u64).unwrap_or(usize::MAX);
+            let pages = self.source.pages();
+            let follows = move |page: &[u8]| be32(page, 0).is_some_and(|next| (1..=pages).contains(&next));
+            std::mem::swap(&mut self.page, &mut self.chained);
+            let is_there = chain.insert(next) && self.fetch(next, &|page| follows(page) == (left > per_page));
+            std::mem::swap(&mut self.page, &mut self.chained);
+            if !is_there {
                 break;
             }
-            let left = usize::try_from(cell.declared - joined.len() as u64).unwrap_or(usize::MAX);
             let content = self.chained.get(4..4 + per_page.min(left)).unwrap_or_default();
             joined.extend_from_slice(content);
             self.used.insert(next);
@@ -297,7 +339,12 @@ impl<'a> Walker<'a> {
             if is_known || self.is_lock_page(number) {
                 continue;
             }
-            let Some(page) = self.load(number).filter(BtreePage::is_plausible) else { continue };
+            // A page that is there is what it is: an older version of it is no orphan of this database.
+            let shape = self.shape;
+            let plausible = |page: &[u8]| BtreePage::parse(number, page, shape).is_some_and(|page| page.is_plausible());
+            let is_read = self.source.read(number, &mut self.page) || self.fetch(number, &plausible);
+            let page = is_read.then(|| BtreePage::parse(number, &self.page, self.shape)).flatten();
+            let Some(page) = page.filter(BtreePage::is_plausible) else { continue };
             let kind = page.kind;
             let at = Waiting { page: number, depth: 0, least: i64::MIN, most: i64::MAX };
             for child in children(&page, at) {

@@ -21,7 +21,6 @@ use crate::error::SqliteError;
 use backstay_format::sqlite::btree::TreeKind;
 use backstay_format::sqlite::guess::Likeness;
 use backstay_format::sqlite::walk::{PageSource, Row, RowState, Walker};
-use backstay_model::ObjectId;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -35,14 +34,6 @@ pub struct Rescue<'a> {
     pub deleted: bool,
     /// Whether somebody wants it to stop.
     pub cancelled: &'a dyn Fn() -> bool,
-}
-
-/// Where a page of a mixed rescue came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Origin {
-    Live,
-    Snapshot(ObjectId),
 }
 
 /// Walks every tree there is and writes what it finds.
@@ -73,6 +64,7 @@ pub fn rescue(job: &Rescue<'_>) -> Result<RescueReport, SqliteError> {
     orphans(&mut walker, &mut new, &made, &mut report, &mut next)?;
     new.finish(&schema.objects, &mut report)?;
     report.end(&new);
+    report.replaced = std::mem::take(&mut walker.replaced).into_iter().collect();
     Ok(report)
 }
 

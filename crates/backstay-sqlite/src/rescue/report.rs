@@ -72,6 +72,9 @@ pub struct RescueReport {
     pub guesses: Vec<String>,
     /// Values too large or too many to be kept.
     pub cut_values: u64,
+    /// Pages that were taken in another version, and in which. The caller knows what a version is.
+    #[serde(skip)]
+    pub replaced: Vec<(u32, usize)>,
 }
 
 impl RescueReport {
@@ -91,6 +94,7 @@ impl RescueReport {
             refused: Vec::new(),
             guesses: likeness.is_guessed.then_some(guessed).into_iter().collect(),
             cut_values: 0,
+            replaced: Vec::new(),
         }
     }
 
@@ -159,7 +163,8 @@ impl RescueReport {
             && [self.lost_and_found, self.cut_values, self.orphan_pages].iter().all(|count| *count == 0)
             && self.bad_pages.is_empty()
             && self.refused.is_empty()
-            && self.guesses.is_empty();
+            && self.guesses.is_empty()
+            && self.replaced.is_empty();
         match (is_clean, self.rows() + self.lost_and_found) {
             (true, _) => Verdict::Pass,
             (false, 0) => Verdict::Fail,

@@ -4,24 +4,42 @@
 
 use crate::args;
 use crate::context::{Context, Done, Outcome};
+use crate::diagnostics::Diagnostic;
 use crate::output::table::Align;
 use crate::output::{Page, Table, View, time};
 use crate::vault;
-use backstay_model::{SourceName, Verdict};
+use backstay_model::{Kind, SourceName, Verdict};
 use backstay_ops::rescue::{self, RescueRequest, Rescued};
 use backstay_sqlite::question::IntegrityAnswer;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Bad pages that are named on the screen; `--json` names all that were noted.
 const PAGES_SHOWN: usize = 12;
 
 pub async fn run(context: &Context, args: &args::Rescue) -> Outcome {
     let dir = &context.layers.working_dir;
-    let from = source(context, args).unwrap_or_else(|| dir.join(&args.what));
-    let request = RescueRequest { from, to: dir.join(&args.to), deleted: args.deleted };
-    let view = RescueView(rescue::rescue(&vault::env_without_settings(context), &request)?);
+    let request = |from| RescueRequest { from, to: dir.join(&args.to), deleted: args.deleted };
+    let rescued = if args.from_snapshots {
+        let settings = context.settings()?;
+        let source = settings.source(&named(&args.what)?)?;
+        let vault = vault::open(context, &settings).await?;
+        rescue::rescue_with_snapshots(&vault, &source.name, &request(source.path.clone())).await?
+    } else {
+        let from = source(context, args).unwrap_or_else(|| dir.join(&args.what));
+        rescue::rescue(&vault::env_without_settings(context), &request(from))?
+    };
+    let view = RescueView(rescued);
     context.printer.show(&view)?;
     Ok(Done::With(view.0.verdict))
+}
+
+/// Snapshots belong to a source, so that it must be named.
+fn named(what: &Path) -> Result<SourceName, Diagnostic> {
+    what.to_str().and_then(|word| word.parse().ok()).ok_or_else(|| {
+        Diagnostic::new(Kind::Usage, format!("{} is no name of a source", what.display()))
+            .because("`--from-snapshots` needs to know whose snapshots")
+            .hint("Name a source of backstay.toml, such as `backstay rescue shop --from-snapshots --to saved.db`.")
+    })
 }
 
 /// The file of a source. A word that names a file that is there means the file, and so does any word
@@ -56,6 +74,14 @@ impl View for RescueView {
         }
         if report.free_pages > 0 {
             page.evidence("left alone", &format!("{} free pages with what was deleted", report.free_pages));
+        }
+        for from in &self.0.from_snapshots {
+            let pages = if from.first == from.last {
+                from.first.to_string()
+            } else {
+                format!("{} to {}", from.first, from.last)
+            };
+            page.evidence("from snapshot", &format!("{} of {}: pages {pages}", from.snapshot.short(), from.taken));
         }
         for guess in &report.guesses {
             page.evidence("guessed", guess);
