@@ -199,19 +199,23 @@ def parse_body(what: str, data: bytes, front: Front) -> Tuple[bytes, List[Place]
 # --- Keys --------------------------------------------------------------------------------------
 
 
-class Keys:
-    """The master identity, through the `age` program, and the root's public half when it is known."""
+class WrongKey(Failure):
+    """age opens it, and not with what we have."""
 
-    def __init__(self, path: Optional[str]):
-        self.path, self.identity = None, None
+
+class Keys:
+    """Identities, for the `age` program to open things with, and the root's public half when it is known."""
+
+    def __init__(self, path: Optional[str], passphrase: bool = False):
+        self.identities: List[str] = []
         self.root: Optional[bytes] = None
         self.opened: Dict[bytes, bytes] = {}
+        self.passphrase = passphrase
         if path is None:
             return
         with open(path, encoding="utf-8") as file:
             text = file.read(1 << 16)
-        if re.search(r"^AGE-SECRET-KEY-1", text, re.M):
-            self.path = path
+        self.identities = re.findall(r"^AGE-SECRET-KEY-1\S+", text, re.M)
         seed = re.search(r"^# backstay-root-signing-key: ([0-9a-f]{64})\s*$", text, re.M)
         if seed:
             private = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed.group(1)))
@@ -224,30 +228,60 @@ class Keys:
         return self.opened[wrap]
 
     def ask_age(self, what: str, wrap: bytes) -> bytes:
-        if self.path is None and self.identity is None:
+        if not self.identities:
             raise Failure("the repository is sealed: give the key file that holds AGE-SECRET-KEY-1… with --key")
-        end, source = None, self.path
-        if source is None:
-            # A published identity reaches age through a pipe, so that it needs no file.
-            end, other = os.pipe()
-            os.write(other, self.identity.encode() + b"\n")
-            os.close(other)
-            source = f"/dev/fd/{end}"
-        try:
-            done = subprocess.run(["age", "-d", "-i", source], input=wrap, capture_output=True, check=False,
-                                  pass_fds=[] if end is None else [end])
-        except FileNotFoundError:
-            raise Failure("the program `age` is not installed (https://age-encryption.org)") from None
-        finally:
-            if end is not None:
-                os.close(end)
-        if done.returncode != 0:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            if any("no identity matched" in line or "No matching keys" in line for line in said):
-                raise Failure(f"wrong key: this identity does not open {what}; it was sealed to another one")
-            raise Failure(f"age cannot open the data key of {what}: {said[0] if said else 'no reason given'}")
-        need(len(done.stdout) == 32, f"the data key of {what}", "it is not 32 bytes long")
-        return done.stdout
+        data_key = run_age(what, wrap, self.identities)
+        need(len(data_key) == 32, f"the data key of {what}", "it is not 32 bytes long")
+        return data_key
+
+    def unlock(self, conf: dict, read_wrap) -> None:
+        """Finds the master identity through its wraps, and the masters before it."""
+        if not self.identities and "published_identity" in conf:
+            self.identities = [conf["published_identity"]]
+        for recipient in conf.get("recipients", []):
+            what = f"the key wrapped to {recipient['name']}"
+            if "recipient" in recipient and self.identities:
+                try:
+                    self.add(run_age(what, read_wrap(what, recipient["wrap"]), self.identities))
+                except WrongKey:
+                    continue
+            elif "recipient" not in recipient and self.passphrase:
+                self.add(run_age(what, read_wrap(what, recipient["wrap"]), None))
+        if self.identities and "older" in conf:
+            what = "the keys of before"
+            try:
+                self.add(run_age(what, read_wrap(what, conf["older"]), self.identities))
+            except Failure as failure:
+                warn(str(failure))
+
+    def add(self, text: bytes) -> None:
+        found = re.findall(r"^AGE-SECRET-KEY-1\S+", text.decode(errors="replace"), re.M)
+        self.identities += [identity for identity in found if identity not in self.identities]
+
+
+def run_age(what: str, wrapped: bytes, identities: Optional[List[str]]) -> bytes:
+    """What the `age` program makes of an age file. Without identities it asks for a passphrase itself."""
+    command, end = ["age", "-d"], None
+    if identities is not None:
+        # They reach age through a pipe, so that no file is needed for them.
+        end, other = os.pipe()
+        os.write(other, "".join(identity + "\n" for identity in identities).encode())
+        os.close(other)
+        command += ["-i", f"/dev/fd/{end}"]
+    try:
+        done = subprocess.run(command, input=wrapped, capture_output=True, check=False,
+                              pass_fds=[] if end is None else [end])
+    except FileNotFoundError:
+        raise Failure("the program `age` is not installed (https://age-encryption.org)") from None
+    finally:
+        if end is not None:
+            os.close(end)
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        if any("no identity matched" in line or "No matching keys" in line for line in said):
+            raise WrongKey(f"wrong key: this identity does not open {what}; it was sealed to another one")
+        raise Failure(f"age cannot open {what}: {said[0] if said else 'no reason given'}")
+    return done.stdout
 
 
 def hkdf_sha256(ikm: bytes, salt: bytes, info: bytes, length: int) -> bytes:
@@ -328,8 +362,7 @@ class Repository:
              f"it is signed by {newest.header.signer.hex()}, not by the root key")
         need(newest.facts["generation"] == int(names[-1], 16), what, "its generation is not the one its name says")
         self.root, self.id, self.conf = newest.header.signer, newest.header.repo, newest.facts
-        if keys.path is None:
-            keys.identity = self.conf.get("published_identity")
+        keys.unlock(self.conf, self.read_wrap)
 
     def path(self, *parts: str) -> str:
         return os.path.join(self.folder, *(piece for part in parts for piece in part.split("/")))
@@ -340,17 +373,35 @@ class Repository:
         except FileNotFoundError:
             return []
 
-    def allows(self, signer: bytes, *roles: str) -> bool:
-        return any(one["key"] == signer.hex() and set(roles) & set(one["roles"]) for one in self.conf["signers"])
+    def read_wrap(self, what: str, wrapped: dict) -> bytes:
+        name = f"ctl/master/{self.conf['master']}/{wrapped['id']}.age"
+        need(re.fullmatch("age1[a-z0-9]+", self.conf["master"]) and HEX32.fullmatch(wrapped["id"]), what, "its name")
+        with open(self.path(name), "rb") as file:
+            data = file.read(1 << 20)
+        need(digest(data).hex() == wrapped["digest"], what, f"{name} is not what was signed")
+        return data
+
+    def accepts(self, name: str, front: Front, *roles: str) -> bool:
+        """Whether its signer was enrolled for it: is still, or was until later in the same chain."""
+        signer, place = front.header.signer.hex(), front.header.sequence
+        for one in self.conf["signers"]:
+            if one["key"] != signer or not set(roles) & set(one["roles"]):
+                continue
+            ends = [end for end in one.get("retired", {}).get("until", []) if name.startswith(end["below"])]
+            if "retired" not in one or any(
+                    place < end["sequence"] or (place, front.digest.hex()) == (end["sequence"], end["digest"])
+                    for end in ends):
+                return True
+        return False
 
     def sources(self) -> List[str]:
         names = self.names("data", re.compile("[a-z0-9][a-z0-9_-]{0,63}"))
         return [name for name in names if os.path.isdir(self.path("data", name, "snap"))]
 
-    def trusted(self, path: str, what: str, kind: int, *roles: str) -> Front:
-        front = read_front(path, what, kind)
+    def trusted(self, name: str, what: str, kind: int, *roles: str) -> Front:
+        front = read_front(self.path(name), what, kind)
         need(front.header.repo == self.id, what, "it belongs to another repository")
-        need(self.allows(front.header.signer, *roles), what, f"{front.header.signer.hex()} may not sign it")
+        need(self.accepts(name, front, *roles), what, f"{front.header.signer.hex()} may not sign it")
         return front
 
     def snapshots(self, source: str) -> List[Snapshot]:
@@ -361,7 +412,7 @@ class Repository:
             path, front, problem = self.path("data", source, "snap", name), None, None
             try:
                 what = f"snapshot {object_id}"
-                front = self.trusted(path, what, MANIFEST, "writer")
+                front = self.trusted(f"data/{source}/snap/{name}", what, MANIFEST, "writer")
                 named = (front.header.sequence, front.header.object.hex(), front.facts["source"])
                 need(named == (sequence, object_id, source), what, "it is not the snapshot its name says")
             except (Failure, KeyError, ValueError) as error:
@@ -375,7 +426,7 @@ class Repository:
         for name in self.names(f"ctl/mark/{source}/{snapshot}", re.compile("[a-z]+-[0-9a-f]{32}")):
             kind, object_id = name.rsplit("-", 1)
             try:
-                mark = self.trusted(self.path("ctl/mark", source, snapshot, name), f"mark {name}", MARK,
+                mark = self.trusted(f"ctl/mark/{source}/{snapshot}/{name}", f"mark {name}", MARK,
                                     "reader", "keeper")
                 says = (mark.facts["source"], mark.facts["snapshot"], mark.facts["kind"], mark.facts["root"])
                 need(says == (source, snapshot, kind, front.facts["root"]) and mark.header.object.hex() == object_id,
@@ -699,7 +750,9 @@ def list_all(repository: Repository, sources: List[str]) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog="See docs/recover-without-backstay.md.")
     parser.add_argument("--repo", required=True, metavar="DIR", help="the repository: the folder with ctl/ and data/")
-    parser.add_argument("--key", metavar="FILE", help="backstay.key; not needed for an unsealed repository")
+    parser.add_argument("--key", metavar="FILE", help="backstay.key, or another age identity; not needed for an "
+                        "unsealed repository")
+    parser.add_argument("--passphrase", action="store_true", help="let age ask for a passphrase that opens the repository")
     parser.add_argument("--root", metavar="HEX", help="the root's public key, when the key file does not hold the root")
     parser.add_argument("--trust-any-root", action="store_true", help="accept whoever signed the configuration")
     parser.add_argument("--source", metavar="NAME", help="which source; needed when there are several")
@@ -713,7 +766,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    keys = Keys(chosen.key)
+    keys = Keys(chosen.key, chosen.passphrase)
     if chosen.root is not None and not re.fullmatch("[0-9a-f]{64}", chosen.root):
         raise Failure("--root takes 64 lower-case hexadecimal digits")
     root = bytes.fromhex(chosen.root) if chosen.root else keys.root

@@ -12,6 +12,14 @@ use backstay_model::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+mod audit;
+mod conf;
+mod enrol;
+
+pub use audit::{Audit, AuditAct};
+pub use conf::{Conf, Recipient, Retired, Role, Signer, StoreAbilities, Until, Wrapped, is_plain_name};
+pub use enrol::{Enrolment, EnrolmentRequest};
+
 /// The canonical bytes of some facts.
 pub fn encode<T: Serialize>(facts: &T) -> Vec<u8> {
     // A detour through `Value`, whose maps are sorted, gives sorted keys whatever the field order.
@@ -24,41 +32,6 @@ pub fn parse<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T,
         return Err(Corrupt::TooLong { what, len: bytes.len() as u64, max: layout::FACTS_MAX as u64 });
     }
     serde_json::from_slice(bytes).map_err(|error| Corrupt::Json { what, reason: error.to_string() })
-}
-
-/// `ctl/conf/<n>`: who may do what, and to whom objects are sealed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Conf {
-    pub generation: u64,
-    pub created: Moment,
-    /// The master identity's public half (`age1…`): every data key is wrapped to it.
-    pub master: String,
-    /// Present in an unsealed repository only: the master identity itself, for anyone to read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub published_identity: Option<String>,
-    pub signers: Vec<Signer>,
-    pub store: StoreAbilities,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Signer {
-    pub key: SignerKey,
-    pub name: String,
-    pub roles: Vec<Role>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    Writer,
-    Keeper,
-    Reader,
-}
-
-/// What the probe at `init` found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoreAbilities {
-    pub conditional_put: bool,
 }
 
 /// `data/<source>/branch/<n>`: one line of a source's history begins.
@@ -173,21 +146,6 @@ pub struct Mark {
     pub root: Digest,
     pub at: Moment,
     pub evidence: serde_json::Value,
-}
-
-/// `ctl/audit/<signer>/<n>`: something a person or a keeper did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Audit {
-    pub signer: SignerKey,
-    pub at: Moment,
-    pub act: AuditAct,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "act", rename_all = "kebab-case")]
-pub enum AuditAct {
-    /// A copy of the key held elsewhere was shown to open the repository.
-    KeyConfirmed { master: String },
 }
 
 /// `ctl/prune/<n>`: objects condemned, and what was seen when they were. Not written yet.

@@ -27,7 +27,7 @@ use backstay_model::backup::{BranchPlan, Lineage, Place};
 use backstay_model::catalog::{Keep, Quality};
 use backstay_model::{ByteLen, Digest, Label, Moment, ObjectId, SourceName};
 use backstay_store::keys::SnapshotName;
-use backstay_store::repo::{Chain, Draft, SealedBody, Signing};
+use backstay_store::repo::{Chain, Draft, Repository, SealedBody, Signing};
 use capture::Captured;
 use gather::Gathered;
 use std::path::PathBuf;
@@ -173,6 +173,7 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing) -> Resu
     unwritten.note("base", save_base(vault, request, &captured, BaseOf { id, place, table: &table }));
     vault.env.cancel.check()?;
     check_base_still_there(vault, &gathered).await?;
+    check_keys_still_hold(vault).await?;
     let head = SeenHead { sequence: place.sequence, digest };
     unwritten.note("memory", remember_intent(vault, request, &captured, (place.previous, head)));
     let name = SnapshotName { source: request.source.clone(), sequence: place.sequence, id };
@@ -246,6 +247,19 @@ async fn check_base_still_there(vault: &Vault, gathered: &Gathered) -> Result<()
         Some(_) => Ok(()),
         None => Err(OpsError::BaseVanished { manifest: base.id }),
     }
+}
+
+/// The keys may have been changed meanwhile: nothing is committed that is sealed to a master of before, or
+/// signed by a key that was removed.
+async fn check_keys_still_hold(vault: &Vault) -> Result<(), OpsError> {
+    if !vault.repo.is_outdated().await? {
+        return Ok(());
+    }
+    let repo = &vault.repo;
+    let newest = Repository::open(repo.store().clone(), repo.root(), Some(repo.seen())).await?;
+    let signer = vault.signer(Role::Writer)?.public();
+    let holds = newest.conf().master == repo.conf().master && newest.allows(&signer, Role::Writer);
+    if holds { Ok(()) } else { Err(OpsError::KeysChanged) }
 }
 
 struct Committed {

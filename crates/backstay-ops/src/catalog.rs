@@ -40,7 +40,7 @@ impl Catalog {
             }
             marks = repo.marks(source).await?;
         }
-        marks.faults.extend(unseen_again(repo, &marks.records, seen));
+        marks.faults.extend(unseen_again(repo, source, (&marks.records, seen)));
         let mut catalog = Self {
             snapshots: Vec::new(),
             fronts: HashMap::new(),
@@ -174,11 +174,17 @@ impl Catalog {
     }
 }
 
-/// Marks this host has seen and is not shown again, of signers who are still enrolled.
-fn unseen_again(repo: &Repository, marks: &[Record<Mark>], seen: &SeenSource) -> Vec<MarkFault> {
+/// Marks this host has seen and is not shown again, of signers who were enrolled when they made them.
+fn unseen_again(
+    repo: &Repository,
+    source: &SourceName,
+    (marks, seen): (&[Record<Mark>], &SeenSource),
+) -> Vec<MarkFault> {
     let mut faults = Vec::new();
     for (signer, head) in &seen.marks {
-        let enrolled = repo.allows(signer, Role::Reader) || repo.allows(signer, Role::Keeper);
+        let roles = [Role::Reader, Role::Keeper];
+        let name = backstay_store::keys::mark_prefix(source);
+        let enrolled = repo.conf().accepts(signer, &roles, (&name, head.sequence, head.digest));
         let mine = || marks.iter().filter(|mark| mark.signer == *signer);
         let there = mine().any(|mark| mark.chain.sequence == head.sequence && mark.digest == head.digest);
         if enrolled && !there {

@@ -3,11 +3,12 @@
 use crate::OpsError;
 use crate::catalog::Vault;
 use crate::disk;
-use backstay_format::facts::{Audit, AuditAct};
+use crate::journal;
+use backstay_format::facts::AuditAct;
 use backstay_model::{Moment, SourceName};
 use backstay_store::keyfile::{KeyFile, LEN_MAX};
-use backstay_store::repo::{Chain, RepoError, Signing, SnapshotReader};
-use backstay_store::seal::Unsealer;
+use backstay_store::repo::{RepoError, SnapshotReader};
+use backstay_store::seal::{MasterIdentity, Unsealer};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -23,9 +24,11 @@ pub async fn custody(vault: &Vault) -> Result<CustodyReport, OpsError> {
     let mut confirmed = None;
     for signer in &vault.repo.conf().signers {
         for record in vault.repo.audit(&signer.key).await? {
-            let AuditAct::KeyConfirmed { master } = &record.facts.act;
-            if *master == vault.repo.conf().master {
-                confirmed = confirmed.max(Some(record.facts.at));
+            match &record.facts.act {
+                AuditAct::KeyConfirmed { master } if *master == vault.repo.conf().master => {
+                    confirmed = confirmed.max(Some(record.facts.at));
+                }
+                _ => {}
             }
         }
     }
@@ -59,18 +62,25 @@ pub async fn confirm(vault: &Vault, asked: Confirm<'_>) -> Result<ConfirmReport,
     let lacks = |what| OpsError::KeyLacks { path: path.to_owned(), what };
     let text = String::from_utf8(bytes.ok_or_else(|| lacks("file"))?).map_err(|_| lacks("text of a key file"))?;
     let key = KeyFile::parse(&text).map_err(RepoError::from)?;
-    let identity = key.identity.ok_or_else(|| lacks("master identity"))?;
     let other = || OpsError::OtherKey { path: path.to_owned() };
-    if identity.master().text() != vault.repo.conf().master {
+    if key.root.as_ref().is_some_and(|root| root.public() != vault.repo.root()) {
         return Err(other());
     }
-    if key.root.is_some_and(|root| root.public() != vault.repo.root()) {
-        return Err(other());
+    if key.identity.is_none() {
+        return Err(lacks("master identity"));
     }
-    let opened = open_newest(vault, &Unsealer::new(identity), asked.sources).await?;
+    let unlocked = vault.repo.unlock(key.identities()).await?;
+    if !unlocked.present {
+        return Err(if is_outgrown(vault, &unlocked.masters) {
+            OpsError::OutgrownKey { path: path.to_owned() }
+        } else {
+            other()
+        });
+    }
+    let opened = open_newest(vault, &Unsealer::of(unlocked.masters), asked.sources).await?;
     let confirmed = vault.env.clock.now();
-    record(vault, confirmed).await?;
     let master = vault.repo.conf().master.clone();
+    journal::record(vault, AuditAct::KeyConfirmed { master: master.clone() }).await?;
     Ok(ConfirmReport { key_file: path.to_owned(), master, opened, confirmed })
 }
 
@@ -95,15 +105,9 @@ async fn open_newest(vault: &Vault, unsealer: &Unsealer, sources: &[SourceName])
     Ok(None)
 }
 
-async fn record(vault: &Vault, at: Moment) -> Result<(), OpsError> {
-    let signer = vault.signer.as_ref().ok_or(OpsError::NotEnrolled { role: "anything" })?;
-    let known = vault.repo.audit(&signer.public()).await?;
-    let chain = match known.last() {
-        None => Chain::START,
-        Some(last) => Chain::after(last.chain.sequence, last.digest).ok_or(backstay_model::backup::Exhausted)?,
-    };
-    let act = AuditAct::KeyConfirmed { master: vault.repo.conf().master.clone() };
-    let facts = Audit { signer: signer.public(), at, act };
-    let signing = Signing { key: signer, id: vault.repo.fresh_id(vault.env.random.as_ref()) };
-    Ok(vault.repo.put_audit(facts, chain, signing).await?)
+/// Whether one of these was the master before it was changed, as far as this host can tell.
+fn is_outgrown(vault: &Vault, held: &[MasterIdentity]) -> bool {
+    let known = vault.unsealer.iter().flat_map(Unsealer::identities);
+    let known: Vec<String> = known.map(|identity| identity.master().text().to_owned()).collect();
+    held.iter().any(|identity| known.iter().any(|text| text == identity.master().text()))
 }

@@ -1,6 +1,7 @@
 //! Why an operation could not reach a verdict.
 
 use crate::disk::PathError;
+use crate::trust::TrustError;
 use backstay_format::Corrupt;
 use backstay_model::backup::Exhausted;
 use backstay_model::catalog::NoPoint;
@@ -50,6 +51,12 @@ pub enum OpsError {
     SameKeyFile { path: PathBuf },
     #[error("the key file {} belongs to another repository", path.display())]
     OtherKey { path: PathBuf },
+    #[error("the key file {} opens what was sealed before the key was changed, and nothing newer", path.display())]
+    OutgrownKey { path: PathBuf },
+    #[error("the keys of the repository were changed while this ran")]
+    KeysChanged,
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     #[error("the key file {} lacks the {what}", path.display())]
     KeyLacks { path: PathBuf, what: &'static str },
     #[error("cancelled")]
@@ -77,8 +84,12 @@ impl Kinded for OpsError {
             Self::Unsound { .. } | Self::Smoke { .. } => Kind::Corrupt,
             Self::Busy { .. } | Self::Rival { .. } | Self::BaseVanished { .. } | Self::InUse { .. } => Kind::Conflict,
             Self::TargetExists { .. } | Self::SameKeyFile { .. } => Kind::Conflict,
-            Self::NotEnrolled { .. } | Self::OtherKey { .. } | Self::KeyLacks { .. } => Kind::Denied,
             Self::NoFolder { .. } => Kind::Usage,
+            Self::NotEnrolled { .. } | Self::OtherKey { .. } | Self::OutgrownKey { .. } | Self::KeyLacks { .. } => {
+                Kind::Denied
+            }
+            Self::KeysChanged => Kind::Conflict,
+            Self::Trust(error) => error.kind(),
             Self::NoRoom { .. } => Kind::NoSpace,
             Self::Exhausted(_) => Kind::Internal,
             Self::Cancelled => Kind::Cancelled,

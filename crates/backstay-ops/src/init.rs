@@ -64,12 +64,10 @@ pub async fn create(env: &Env, new: NewVault<'_>) -> Result<Made, OpsError> {
         generation: 0,
         created: env.clock.now(),
         master: identity.master().text().to_owned(),
+        older: None,
         published_identity: (new.sealing == Sealing::Unsealed).then(|| identity.secret_text()),
-        signers: vec![Signer {
-            key: signer.public(),
-            name: new.host,
-            roles: vec![Role::Writer, Role::Keeper, Role::Reader],
-        }],
+        signers: vec![Signer { key: signer.public(), name: new.host, roles: Role::ALL.to_vec(), retired: None }],
+        recipients: Vec::new(),
         store: StoreAbilities { conditional_put },
     };
     let repo = Repository::create(new.store, NewRepository { id, root, conf }).await?;
@@ -88,6 +86,7 @@ fn write_keys(env: &Env, path: &Path, id: RepoId) -> Result<KeyFile, OpsError> {
         root: Some(SigningKey::generate(env.random.as_ref())),
         signer: Some(SigningKey::generate(env.random.as_ref())),
         identity: Some(MasterIdentity::generate()),
+        older: Vec::new(),
     };
     let text = keys.render(id, env.clock.now());
     // Under a private name first: a key file is either whole or not there.

@@ -13,8 +13,10 @@ pub mod env;
 mod error;
 mod fingerprints;
 pub mod init;
+pub mod journal;
 mod leftovers;
 mod map;
+pub mod masters;
 mod materialize;
 pub mod open;
 mod packer;
@@ -24,6 +26,7 @@ pub mod rescue;
 pub mod restore;
 mod scan;
 pub mod state;
+pub mod trust;
 mod workers;
 
 pub use env::{Cancel, Env, Event};

@@ -226,7 +226,7 @@ async fn what_a_stranger_or_the_wrong_role_signed_counts_for_nothing() {
     let (writer, reader) = (SigningKey::generate(&OsRandom), SigningKey::generate(&OsRandom));
     let conf = second_conf(&golden, |conf| {
         for (key, role) in [(&writer, Role::Writer), (&reader, Role::Reader)] {
-            conf.signers.push(Signer { key: key.public(), name: "other".into(), roles: vec![role] });
+            conf.signers.push(Signer { key: key.public(), name: "other".into(), roles: vec![role], retired: None });
         }
     });
     let enrolled = golden.with(&keys::conf(1), conf);

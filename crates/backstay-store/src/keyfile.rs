@@ -37,14 +37,22 @@ impl Kinded for KeyFileError {
 }
 
 /// What a key file holds. Which parts are there decides the roles its holder can play.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct KeyFile {
     pub root: Option<SigningKey>,
     pub signer: Option<SigningKey>,
+    /// The newest identity: the master, or what the master is wrapped to.
     pub identity: Option<MasterIdentity>,
+    /// Masters that were before it: what was sealed to them is still theirs.
+    pub older: Vec<MasterIdentity>,
 }
 
 impl KeyFile {
+    /// Every identity in it, the newest first.
+    pub fn identities(&self) -> Vec<MasterIdentity> {
+        self.identity.iter().chain(&self.older).cloned().collect()
+    }
+
     pub fn parse(text: &str) -> Result<Self, KeyFileError> {
         if text.len() > LEN_MAX {
             return Err(KeyFileError::TooLong { len: text.len() });
@@ -71,7 +79,15 @@ impl KeyFile {
         }
         if text.starts_with(IDENTITY) {
             let identity = MasterIdentity::parse(text)?;
-            return if self.identity.replace(identity).is_some() { Err(twice) } else { Ok(()) };
+            let known = self.identity.iter().chain(&self.older);
+            if known.into_iter().any(|known| known.master().text() == identity.master().text()) {
+                return Err(twice);
+            }
+            match self.identity {
+                None => self.identity = Some(identity),
+                Some(_) => self.older.push(identity),
+            }
+            return Ok(());
         }
         if text.is_empty() || text.starts_with('#') { Ok(()) } else { Err(KeyFileError::UnknownLine { line }) }
     }
@@ -85,15 +101,47 @@ impl KeyFile {
              #   backstay repo key confirm --key-file <the copy>\n\
              # The program `age` reads this file as it is: age -d -i <this file>\n"
         );
-        if let Some(identity) = &self.identity {
-            text += &format!("# public half: {}\n{}\n", identity.master().text(), identity.secret_text());
+        self.render_keys(&mut text);
+        text
+    }
+
+    /// The same for a host that is to be enrolled: nobody else needs a copy of it.
+    pub fn render_for_host(&self, name: &str, made: Moment) -> String {
+        let mut text = format!(
+            "# Backstay key file of the host {name}, made {made}.\n\
+             # It belongs to that host alone: if it is lost, enrol the host again with a new one.\n"
+        );
+        self.render_keys(&mut text);
+        text
+    }
+
+    fn render_keys(&self, text: &mut String) {
+        for identity in self.identity.iter().chain(&self.older) {
+            *text += &format!("# public half: {}\n{}\n", identity.master().text(), identity.secret_text());
         }
         for (name, key) in [(ROOT, &self.root), (SIGNER, &self.signer)] {
             if let Some(key) = key {
-                text += &format!("{name}{}\n", SignerKey::from_bytes(*key.seed()));
+                *text += &format!("{name}{}\n", SignerKey::from_bytes(*key.seed()));
             }
         }
-        text
+    }
+}
+
+/// The text of a key file with one more identity, in front of those it has. Every other line stays.
+pub fn with_identity(text: &str, identity: &MasterIdentity, made: Moment) -> String {
+    let mut added = format!("# public half: {}, made {made}\n{}\n", identity.master().text(), identity.secret_text());
+    match text.lines().position(|line| line.starts_with(IDENTITY)) {
+        None => {
+            let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+            format!("{text}{end}{added}")
+        }
+        Some(at) => {
+            let lines: Vec<&str> = text.lines().collect();
+            let (front, rest) = lines.split_at(at);
+            added.push_str(&rest.join("\n"));
+            let front: String = front.iter().map(|line| format!("{line}\n")).collect();
+            format!("{front}{added}\n")
+        }
     }
 }
 
@@ -111,6 +159,7 @@ mod tests {
             root: Some(SigningKey::from_seed([1; 32])),
             signer: Some(SigningKey::from_seed([2; 32])),
             identity: Some(MasterIdentity::generate()),
+            older: vec![MasterIdentity::generate()],
         }
     }
 
@@ -122,10 +171,21 @@ mod tests {
     fn a_key_file_round_trips() {
         let file = sample();
         let read = KeyFile::parse(&rendered(&file)).expect("our own file");
-        let master = |f: &KeyFile| f.identity.as_ref().map(|i| i.master().text().to_owned());
+        let master = |f: &KeyFile| f.identities().iter().map(MasterIdentity::secret_text).collect::<Vec<_>>();
         assert_eq!(master(&read), master(&file));
         assert_eq!(read.root.map(|k| k.public()), file.root.map(|k| k.public()));
         assert_eq!(read.signer.map(|k| k.public()), file.signer.map(|k| k.public()));
+    }
+
+    #[test]
+    fn one_more_identity_comes_first_and_everything_else_stays() {
+        let (file, fresh) = (sample(), MasterIdentity::generate());
+        let text = rendered(&file);
+        let added = with_identity(&text, &fresh, Moment::from_millis(0).expect("in range"));
+        let read = KeyFile::parse(&added).expect("a key file");
+        let secrets = |list: &[MasterIdentity]| list.iter().map(MasterIdentity::secret_text).collect::<Vec<_>>();
+        assert_eq!(secrets(&read.identities()), secrets(&[vec![fresh], file.identities()].concat()));
+        assert!(text.lines().all(|line| added.lines().any(|kept| kept == line)));
     }
 
     #[test]

@@ -3,15 +3,24 @@
 //! Numbers are sixteen hexadecimal digits, so that byte order is numeric order. Snapshot names count
 //! down, so that the first page of a listing shows the newest.
 
+use crate::seal::Master;
 use crate::seam::Key;
 use backstay_model::catalog::MarkKind;
 use backstay_model::{BranchNo, ObjectId, Sequence, SignerKey, SourceName};
 
 pub const CONF_PREFIX: &str = "ctl/conf/";
 pub const SOURCES_PREFIX: &str = "data/";
+pub const MASTERS_PREFIX: &str = "ctl/master/";
+pub const PRUNE_PREFIX: &str = "ctl/prune/";
 
 pub fn conf(generation: u64) -> Key {
     Key::new(format!("{CONF_PREFIX}{generation:016x}"))
+}
+
+/// The folder below `data/` that a name lies in, and a key past everything in it that anybody reads.
+pub fn folder_of(key: &Key) -> Option<(&str, Key)> {
+    let (folder, _) = key.as_str().strip_prefix(SOURCES_PREFIX)?.split_once('/')?;
+    Some((folder, Key::new(format!("{SOURCES_PREFIX}{folder}/zz"))))
 }
 
 pub fn branch_prefix(source: &SourceName) -> String {
@@ -44,6 +53,11 @@ pub fn mark_prefix(source: &SourceName) -> String {
 
 pub fn mark(source: &SourceName, snapshot: &ObjectId, kind: MarkKind, id: &ObjectId) -> Key {
     Key::new(format!("{}{snapshot}/{}-{id}", mark_prefix(source), kind.word()))
+}
+
+/// A wrap under its master: that master's identity for one recipient, or the masters before it for that one.
+pub fn wrap(master: &Master, id: &ObjectId) -> Key {
+    Key::new(format!("{MASTERS_PREFIX}{}/{id}.age", master.text()))
 }
 
 pub fn audit_prefix(signer: &SignerKey) -> String {

@@ -8,13 +8,16 @@
 //! Writing only ever creates. A crash between two writes leaves objects nobody refers to; they cost
 //! space until a prune, and nothing else.
 
+mod conf;
 mod error;
 mod manifest;
+mod masters;
 mod reader;
 mod records;
 
 pub use error::RepoError;
 pub use manifest::{Draft, Manifest, ManifestFront, Root, SealedBody};
+pub use masters::{NewWrap, Unlocked};
 pub use reader::{Directory, LeafAt, SnapshotReader, Step, unit_size};
 pub use records::{Chain, MarkFault, Marks, Record, Signing};
 
@@ -185,9 +188,9 @@ impl Repository {
         self.conf.published_identity.is_some()
     }
 
-    /// Whether the configuration enrols this signer for this role.
+    /// Whether the configuration enrols this signer for this role now.
     pub fn allows(&self, signer: &SignerKey, role: Role) -> bool {
-        self.conf.signers.iter().any(|s| s.key == *signer && s.roles.contains(&role))
+        self.conf.allows(signer, &[role])
     }
 
     /// Refuses to write where a newer program keeps something this one would break.

@@ -16,6 +16,8 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::sync::Mutex;
 
+pub mod wrap;
+
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     #[error("{text:?} is not an age X25519 recipient: {reason}")]
@@ -68,7 +70,9 @@ impl Master {
     }
 }
 
-/// The master identity: it opens every object of its repository.
+/// The master identity: it opens every object that was sealed to it. A recipient's identity is one of
+/// the same kind, which opens the wrap that holds the master's.
+#[derive(Clone)]
 pub struct MasterIdentity(age::x25519::Identity);
 
 impl MasterIdentity {
@@ -248,15 +252,25 @@ impl Compressor {
     }
 }
 
-/// Opens objects with the master identity; unwraps each data key once.
+/// Opens objects with the master identities; unwraps each data key once.
 pub struct Unsealer {
-    identity: MasterIdentity,
+    identities: Vec<MasterIdentity>,
     opened: Mutex<HashMap<Digest, DataSecret>>,
 }
 
 impl Unsealer {
     pub fn new(identity: MasterIdentity) -> Self {
-        Self { identity, opened: Mutex::new(HashMap::new()) }
+        Self::of(vec![identity])
+    }
+
+    /// Tries each of them: what was sealed before a rotation needs an older one.
+    pub fn of(identities: Vec<MasterIdentity>) -> Self {
+        Self { identities, opened: Mutex::new(HashMap::new()) }
+    }
+
+    /// What it opens with, the newest first.
+    pub fn identities(&self) -> &[MasterIdentity] {
+        &self.identities
     }
 
     /// The opener for an object's frames, after its commitment was checked.
@@ -280,7 +294,7 @@ impl Unsealer {
         if let Some(secret) = self.opened.lock().expect("no holder of this lock panics").get(&name) {
             return Ok(*secret);
         }
-        let secret = unwrap_key(wrap, &self.identity)?;
+        let secret = unwrap_key(wrap, &self.identities)?;
         self.opened.lock().expect("no holder of this lock panics").insert(name, secret);
         Ok(secret)
     }
@@ -294,11 +308,11 @@ pub struct SealedAs<'a> {
     pub wrap: &'a [u8],
 }
 
-fn unwrap_key(wrap: &[u8], identity: &MasterIdentity) -> Result<DataSecret, SealError> {
+fn unwrap_key(wrap: &[u8], identities: &[MasterIdentity]) -> Result<DataSecret, SealError> {
     let damaged = |source| SealError::Wrap { source };
     let decryptor = age::Decryptor::new_buffered(wrap).map_err(|e| damaged(e.into()))?;
-    let identity: &dyn age::Identity = &identity.0;
-    let reader = decryptor.decrypt(std::iter::once(identity)).map_err(|error| match error {
+    let identities = identities.iter().map(|identity| &identity.0 as &dyn age::Identity);
+    let reader = decryptor.decrypt(identities).map_err(|error| match error {
         age::DecryptError::NoMatchingKeys => SealError::WrongKey,
         other => damaged(other.into()),
     })?;

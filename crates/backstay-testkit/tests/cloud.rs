@@ -345,7 +345,9 @@ async fn repository(store: Arc<dyn Store>, conditional_put: bool) -> Repository 
         generation: 0,
         created: Moment::from_millis(0).expect("a moment"),
         master: MasterIdentity::generate().master().text().to_owned(),
+        older: None,
         published_identity: None,
+        recipients: Vec::new(),
         signers: Vec::new(),
         store: StoreAbilities { conditional_put },
     };

@@ -10,8 +10,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+mod keys;
 #[cfg(test)]
 mod tests;
+
+pub use keys::{AuditArgs, Enroll, KeyVerb, SignerVerb};
 
 /// Keeps SQLite databases recoverable, and proves it.
 #[derive(Debug, Parser)]
@@ -63,6 +66,7 @@ pub enum Command {
     Rescue(Rescue),
     Config(ConfigArgs),
     Repo(Repo),
+    Audit(AuditArgs),
     Doctor(Doctor),
     Completions(Completions),
     Man(Man),
@@ -311,24 +315,20 @@ pub enum RepoVerb {
     /// Show the repository's identity, keys and contents
     #[command(after_help = "Example:\n  backstay repo show --json")]
     Show,
-    /// Look after the keys
+    /// Look after the keys that can read
     #[command(subcommand_required = true, arg_required_else_help = true)]
     #[command(after_help = "Example:\n  backstay repo key confirm --key-file /media/usb/backstay.key")]
     Key {
         #[command(subcommand)]
         verb: KeyVerb,
     },
-}
-
-#[derive(Debug, Subcommand)]
-#[command(disable_help_subcommand = true)]
-pub enum KeyVerb {
-    /// Show that a copy of the key, kept elsewhere, opens the repository
-    #[command(after_help = "Example:\n  backstay repo key confirm --key-file /media/usb/backstay.key")]
-    Confirm {
-        /// The copy
-        #[arg(long, value_name = "FILE")]
-        key_file: PathBuf,
+    Enroll(Enroll),
+    /// Look after the keys that sign: who may write, keep and mark
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(after_help = "Example:\n  backstay repo signer list")]
+    Signer {
+        #[command(subcommand)]
+        verb: SignerVerb,
     },
 }
 

@@ -4,7 +4,7 @@
 
 use crate::diagnostics::Diagnostic;
 use crate::output::{Mode, Printer};
-use backstay_model::{Kind, SourceName};
+use backstay_model::Kind;
 use std::io::{BufRead, IsTerminal, Read};
 
 /// Where an answer may come from.
@@ -28,7 +28,8 @@ impl Asking {
 /// What is at stake.
 #[derive(Debug, Clone, Copy)]
 pub struct Stake<'a> {
-    pub source: &'a SourceName,
+    /// Its name, which must be typed.
+    pub name: &'a str,
     /// What happens and what is lost, in numbers, as one sentence.
     pub loss: &'a str,
     /// What `--confirm` said.
@@ -44,7 +45,7 @@ pub fn by_name(printer: &Printer, stake: Stake<'_>) -> Result<(), Diagnostic> {
 const ANSWER_MAX: u64 = 256;
 
 fn ask(printer: &Printer, stake: Stake<'_>, asking: Asking, answers: &mut dyn BufRead) -> Result<(), Diagnostic> {
-    let name = stake.source.as_str();
+    let name = stake.name;
     let refused = |what: String| {
         let flag = format!("Run it again and type `{name}`, or add `--confirm {name}`; `--dry-run` shows the plan.");
         Err(Diagnostic::new(Kind::Usage, what).because(stake.loss).hint(flag))
@@ -76,8 +77,7 @@ mod tests {
     fn asked(given: Option<&str>, asking: Asking, answer: &str) -> Result<(), Diagnostic> {
         let shape = Shape { mode: Mode::Human, stdout: Colour::Off, stderr: Colour::Off, stderr_is_terminal: false };
         let printer = Printer::to(shape, Box::new(std::io::sink()), Box::new(std::io::sink()));
-        let source = "shop".parse().expect("a name");
-        let stake = Stake { source: &source, loss: "61.3 MiB written since 12:40 are replaced", given };
+        let stake = Stake { name: "shop", loss: "61.3 MiB written since 12:40 are replaced", given };
         ask(&printer, stake, asking, &mut answer.as_bytes())
     }
 

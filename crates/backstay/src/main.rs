@@ -12,6 +12,7 @@ mod confirm;
 mod context;
 mod diagnostics;
 mod output;
+mod passphrase;
 mod vault;
 
 use crate::args::{Cli, Command};
@@ -104,6 +105,7 @@ async fn dispatch(context: &Context, command: &Command) -> Outcome {
         Command::Show(args) => commands::show::run(context, args).await,
         Command::Check(args) => commands::check::run(context, args).await,
         Command::Repo(args) => commands::repo::run(context, &args.verb).await,
+        Command::Audit(args) => commands::audit::run(context, args).await,
         Command::Demo(args) => commands::demo::run(context, args).await,
     }
 }

@@ -14,6 +14,7 @@ use crate::output::{Distance, Progress};
 use backstay_model::{ByteLen, Kind, Random, SignerKey};
 use backstay_ops::catalog::Vault;
 use backstay_ops::disk::OsDisk;
+use backstay_ops::trust::{Custodian, TrustError};
 use backstay_ops::{Env, Event, OpsError, State};
 use backstay_store::Store;
 use backstay_store::cloud::{CloudOptions, CloudStore, Place, Provider, Reach, S3, Service};
@@ -25,6 +26,7 @@ use backstay_store::os::OsRandom;
 use backstay_store::repo::RepoError;
 use backstay_store::retry::{Patience, Retry};
 use backstay_store::seal::{MasterIdentity, Unsealer};
+use backstay_store::signing::SigningKey;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,6 +36,28 @@ pub async fn open(context: &Context, settings: &Settings) -> Result<Vault, Diagn
     let keys = load_keys(context, settings.key.as_ref()).await?;
     let store = store(context, &Reached::of(settings), OpenMode::Existing).await?;
     open_with(context, settings, store, keys).await
+}
+
+/// Whoever holds the root key, with everything a change of trust needs.
+pub struct RootHolder {
+    pub vault: Vault,
+    pub root: SigningKey,
+    /// The key file as it was read.
+    pub keys: KeyFile,
+}
+
+impl RootHolder {
+    pub async fn open(context: &Context, settings: &Settings) -> Result<Self, Diagnostic> {
+        let keys = load_keys(context, settings.key.as_ref()).await?;
+        let root = keys.root.clone().ok_or(TrustError::NoRoot).map_err(OpsError::from)?;
+        let store = store(context, &Reached::of(settings), OpenMode::Existing).await?;
+        let vault = open_with(context, settings, store, keys.clone()).await?;
+        Ok(Self { vault, root, keys })
+    }
+
+    pub fn custodian(&self) -> Custodian<'_> {
+        Custodian { vault: &self.vault, root: &self.root }
+    }
 }
 
 /// The same over a store and keys that are at hand already.
@@ -55,11 +79,13 @@ pub async fn open_with(
         }
         Some(fault) => warn_of_conf(context, fault),
     }
-    let unsealer = match (keys.identity, &repo.conf().published_identity) {
-        (Some(identity), _) => Some(Unsealer::new(identity)),
+    let unsealer = match (keys.identities(), &repo.conf().published_identity) {
         // Unsealed on purpose: the key is in the repository for anyone to read.
-        (None, Some(text)) => Some(Unsealer::new(MasterIdentity::parse(text).map_err(Diagnostic::from)?)),
-        (None, None) => None,
+        (held, Some(text)) if held.is_empty() => {
+            Some(Unsealer::new(MasterIdentity::parse(text).map_err(Diagnostic::from)?))
+        }
+        (held, _) if held.is_empty() => None,
+        (held, _) => Some(Unsealer::of(repo.unlock(held).await?.masters)),
     };
     Ok(Vault { repo, state, signer: keys.signer, unsealer, env })
 }
@@ -74,7 +100,7 @@ fn warn_of_conf(context: &Context, fault: &RepoError) {
 
 /// The root written into the configuration; without one, the key file's own.
 fn pinned_root(settings: &Settings, keys: &KeyFile) -> Result<SignerKey, Diagnostic> {
-    let of_key = keys.root.as_ref().map(backstay_store::signing::SigningKey::public);
+    let of_key = keys.root.as_ref().map(SigningKey::public);
     settings.root.or(of_key).ok_or_else(|| {
         Diagnostic::new(Kind::Config, format!("{} has no `root`", settings.file.display()))
             .because("without the root's public half any repository would be believed")

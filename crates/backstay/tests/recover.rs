@@ -47,12 +47,17 @@ impl House {
     }
 
     fn backstay(&self, words: &[&str]) -> String {
+        must(&mut self.command(words))
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backstay"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BACKSTAY_")) {
             command.env_remove(name);
         }
         // The cache and other state stay in the folder.
-        must(command.current_dir(&self.0).args(words).env("HOME", self.0.path()).env_remove("XDG_STATE_HOME"))
+        command.current_dir(&self.0).args(words).env("HOME", self.0.path()).env_remove("XDG_STATE_HOME");
+        command
     }
 
     /// The ids of all snapshots, as the command line lists them.
@@ -63,11 +68,15 @@ impl House {
     }
 
     fn recover(&self, words: &[&str]) -> Output {
+        self.recover_with("backstay.key", words)
+    }
+
+    fn recover_with(&self, key: &str, words: &[&str]) -> Output {
         let python = workspace().join("target/recover-venv/bin/python");
         assert!(python.exists(), "no {}: run `./test` once, it makes it", python.display());
         let mut command = Command::new(python);
         command.current_dir(&self.0).arg(workspace().join("contrib/recover.py"));
-        command.args(["--repo", "vault", "--key", "backstay.key"]).args(words).output().expect("python runs")
+        command.args(["--repo", "vault", "--key", key]).args(words).output().expect("python runs")
     }
 
     fn recovered(&self, words: &[&str]) -> String {
@@ -175,4 +184,59 @@ fn the_script_refuses_what_it_cannot_prove() {
     assert!(said(&whole[..whole.len() - 1]).contains("length"));
     fs::remove_file(&pack).expect("remove the pack");
     assert!(house.refusal(&[]).contains("is missing"));
+}
+
+/// The public halves of the age identities in a file.
+fn recipient(house: &House, key_file: &str) -> String {
+    must(Command::new("age-keygen").current_dir(&house.0).args(["-y", key_file])).trim().to_owned()
+}
+
+/// Everybody who may read recovers everything, with the root's public half and an identity of their own; who
+/// was taken off recovers nothing that came after; and a host that was removed loses none of its snapshots.
+#[test]
+fn a_repository_whose_keys_were_changed_is_recovered_by_those_who_may() {
+    let house = House::new(4096);
+    for name in ["ada", "bob"] {
+        must(Command::new("age-keygen").current_dir(&house.0).args(["-o", &format!("{name}.txt")]));
+        let recipient = recipient(&house, &format!("{name}.txt"));
+        house.backstay(&["repo", "key", "add", &recipient, "--name", name]);
+    }
+    house.backstay(&["repo", "enroll", "--request", "--role", "writer", "--name", "db-2", "--key-file", "db-2.key"]);
+    house.backstay(&["repo", "enroll", "--accept", "db-2.request", "--roles", "writer"]);
+    let old_key = fs::read(house.path("backstay.key")).expect("the key file");
+    fs::copy(house.path("db-2.key"), house.path("writer.key")).expect("a copy");
+    house.sql("update item set name = 'by db-2' where id % 7 = 1;");
+    must(house.command(&["backup"]).env("BACKSTAY_KEY_FILE", house.path("writer.key")));
+    house.backstay(&["repo", "signer", "remove", "db-2", "--confirm", "db-2"]);
+    house.backstay(&["repo", "key", "rotate"]);
+    house.sql("update item set name = 'after the rotation' where id % 500 = 2;");
+    house.backstay(&["backup"]);
+    house.backstay(&["repo", "key", "remove", "bob", "--confirm", "bob"]);
+    house.sql("update item set name = 'after the removal' where id % 500 = 3;");
+    house.backstay(&["backup"]);
+    let ids = house.snapshots();
+    assert_eq!(ids.len(), 4);
+    let toml = fs::read_to_string(house.path("backstay.toml")).expect("the configuration");
+    let root = toml.lines().find_map(|line| line.strip_prefix("root = ")).expect("a root").trim_matches('"').to_owned();
+    for id in &ids {
+        house.backstay(&["restore", "shop", "--snapshot", id, "--to", "ours.db"]);
+        let ours = fs::read(house.path("ours.db")).expect("restored");
+        for key in ["backstay.key", "ada.txt"] {
+            let words = ["--root", &root, "--snapshot", id, "--out", "theirs.db"];
+            let done = house.recover_with(key, &words);
+            assert!(done.status.success(), "{key} {id}: {}", text(&done.stderr));
+            assert!(ours == fs::read(house.path("theirs.db")).expect("recovered"), "{key} {id}");
+            fs::remove_file(house.path("theirs.db")).expect("removed");
+        }
+        fs::remove_file(house.path("ours.db")).expect("removed");
+        let gone = house.recover_with("bob.txt", &["--root", &root, "--snapshot", id, "--out", "refused.db"]);
+        assert!(!gone.status.success() && text(&gone.stderr).contains("wrong key"), "{id}: {}", text(&gone.stderr));
+    }
+    // A copy of the key of before opens what was sealed before, and says of the rest that it is another's.
+    fs::write(house.path("old.key"), old_key).expect("a copy of before");
+    let [_, _, second, _] = &ids[..] else { panic!("{ids:?}") };
+    let done = house.recover_with("old.key", &["--snapshot", second, "--out", "before.db"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let done = house.recover_with("old.key", &["--snapshot", &ids[0], "--out", "refused.db"]);
+    assert!(!done.status.success() && text(&done.stderr).contains("wrong key"), "{}", text(&done.stderr));
 }

@@ -26,8 +26,9 @@ fn again<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<Vec<u8>, Corru
     parse::<T>("a fact", bytes).map(|facts| encode(&facts))
 }
 
-const TYPES: [(&str, Check); 8] = [
+const TYPES: [(&str, Check); 9] = [
     ("Conf", again::<Conf>),
+    ("Enrolment", again::<Enrolment>),
     ("Branch", again::<Branch>),
     ("Manifest", again::<Manifest>),
     ("SealedManifest", again::<SealedManifest>),
@@ -37,7 +38,8 @@ const TYPES: [(&str, Check); 8] = [
     ("Lease", again::<Lease>),
 ];
 
-const OPTIONAL: [(&str, &str); 3] = [("Branch", "parent"), ("Manifest", "label"), ("Manifest", "keep")];
+const OPTIONAL: [(&str, &str); 5] =
+    [("Conf", "older"), ("Conf", "recipients"), ("Branch", "parent"), ("Manifest", "label"), ("Manifest", "keep")];
 
 fn canonical(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).expect("a value is JSON")

@@ -52,6 +52,8 @@ pub enum RepoError {
     BadMap { stream: String, rule: &'static str },
     #[error("a newer Backstay writes here (features {bits:#x}); this one may read, and must not write")]
     NewerWriters { bits: u32 },
+    #[error("{key}, which holds the master identity for somebody, is missing")]
+    NoWrap { key: String },
     #[error("this needs the master identity, and the key file holds none")]
     NoIdentity,
     #[error("the key file cannot be used")]

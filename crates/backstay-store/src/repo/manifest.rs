@@ -1,6 +1,6 @@
 //! Manifests: reading their front for a list, the whole for a restore, and committing one.
 
-use super::records::{Chain, verify_front};
+use super::records::{Chain, Origin, verify_front};
 use super::{RepoError, Repository};
 use crate::keys::{self, SnapshotName};
 use crate::seal::{Compressor, Expected, NewObject, Sealer, Unsealer};
@@ -240,14 +240,15 @@ impl Repository {
     fn verify_manifest_front(&self, name: &SnapshotName, front: &Front<'_>) -> Result<ManifestFront, RepoError> {
         let key = name.key();
         let signed = verify_front(&key, front, ObjectType::Manifest)?;
-        self.check_origin(&key, front.header.repo, &signed.signer, &[Role::Writer])?;
+        let chain = Chain { sequence: signed.sequence, previous: signed.previous };
+        let origin = Origin { repo: front.header.repo, signer: signed.signer, chain, digest: front.digest };
+        self.check_origin(&key, &origin, &[Role::Writer])?;
         let facts: facts::Manifest =
             facts::parse("a manifest", front.facts).map_err(|e| RepoError::damaged(&key, e))?;
         let named = front.header.object == name.id && signed.sequence == name.sequence;
         if !named || facts.source != name.source {
             return Err(RepoError::misplaced(&key, "it is not the snapshot its name says"));
         }
-        let chain = Chain { sequence: signed.sequence, previous: signed.previous };
         Ok(ManifestFront { name: name.clone(), facts, chain, signer: signed.signer, digest: front.digest })
     }
 }

@@ -134,6 +134,14 @@ impl Marks {
     }
 }
 
+/// Where a signed object comes from: what decides whether it is believed.
+pub(super) struct Origin {
+    pub repo: RepoId,
+    pub signer: SignerKey,
+    pub chain: Chain,
+    pub digest: Digest,
+}
+
 /// A record about to be signed.
 pub(super) struct Draft {
     pub kind: ObjectType,
@@ -162,22 +170,18 @@ impl Repository {
     ) -> Result<Record<F>, RepoError> {
         let bytes = self.store().get(key).await?;
         let record = Record::<F>::parse(key, &bytes, kind)?;
-        self.check_origin(key, record.repo, &record.signer, roles)?;
+        let origin = Origin { repo: record.repo, signer: record.signer, chain: record.chain, digest: record.digest };
+        self.check_origin(key, &origin, roles)?;
         Ok(record)
     }
 
-    pub(super) fn check_origin(
-        &self,
-        key: &Key,
-        repo: RepoId,
-        signer: &SignerKey,
-        roles: &[Role],
-    ) -> Result<(), RepoError> {
+    pub(super) fn check_origin(&self, key: &Key, origin: &Origin, roles: &[Role]) -> Result<(), RepoError> {
+        let Origin { repo, signer, chain, digest } = *origin;
         if repo != self.id() {
             return Err(RepoError::Foreign { key: key.to_string() });
         }
-        if !roles.iter().any(|role| self.allows(signer, *role)) {
-            return Err(RepoError::Stranger { key: key.to_string(), signer: *signer });
+        if !self.conf().accepts(&signer, roles, (key.as_str(), chain.sequence, digest)) {
+            return Err(RepoError::Stranger { key: key.to_string(), signer });
         }
         Ok(())
     }
@@ -264,13 +268,17 @@ impl Repository {
         self.put_fresh(&key, self.sign(ObjectType::Mark, facts::encode(&mark), chain, new)).await
     }
 
-    /// What one signer wrote into the audit, oldest first.
+    /// What one signer wrote into the audit, oldest first; of one that was removed, until then.
     pub async fn audit(&self, signer: &SignerKey) -> Result<Vec<Record<Audit>>, RepoError> {
         let mut records: Vec<Record<Audit>> = Vec::new();
-        for entry in self.list(&keys::audit_prefix(signer)).await? {
-            let Some(number) = keys::slot_number(&entry.key) else { continue };
-            let roles = [Role::Writer, Role::Reader, Role::Keeper];
-            let record = self.record::<Audit>(&entry.key, ObjectType::Audit, &roles).await?;
+        let prefix = keys::audit_prefix(signer);
+        let last = self.conf().last_of(signer, &prefix);
+        for entry in self.list(&prefix).await? {
+            let Some(number) = keys::slot_number(&entry.key).filter(|number| last.is_none_or(|last| *number <= last))
+            else {
+                continue;
+            };
+            let record = self.record::<Audit>(&entry.key, ObjectType::Audit, &Role::ALL).await?;
             let named = record.signer == *signer && record.facts.signer == *signer;
             if !named || record.chain.sequence.get() != number {
                 return Err(RepoError::misplaced(&entry.key, "it is not the audit record its name says"));

@@ -2,7 +2,9 @@
 //! again as it was read, or at least as something that reads the same.
 
 use super::Target;
-use backstay_format::facts::{self, Audit, Branch, Conf, Lease, Manifest, Mark, Prune, SealedManifest, Stream};
+use backstay_format::facts::{
+    self, Audit, Branch, Conf, Enrolment, Lease, Manifest, Mark, Prune, SealedManifest, Stream,
+};
 use backstay_format::layout::header;
 use backstay_format::object::{Front, Object};
 use backstay_format::sqlite::btree::TreeKind;
@@ -135,6 +137,10 @@ fn every_facts(bytes: &[u8]) {
     each::<Audit>(bytes);
     each::<Prune>(bytes);
     each::<Lease>(bytes);
+    each::<Enrolment>(bytes);
+    if let Ok(asked) = Enrolment::parse(bytes) {
+        assert_eq!(Enrolment::parse(&asked.encode()), Ok(asked));
+    }
     if let Ok(stream) = facts::parse::<Stream>("facts", bytes) {
         let _ = stream.shape();
     }
@@ -147,7 +153,7 @@ fn key_file(bytes: &[u8]) {
     let again = KeyFile::parse(&file.render(RepoId::ZERO, made)).expect("our own key file");
     let public = |file: &KeyFile| {
         let signers = [&file.root, &file.signer].map(|key| key.as_ref().map(|key| key.public()));
-        (signers, file.identity.as_ref().map(|identity| identity.master().text().to_owned()))
+        (signers, file.identities().iter().map(|identity| identity.secret_text()).collect::<Vec<_>>())
     };
     assert_eq!(public(&again), public(&file));
 }

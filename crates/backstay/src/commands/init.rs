@@ -152,7 +152,7 @@ fn location(working_dir: &Path, typed: &Path) -> Result<RepositoryLocation, Diag
 }
 
 /// The settings of the store that variables gave, so that the next command finds the bucket without them.
-fn said_of_the_store(settings: &Settings) -> Vec<(String, String)> {
+pub fn said_of_the_store(settings: &Settings) -> Vec<(String, String)> {
     let said = settings.shown().iter().filter_map(|shown| {
         let name = shown.key.strip_prefix("store.")?;
         // A path of a variable starts where the person stands, one of the file where the file is.

@@ -1,16 +1,20 @@
 //! One file per command: arguments in, one call, one view out. Commands share nothing but the context.
 
+pub mod audit;
 pub mod backup;
 pub mod check;
 pub mod completions;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod enroll;
 pub mod init;
+pub mod key;
 pub mod list;
 pub mod man;
 pub mod repo;
 pub mod rescue;
 pub mod restore;
 pub mod show;
+pub mod signer;
 pub mod status;

@@ -1,21 +1,22 @@
-//! `backstay repo`: the repository's identity, keys and contents, and the custody of its key.
+//! `backstay repo`: the repository's identity, keys and contents.
 
-use crate::args::{KeyVerb, RepoVerb};
-use crate::config::{KeySource, Settings};
+use super::{enroll, key, signer};
+use crate::args::RepoVerb;
 use crate::context::{Context, Done, Outcome};
 use crate::output::time;
 use crate::output::{Page, View, counted};
 use crate::vault;
-use backstay_format::facts::Signer;
-use backstay_model::{ByteLen, Moment, SourceName, Verdict};
-use backstay_ops::custody::{self, Confirm, ConfirmReport};
+use backstay_format::facts::{Recipient, Signer};
+use backstay_model::{ByteLen, Moment, SourceName};
+use backstay_ops::custody;
 use jiff::tz::TimeZone;
-use std::path::Path;
 
 pub async fn run(context: &Context, verb: &RepoVerb) -> Outcome {
     match verb {
         RepoVerb::Show => show(context).await,
-        RepoVerb::Key { verb: KeyVerb::Confirm { key_file } } => confirm(context, key_file).await,
+        RepoVerb::Key { verb } => key::run(context, verb).await,
+        RepoVerb::Enroll(args) => enroll::run(context, args).await,
+        RepoVerb::Signer { verb } => signer::run(context, verb).await,
     }
 }
 
@@ -47,6 +48,7 @@ async fn show(context: &Context) -> Outcome {
         this_signer: vault.signer.as_ref().map(|signer| signer.public().to_string()),
         identity_at_hand: vault.unsealer.is_some(),
         signers: conf.signers,
+        recipients: conf.recipients,
         key_confirmed: custody::custody(&vault).await?.confirmed,
         sources,
         zone: context.zone.clone(),
@@ -70,6 +72,8 @@ pub struct RepoView {
     pub this_signer: Option<String>,
     pub identity_at_hand: bool,
     pub signers: Vec<Signer>,
+    /// To whom the master is wrapped, besides the holders of a key file that has it.
+    pub recipients: Vec<Recipient>,
     pub key_confirmed: Option<Moment>,
     pub sources: Vec<SourceContents>,
     #[serde(skip)]
@@ -97,11 +101,18 @@ impl View for RepoView {
         let exclusive = if self.conditional_put { "refused by the store" } else { "NOT refused: let one host write" };
         page.evidence("overwriting", exclusive);
         for signer in &self.signers {
-            let roles = serde_json::to_value(&signer.roles).unwrap_or_default();
-            let roles: Vec<&str> = roles.as_array().into_iter().flatten().filter_map(|role| role.as_str()).collect();
+            let roles: Vec<&str> = signer.roles.iter().map(|role| role.word()).collect();
             let key = signer.key.to_string();
-            let here = if Some(&key) == self.this_signer.as_ref() { ", this key" } else { "" };
+            let here = match &signer.retired {
+                Some(_) => ", REMOVED",
+                None if Some(&key) == self.this_signer.as_ref() => ", this key",
+                None => "",
+            };
             page.evidence("signer", &format!("{} {} ({}{here})", signer.name, signer.key.short(), roles.join(", ")));
+        }
+        for recipient in &self.recipients {
+            let by = if recipient.recipient.is_some() { "by an age identity" } else { "by a passphrase" };
+            page.evidence("reads", &format!("{} ({by})", recipient.name));
         }
         let identity = if self.identity_at_hand { "at hand" } else { "not here: no restore from this host" };
         page.evidence("identity", identity);
@@ -116,41 +127,5 @@ impl View for RepoView {
             let words = format!("{}: {snapshots}{broken}, {objects}, {}", row.source, row.bytes);
             page.evidence("source", &words);
         }
-    }
-}
-
-async fn confirm(context: &Context, copy: &Path) -> Outcome {
-    let settings = context.settings()?;
-    let vault = vault::open(context, &settings).await?;
-    let copy = context.layers.working_dir.join(copy);
-    let sources: Vec<SourceName> = settings.sources.keys().cloned().collect();
-    let asked = Confirm { copy: &copy, in_use: in_use(&settings), sources: &sources };
-    let report = custody::confirm(&vault, asked).await?;
-    context.printer.show(&ConfirmView { verdict: Verdict::Pass, report })?;
-    Ok(Done::With(Verdict::Pass))
-}
-
-/// The key file this host works with, which does not count as a copy.
-fn in_use(settings: &Settings) -> Option<&Path> {
-    match &settings.key {
-        Some(KeySource::File(path)) => Some(path),
-        _ => None,
-    }
-}
-
-#[derive(serde::Serialize)]
-pub struct ConfirmView {
-    pub verdict: Verdict,
-    #[serde(flatten)]
-    pub report: ConfirmReport,
-}
-
-impl View for ConfirmView {
-    fn render(&self, page: &mut Page) {
-        page.verdict(self.verdict, "key", "the copy opens the repository");
-        page.evidence("copy", &self.report.key_file.display().to_string());
-        let opened = self.report.opened.as_deref().unwrap_or("nothing, since there is no snapshot yet");
-        page.evidence("opened", opened);
-        page.next("backstay status");
     }
 }

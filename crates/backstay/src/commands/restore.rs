@@ -97,7 +97,7 @@ fn confirm_in_place(context: &Context, args: &args::Restore, plan: &RestorePlan)
         plan.to.display(),
         age
     );
-    let stake = confirm::Stake { source: &args.source, loss: &loss, given: args.confirm.as_deref() };
+    let stake = confirm::Stake { name: args.source.as_str(), loss: &loss, given: args.confirm.as_deref() };
     confirm::by_name(&context.printer, stake)
 }
 

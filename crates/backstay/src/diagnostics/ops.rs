@@ -6,6 +6,7 @@ mod tests;
 use super::{Diagnostic, repo, sqlite};
 use backstay_model::catalog::NoPoint;
 use backstay_ops::OpsError;
+use backstay_ops::trust::TrustError;
 
 impl From<OpsError> for Diagnostic {
     fn from(error: OpsError) -> Self {
@@ -23,9 +24,9 @@ impl From<OpsError> for Diagnostic {
             OpsError::Busy { .. } => plain.hint("Wait for it to end, then run `backstay status`."),
             OpsError::Rival { source_name, .. } => plain
                 .hint(format!("Run `backstay list {source_name}`, and let one host alone back this source up.")),
-            OpsError::NotEnrolled { .. } => {
-                plain.hint("Run `backstay repo show` to see who is enrolled, and use the key file made for this repository.")
-            }
+            OpsError::NotEnrolled { .. } => plain
+                .hint("Run `backstay repo signer list` to see who is enrolled as what.")
+                .hint("To enrol this host, run `backstay repo enroll --request --role ROLE` here and accept it where the root key is."),
             OpsError::TargetExists { path } => {
                 plain.hint(format!("Name another file with `--to`, or move {} away.", path.display()))
             }
@@ -46,8 +47,52 @@ impl From<OpsError> for Diagnostic {
             OpsError::OtherKey { .. } | OpsError::KeyLacks { .. } => {
                 plain.hint("Look for the key file that `backstay init` wrote for this repository; `backstay repo show` names it.")
             }
+            OpsError::OutgrownKey { .. } => {
+                plain.hint("Make a new copy of the key file in use, and confirm that one.")
+            }
+            OpsError::KeysChanged => plain.hint("Run `backstay backup` again: it seals to the new key."),
+            OpsError::Trust(error) => of_trust(plain, error),
             OpsError::Cancelled => Diagnostic::cancelled(),
         }
+    }
+}
+
+fn of_trust(plain: Diagnostic, error: &TrustError) -> Diagnostic {
+    match error {
+        TrustError::NoRoot => plain
+            .because("who is trusted, and to whom data is sealed, is signed by the root key alone")
+            .hint("Run it where the root key is: BACKSTAY_KEY_FILE names the key file that `backstay init` wrote."),
+        TrustError::BadRequest => plain
+            .hint("Make the request again on that host with `backstay repo enroll --request`, and carry it unchanged."),
+        TrustError::BadName { .. } => plain.hint("Choose another name, such as `--name db-host-2`."),
+        TrustError::NameTaken { what: "signer", .. } => plain.hint(
+            "Make the request again with another `--name`, or remove the old one with `backstay repo signer remove`.",
+        ),
+        TrustError::NameTaken { .. } => {
+            plain.hint("Choose another `--name`; `backstay repo key list` shows those that are taken.")
+        }
+        TrustError::WasRemoved { .. } => {
+            plain.hint("Make a new key on that host with `backstay repo enroll --request --key-file FILE`.")
+        }
+        TrustError::IsEnrolled { .. } => {
+            plain.hint("Run `backstay repo signer list` to see its roles; nothing was changed.")
+        }
+        TrustError::Unknown { what: "signer", .. } => plain.hint("Run `backstay repo signer list`."),
+        TrustError::Unknown { .. } => plain.hint("Run `backstay repo key list`."),
+        TrustError::OwnKey { .. } => {
+            plain.hint("Run it with another key file that holds the root key, with BACKSTAY_KEY_FILE.")
+        }
+        TrustError::OwnRecipient { .. } => {
+            plain.hint("Run it with a key file that holds the master itself, with BACKSTAY_KEY_FILE.")
+        }
+        TrustError::Unsealed => plain.hint("Make a new repository with `backstay init`, without `--unsealed`."),
+        TrustError::PassphraseNeeded { name } => plain.hint(format!(
+            "Run it where the passphrase can be typed, or first run `backstay repo key remove {name:?}`."
+        )),
+        TrustError::NowhereToWrite => plain.hint("Name a new file with `--key-file FILE`."),
+        TrustError::BadRecipient { .. } => plain.hint(
+            "Give an `age1...` recipient, as `age-keygen` prints it, or `--passphrase`; keys of ssh are not taken.",
+        ),
     }
 }
 

@@ -63,8 +63,13 @@ pub(super) fn hinted(plain: Diagnostic, error: &RepoError) -> Diagnostic {
         RepoError::Sealed { source, .. } => of_seal(plain, source),
         RepoError::NewerWriters { .. } => plain
             .hint("Install the version of Backstay that the other hosts run; `backstay restore` and `check` work with this one."),
+        RepoError::NoWrap { .. } => plain
+            .hint("Use the key file that holds the master identity itself; BACKSTAY_KEY_FILE names another file.")
+            .hint("With that, run `backstay repo key rotate`: it makes every wrap anew."),
         RepoError::NoIdentity => {
-            plain.hint("Use a host or key file that holds the master identity; BACKSTAY_KEY_FILE names another file.")
+            plain
+                .hint("Use a host or key file that can read; BACKSTAY_KEY_FILE names another file.")
+                .hint("To let this host read, run `backstay repo key add` where the root key is, with an age identity made here.")
         }
         RepoError::KeyFile(error) => of_key_file(plain, error),
         RepoError::Store(error) => of_store(plain, error),
@@ -74,7 +79,7 @@ pub(super) fn hinted(plain: Diagnostic, error: &RepoError) -> Diagnostic {
 fn of_seal(plain: Diagnostic, error: &SealError) -> Diagnostic {
     match error {
         SealError::WrongKey => plain.hint(
-            "Use the key file that `backstay init` wrote for this repository; BACKSTAY_KEY_FILE names another file.",
+            "Use a key file that opens this repository, as `backstay repo key list` names them; BACKSTAY_KEY_FILE names another file.",
         ),
         SealError::BadIdentity { .. } | SealError::BadRecipient { .. } => {
             plain.hint("Bring the key back from where its copy is kept; `backstay doctor` looks at it.")

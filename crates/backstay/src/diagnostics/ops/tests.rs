@@ -3,10 +3,12 @@ use crate::diagnostics::tests::rendered;
 use backstay_format::Corrupt;
 use backstay_model::backup::Exhausted;
 use backstay_model::catalog::NoPoint;
-use backstay_model::{ByteLen, Digest, Moment, ObjectId};
+use backstay_model::{ByteLen, Digest, Moment, ObjectId, SignerKey};
 use backstay_ops::OpsError;
 use backstay_ops::disk::PathError;
+use backstay_ops::trust::TrustError;
 use backstay_store::repo::RepoError;
+use backstay_store::seal::SealError;
 use std::io;
 use std::path::PathBuf;
 
@@ -44,8 +46,35 @@ fn of_operations() {
         OpsError::SameKeyFile { path: key() },
         OpsError::OtherKey { path: key() },
         OpsError::KeyLacks { path: key(), what: "master identity" },
+        OpsError::OutgrownKey { path: key() },
+        OpsError::KeysChanged,
         OpsError::Cancelled,
     ]));
+}
+
+#[test]
+fn of_trust() {
+    let name = || "db-host-2".to_owned();
+    let key = SignerKey::from_bytes([0x3a; 32]);
+    let source = SealError::BadRecipient { text: "ssh-ed25519".to_owned(), reason: "invalid Bech32 encoding" };
+    let errors = vec![
+        TrustError::NoRoot,
+        TrustError::BadRequest,
+        TrustError::BadName { name: "a\nb".to_owned() },
+        TrustError::NameTaken { what: "signer", name: name() },
+        TrustError::NameTaken { what: "recipient", name: name() },
+        TrustError::WasRemoved { key },
+        TrustError::IsEnrolled { key, name: name() },
+        TrustError::Unknown { what: "signer", name: name(), have: vec!["db-host-1".to_owned()] },
+        TrustError::Unknown { what: "recipient", name: name(), have: Vec::new() },
+        TrustError::OwnKey { name: name() },
+        TrustError::OwnRecipient { name: name() },
+        TrustError::Unsealed,
+        TrustError::PassphraseNeeded { name: "the safe".to_owned() },
+        TrustError::NowhereToWrite,
+        TrustError::BadRecipient { text: "ssh-ed25519".to_owned(), source },
+    ];
+    insta::assert_snapshot!(all(errors.into_iter().map(OpsError::from).collect()));
 }
 
 #[test]

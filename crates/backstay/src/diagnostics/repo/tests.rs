@@ -35,6 +35,7 @@ fn of_repositories() {
         RepoError::Unlisted { object: ObjectId::ZERO },
         RepoError::BadMap { stream: "main".to_owned(), rule: "its unit size is not one there can be" },
         RepoError::NewerWriters { bits: 2 },
+        RepoError::NoWrap { key: key() },
         RepoError::NoIdentity,
         RepoError::KeyFile(KeyFileError::Empty),
         RepoError::Store(StoreError::NotFound { key: key() }),

@@ -1,0 +1,133 @@
+//! The grammar of keys, trust and the audit.
+
+use backstay_format::facts::Role;
+use backstay_model::SourceName;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+#[derive(Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub enum KeyVerb {
+    /// Say who can open the backups
+    #[command(after_help = "Example:\n  backstay repo key list --json")]
+    List,
+    /// Let one more open the backups: a person's age recipient, or a passphrase
+    #[command(after_help = "Examples:\n  backstay repo key add age1... --name ada\n  \
+        backstay repo key add --passphrase --name safe\n\n\
+        The passphrase is asked for, or read from standard input: one line.")]
+    Add {
+        /// An age recipient, as `age-keygen` prints it
+        #[arg(value_name = "RECIPIENT", required_unless_present = "passphrase")]
+        recipient: Option<String>,
+        /// A passphrase instead
+        #[arg(long, conflicts_with = "recipient")]
+        passphrase: bool,
+        /// Whose it is
+        #[arg(long, value_name = "NAME")]
+        name: String,
+    },
+    /// Take somebody off: a new key, which they are not given
+    #[command(after_help = "Example:\n  backstay repo key remove ada --confirm ada\n\n\
+        What was stored before stays readable to whoever could read it then.")]
+    Remove {
+        /// As `repo key list` shows it
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The name again, instead of typing it
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
+        /// A new file for the new key, when the key in use does not come from a file
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+    },
+    /// Make a new key for what is stored from now on
+    #[command(after_help = "Example:\n  backstay repo key rotate")]
+    Rotate {
+        /// A new file for the new key, when the key in use does not come from a file
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+    },
+    /// Show that a copy of the key, kept elsewhere, opens the repository
+    #[command(after_help = "Example:\n  backstay repo key confirm --key-file /media/usb/backstay.key")]
+    Confirm {
+        /// The copy
+        #[arg(long, value_name = "FILE")]
+        key_file: PathBuf,
+    },
+    /// Write a key file from a passphrase alone
+    #[command(after_help = "Example:\n  backstay repo key unlock --to reader.key\n\n\
+        The passphrase is asked for, or read from standard input: one line.")]
+    Unlock {
+        /// The new key file, which must not exist
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+}
+
+/// Enrol a host: a request made there, accepted where the root key is
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  backstay repo enroll --request --role writer --name db-host-2\n  \
+    backstay repo enroll --accept db-host-2.request --roles writer")]
+pub struct Enroll {
+    /// On the new host: make its key file and a request
+    #[arg(long, requires = "role", requires = "name", conflicts_with = "accept", required_unless_present = "accept")]
+    pub request: bool,
+    /// Where the root key is: enrol the host this request came from
+    #[arg(long, value_name = "FILE", requires = "roles")]
+    pub accept: Option<PathBuf>,
+    /// What the host wishes to be; may be given several times
+    #[arg(long, value_name = "ROLE", value_delimiter = ',', conflicts_with = "accept")]
+    pub role: Vec<EnrolRole>,
+    /// What the host is to be called
+    #[arg(long, value_name = "NAME", conflicts_with = "accept")]
+    pub name: Option<String>,
+    /// Where to write the host's new key
+    #[arg(long, value_name = "FILE", default_value = "./backstay.key")]
+    pub key_file: PathBuf,
+    /// Where to write the request; NAME.request when nothing is said
+    #[arg(long, value_name = "FILE", conflicts_with = "accept")]
+    pub to: Option<PathBuf>,
+    /// What the host may be: writer, keeper, reader
+    #[arg(long, value_name = "ROLES", value_delimiter = ',')]
+    pub roles: Vec<EnrolRole>,
+}
+
+/// A role as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EnrolRole(pub Role);
+
+impl FromStr for EnrolRole {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Role::ALL.into_iter().find(|role| role.word() == text);
+        found.map(Self).ok_or_else(|| "write writer, keeper or reader".to_owned())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub enum SignerVerb {
+    /// Say who may write, keep and mark, and who was removed
+    #[command(after_help = "Example:\n  backstay repo signer list --json")]
+    List,
+    /// Believe nothing new of a signer; what it has signed stays
+    #[command(after_help = "Example:\n  backstay repo signer remove db-host-2 --confirm db-host-2")]
+    Remove {
+        /// As `repo signer list` shows it
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The name again, instead of typing it
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
+    },
+}
+
+/// List who did what with the repository, each signer's chain verified
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backstay audit --json")]
+pub struct AuditArgs {
+    /// Only what concerns this source
+    #[arg(value_name = "SOURCE")]
+    pub source: Option<SourceName>,
+}
