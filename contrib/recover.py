@@ -714,6 +714,9 @@ def warn(text: str) -> None:
 
 def choose(snapshots: List[Snapshot], wanted: Optional[str]) -> Snapshot:
     if wanted is None:
+        # Old copies that were brought in later are no part of the living history, unless there is nothing else.
+        living = [one for one in snapshots if one.front is None or not one.front.facts.get("imported")]
+        snapshots = living or snapshots
         good = [snapshot for snapshot in snapshots if snapshot.good()]
         if not good:
             raise Failure("no snapshot is both verified and free of doubt: look at --list and name one with --snapshot")

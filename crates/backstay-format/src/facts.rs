@@ -63,6 +63,8 @@ pub enum BranchReason {
     RestoredInPlace,
     /// Another host took over.
     Takeover,
+    /// Old copies of the database were brought in: a branch beside the living history, without a parent.
+    Imported,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,10 +90,17 @@ pub struct Manifest {
     /// Bytes this snapshot added to the repository, its manifest not counted.
     pub added: ByteLen,
     pub quality: Quality,
+    /// An old copy that was brought in later: it belongs to the past and is never the latest.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub imported: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<Label>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<Keep>,
+}
+
+fn is_not(flag: &bool) -> bool {
+    !flag
 }
 
 /// The sealed facts of a manifest: its first frame.

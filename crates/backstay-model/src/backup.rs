@@ -29,12 +29,16 @@ pub enum Lineage {
 /// What was gathered before deciding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct World {
-    /// The newest snapshot that could be verified.
+    /// The newest snapshot that could be verified, of whatever branch: the next one is made after it.
     pub tip: Option<Tip>,
+    /// The newest one of the line that is continued: the living history, or what was imported before.
+    pub own: Option<Tip>,
     /// The highest sequence any snapshot's name has, verifiable or not: it is used up.
     pub used: Option<Sequence>,
     /// How many branches the source has.
     pub branches: u64,
+    /// The newest of them that is of the line that is continued, whether or not it has a snapshot.
+    pub newest: Option<BranchNo>,
     pub lineage: Lineage,
 }
 
@@ -73,18 +77,21 @@ pub fn place(world: World) -> Result<Place, Exhausted> {
     let sequence = used.map_or(Some(Sequence::FIRST), Sequence::next).ok_or(Exhausted)?;
     let previous = world.tip.map_or(Digest::ZERO, |tip| tip.digest);
     // The tip's branch was opened, whether or not its record is still there: positions go on in it.
-    let newest = world.branches.checked_sub(1).map(BranchNo::new).max(world.tip.map(|tip| tip.branch));
-    let tip_here = world.tip.filter(|tip| Some(tip.branch) == newest);
+    let newest = world.newest.max(world.own.map(|tip| tip.branch));
+    let tip_here = world.own.filter(|tip| Some(tip.branch) == newest);
+    // Branches of both lines are numbered together.
+    let last = newest.max(world.tip.map(|tip| tip.branch)).max(world.branches.checked_sub(1).map(BranchNo::new));
+    let free = last.map_or(Some(BranchNo::FIRST), BranchNo::next).ok_or(Exhausted)?;
     let branch = match (newest, world.lineage, tip_here) {
-        (None, _, _) => BranchPlan::Open { branch: BranchNo::FIRST, parent: None, lineage: Lineage::Same },
+        (None, _, _) => BranchPlan::Open { branch: free, parent: None, lineage: Lineage::Same },
         // A newest branch without a snapshot was opened for this very change by a run that died.
         (Some(branch), Lineage::Same, _) | (Some(branch), _, None) => BranchPlan::Continue(branch),
-        (Some(branch), lineage, Some(tip)) => {
+        (Some(_), lineage, Some(tip)) => {
             let parent = match lineage {
                 Lineage::Restored { branch, position } => (branch, position),
                 _ => (tip.branch, tip.position),
             };
-            BranchPlan::Open { branch: branch.next().ok_or(Exhausted)?, parent: Some(parent), lineage }
+            BranchPlan::Open { branch: free, parent: Some(parent), lineage }
         }
     };
     let position = match (branch, tip_here) {
@@ -109,7 +116,9 @@ mod tests {
     }
 
     fn placed(tip: Option<Tip>, branches: u64, lineage: Lineage) -> (BranchPlan, u64, u64) {
-        let place = place(World { tip, used: None, branches, lineage }).expect("numbers are left");
+        let newest = branches.checked_sub(1).map(BranchNo::new);
+        let world = World { tip, own: tip, used: None, branches, newest, lineage };
+        let place = place(world).expect("numbers are left");
         (place.branch, place.position.get(), place.sequence.get())
     }
 
@@ -136,7 +145,9 @@ mod tests {
 
     #[test]
     fn a_number_on_a_snapshot_nobody_can_verify_is_not_used_again() {
-        let world = World { tip: Some(tip(0, 3)), used: Some(Sequence::new(9)), branches: 1, lineage: Lineage::Same };
+        let (here, newest) = (Some(tip(0, 3)), Some(BranchNo::FIRST));
+        let used = Some(Sequence::new(9));
+        let world = World { tip: here, own: here, used, branches: 1, newest, lineage: Lineage::Same };
         assert_eq!(place(world).map(|place| place.sequence), Ok(Sequence::new(10)));
     }
 
@@ -161,5 +172,28 @@ mod tests {
     fn a_branch_opened_by_a_run_that_died_is_used_not_doubled() {
         let (plan, position, _) = placed(Some(tip(0, 9)), 2, Lineage::Replaced);
         assert_eq!((plan, position), (BranchPlan::Continue(BranchNo::new(1)), 1));
+    }
+
+    /// The living history is branch 0 with three snapshots, and branch 1 holds old copies.
+    fn beside(own: Option<Tip>, newest: Option<u64>, lineage: Lineage) -> Place {
+        let newest = newest.map(BranchNo::new);
+        place(World { tip: Some(tip(1, 2)), own, used: None, branches: 2, newest, lineage }).expect("numbers are left")
+    }
+
+    #[test]
+    fn old_copies_that_were_brought_in_do_not_divert_the_living_history() {
+        let next = beside(Some(tip(0, 3)), Some(0), Lineage::Same);
+        assert_eq!((next.branch, next.position.get()), (BranchPlan::Continue(BranchNo::FIRST), 4));
+        assert_eq!((next.sequence.get(), next.previous), (8, Digest::from_bytes([7; 32])), "numbers are of both lines");
+        let replaced = beside(Some(tip(0, 3)), Some(0), Lineage::Replaced);
+        let parent = Some((BranchNo::FIRST, Position::new(3)));
+        assert_eq!(replaced.branch, BranchPlan::Open { branch: BranchNo::new(2), parent, lineage: Lineage::Replaced });
+    }
+
+    #[test]
+    fn the_first_backup_after_old_copies_opens_its_own_branch() {
+        let first = beside(None, None, Lineage::Same);
+        let open = BranchPlan::Open { branch: BranchNo::new(2), parent: None, lineage: Lineage::Same };
+        assert_eq!((first.branch, first.position.get()), (open, 1));
     }
 }

@@ -58,6 +58,8 @@ pub struct Snapshot {
     pub length: ByteLen,
     pub added: ByteLen,
     pub quality: Quality,
+    /// Brought in later from an old copy.
+    pub imported: bool,
     pub label: Option<Label>,
     pub keep: Option<Keep>,
     pub marks: Vec<MarkKind>,
@@ -132,10 +134,11 @@ pub fn choose<'a>(snapshots: &'a [Snapshot], target: &Target) -> Result<&'a Snap
         return Err(NoPoint::Empty);
     }
     let good: Vec<&Snapshot> = snapshots.iter().filter(|s| !s.is_quarantined()).collect();
-    let newest = newest(&good)?.ok_or(NoPoint::AllQuarantined)?;
+    let line: Vec<&Snapshot> = living(snapshots).filter(|s| !s.is_quarantined()).collect();
+    let newest = newest(&line)?.ok_or(NoPoint::AllQuarantined)?;
     match target {
         Target::Latest => Ok(newest),
-        Target::LatestProven => last(good.into_iter().filter(|s| s.is_proven()))
+        Target::LatestProven => last(line.into_iter().filter(|s| s.is_proven()))
             .ok_or_else(|| NoPoint::NoneProven { newest: newest.id.short() }),
         Target::At(at) => {
             let oldest = good.iter().map(|s| s.taken).min().unwrap_or(newest.taken);
@@ -146,6 +149,12 @@ pub fn choose<'a>(snapshots: &'a [Snapshot], target: &Target) -> Result<&'a Snap
             .ok_or_else(|| NoPoint::UnknownLabel { label: label.to_string() }),
         Target::Id(id) => by_id(snapshots, id),
     }
+}
+
+/// The living history: what was brought in from old copies is no part of it, unless there is nothing else.
+pub fn living(snapshots: &[Snapshot]) -> impl Iterator<Item = &Snapshot> {
+    let has_own = snapshots.iter().any(|s| !s.imported);
+    snapshots.iter().filter(move |s| !(has_own && s.imported))
 }
 
 fn by_id<'a>(snapshots: &'a [Snapshot], id: &str) -> Result<&'a Snapshot, NoPoint> {

@@ -77,6 +77,71 @@ impl<'de> serde::Deserialize<'de> for Moment {
     }
 }
 
+/// A time that somebody wrote into the name of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named {
+    pub at: Moment,
+    /// Only the day is there, and `at` is its start.
+    pub is_day: bool,
+    day: civil::Date,
+}
+
+impl Named {
+    /// Whether an instant lies on that day.
+    pub fn covers(&self, instant: Moment, zone: &TimeZone) -> bool {
+        instant.0.to_zoned(zone.clone()).date() == self.day
+    }
+}
+
+/// Finds a time in a name, as scripts write it: `shop-2026-11-21.db`, `shop_20261121_103000.bak`,
+/// `20261121T103000Z.db`. Without a `Z` it is a time in `zone`.
+pub fn in_name(name: &str, zone: &TimeZone) -> Option<Named> {
+    let bytes = name.as_bytes();
+    let is_start =
+        |at: usize| at.checked_sub(1).and_then(|before| bytes.get(before)).is_none_or(|b| !b.is_ascii_digit());
+    (0..bytes.len()).filter(|at| is_start(*at)).find_map(|at| named_at(bytes, at, zone))
+}
+
+fn named_at(bytes: &[u8], at: usize, zone: &TimeZone) -> Option<Named> {
+    let (year, at) = digits(bytes, at, 4)?;
+    let (month, at) = digits(bytes, after(bytes, at, b"-_."), 2)?;
+    let (day, at) = digits(bytes, after(bytes, at, b"-_."), 2)?;
+    let day = civil::Date::new(year, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()?;
+    if !(1990..=2200).contains(&year) {
+        return None;
+    }
+    let clock = clock_at(bytes, after(bytes, at, b"Tt-_."));
+    if clock.is_none() && bytes.get(at).is_some_and(u8::is_ascii_digit) {
+        return None;
+    }
+    let (time, is_utc) = clock.unwrap_or((civil::Time::midnight(), false));
+    let zone = if is_utc { &TimeZone::UTC } else { zone };
+    let at = zone.to_timestamp(day.to_datetime(time)).ok().map(Moment)?;
+    Some(Named { at, is_day: clock.is_none(), day })
+}
+
+/// Hours, minutes and perhaps seconds, and whether a `Z` follows.
+fn clock_at(bytes: &[u8], at: usize) -> Option<(civil::Time, bool)> {
+    let small = |n: i16| i8::try_from(n).ok();
+    let (hour, at) = digits(bytes, at, 2)?;
+    let (minute, at) = digits(bytes, after(bytes, at, b":-_."), 2)?;
+    let (second, at) = digits(bytes, after(bytes, at, b":-_."), 2).unwrap_or((0, at));
+    let time = civil::Time::new(small(hour)?, small(minute)?, small(second)?, 0).ok()?;
+    let is_more = bytes.get(at).is_some_and(u8::is_ascii_digit);
+    (!is_more).then_some((time, bytes.get(at).is_some_and(|b| b.eq_ignore_ascii_case(&b'z'))))
+}
+
+fn digits(bytes: &[u8], at: usize, count: usize) -> Option<(i16, usize)> {
+    let end = at.checked_add(count)?;
+    let text = bytes.get(at..end).filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
+    Some((std::str::from_utf8(text).ok()?.parse().ok()?, end))
+}
+
+/// Past one of the separators, if it is there.
+fn after(bytes: &[u8], at: usize, separators: &[u8]) -> usize {
+    at + usize::from(bytes.get(at).is_some_and(|b| separators.contains(b)))
+}
+
 /// Reads `90d`, `24h`, `15m`, `30s`, `2w` or several of them in a row (`1d 12h`).
 pub fn parse_age(text: &str) -> Option<SignedDuration> {
     let mut total: i64 = 0;
@@ -160,5 +225,23 @@ mod tests {
         for (ms, text) in cases {
             assert_eq!(human_span(ms), text);
         }
+    }
+
+    #[test]
+    fn times_in_the_names_of_files_are_found() {
+        let zone = TimeZone::fixed(jiff::tz::offset(1));
+        let found = |name: &str| in_name(name, &zone).map(|named| (named.at.to_string(), named.is_day));
+        let instant = |text: &str, is_day| Some((text.to_owned(), is_day));
+        assert_eq!(found("shop-2026-11-21.db"), instant("2026-11-20T23:00:00.000Z", true));
+        assert_eq!(found("shop_20261121_103000.bak"), instant("2026-11-21T09:30:00.000Z", false));
+        assert_eq!(found("20261121T103000Z.db.gz"), instant("2026-11-21T10:30:00.000Z", false));
+        assert_eq!(found("v2-shop.2026-11-21-02-00.db"), instant("2026-11-21T01:00:00.000Z", false));
+        for none in ["shop.db", "shop-20261341.db", "shop-12026112100.db", "1234567890123.db", "shop-20261121999999.db"]
+        {
+            assert_eq!(found(none), None, "{none}");
+        }
+        let day = in_name("shop-2026-11-21.db", &zone).expect("a day");
+        let at = |text: &str| text.parse::<Moment>().expect("an instant");
+        assert!(day.covers(at("2026-11-20T23:30:00Z"), &zone) && !day.covers(at("2026-11-21T23:30:00Z"), &zone));
     }
 }

@@ -1,6 +1,6 @@
 //! Whether a source can be restored now, to when, and when that was last proven: three facts, one verdict.
 
-use crate::catalog::{NoPoint, Snapshot, Target, choose};
+use crate::catalog::{NoPoint, Snapshot, Target, choose, living};
 use crate::{Moment, ObjectId, Verdict};
 
 /// A clock this far behind the newest snapshot is wrong, or the other host's was.
@@ -90,7 +90,7 @@ pub struct Status {
 
 /// Decides. A pass needs a young snapshot that is proven, or a policy that wants no proof.
 pub fn judge(found: Situation<'_>) -> Status {
-    let good = || found.snapshots.iter().filter(|s| !s.is_quarantined());
+    let good = || living(found.snapshots).filter(|s| !s.is_quarantined());
     let newest = good().max_by_key(|s| s.sequence);
     let proven = good().filter(|s| s.is_proven()).max_by_key(|s| s.sequence);
     let point = |s: &Snapshot| Point { id: s.id, taken: s.taken, age_millis: found.now.millis_since(s.taken) };
@@ -109,7 +109,7 @@ pub fn judge(found: Situation<'_>) -> Status {
     if found.proof == ProofPolicy::Wanted && newest.is_some_and(|s| !s.is_proven()) {
         concerns.push(Concern::NewestNotProven);
     }
-    if let Some(tip) = found.snapshots.iter().max_by_key(|s| s.sequence).filter(|s| s.is_quarantined()) {
+    if let Some(tip) = living(found.snapshots).max_by_key(|s| s.sequence).filter(|s| s.is_quarantined()) {
         concerns.push(Concern::NewestQuarantined { id: tip.id });
     }
     if let Err(NoPoint::Rivals { a, b }) = choose(found.snapshots, &Target::Latest) {
@@ -156,6 +156,7 @@ mod tests {
             length: ByteLen::new(1),
             added: ByteLen::new(1),
             quality: Quality::Whole,
+            imported: false,
             label: None,
             keep: None,
             marks: marks.to_vec(),

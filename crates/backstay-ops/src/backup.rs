@@ -11,7 +11,7 @@
 //! Locks: the source's lock on this host for the whole run; the database's as `backstay-sqlite` says.
 
 mod capture;
-mod gather;
+pub(crate) mod gather;
 mod report;
 mod table;
 
@@ -30,7 +30,7 @@ use backstay_store::keys::SnapshotName;
 use backstay_store::repo::{Chain, Draft, Repository, SealedBody, Signing};
 use capture::Captured;
 use gather::Gathered;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What a person asked for.
@@ -64,30 +64,58 @@ pub struct Plan {
     pub leaving: std::collections::HashSet<ObjectId>,
 }
 
+/// What a run takes a snapshot of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose<'a> {
+    /// The database as it is now.
+    Live,
+    /// An old copy, as of then: it stands on the branch of imports and diverts nothing.
+    Import { taken: Moment, of: &'a Path },
+}
+
 /// Backs up one source. The verdict is *stored*: the manifest is durable and everything it refers to
 /// was durable before it.
 pub async fn backup(vault: &Vault, request: &BackupRequest) -> Result<BackupReport, OpsError> {
     vault.signer(Role::Writer)?;
     let _lock = vault.state.lock(&request.source)?;
+    take(vault, request, Purpose::Live).await
+}
+
+/// Takes a snapshot of what lies at the request's path. The caller holds the source's lock.
+pub(crate) async fn take(
+    vault: &Vault,
+    request: &BackupRequest,
+    purpose: Purpose<'_>,
+) -> Result<BackupReport, OpsError> {
     let began = vault.env.clock.now();
-    let (gathered, plan, captured) = capture_until_still(vault, request).await?;
+    let (gathered, plan, mut captured) = capture_until_still(vault, request, purpose).await?;
     let id = vault.repo.fresh_id(vault.env.random.as_ref());
-    let taken = never_back(captured.moment, gathered.newest_taken);
-    let report = commit(vault, request, Committing { id, taken, began, gathered, plan, captured }).await;
+    let taken = match purpose {
+        Purpose::Live => never_back(captured.moment, gathered.newest_taken),
+        Purpose::Import { taken, of } => {
+            captured.path = of.display().to_string();
+            taken
+        }
+    };
+    let report = commit(vault, request, Committing { id, taken, began, gathered, plan, captured, purpose }).await;
     vault.env.tell(Event::Ended);
     report
 }
 
 /// Gathers, decides and captures until the file that was looked at is the one that was captured: a
 /// database that is replaced meanwhile belongs on a branch of its own.
-async fn capture_until_still(vault: &Vault, request: &BackupRequest) -> Result<(Gathered, Plan, Captured), OpsError> {
+async fn capture_until_still(
+    vault: &Vault,
+    request: &BackupRequest,
+    purpose: Purpose<'_>,
+) -> Result<(Gathered, Plan, Captured), OpsError> {
     use backstay_sqlite::SqliteError::{PinLost, Replaced};
     let mut attempts = 3;
     loop {
         attempts -= 1;
-        let gathered = gather::gather(vault, request).await?;
-        let plan = gather::decide(&gathered)?;
-        open_branch(vault, request, &plan).await?;
+        let gathered = gather::gather(vault, request, purpose).await?;
+        let plan = gather::decide(&gathered, purpose)?;
+        open_branch(vault, request, &plan, purpose).await?;
         match blocking(|| capture::capture(vault, request, &gathered, &plan)) {
             Ok(captured) if gathered.file == Some(captured.identity) => return Ok((gathered, plan, captured)),
             Ok(_) if attempts == 0 => return Err(Replaced { path: request.path.clone() }.into()),
@@ -113,10 +141,16 @@ fn never_back(moment: Moment, newest: Option<Moment>) -> Moment {
     }
 }
 
-async fn open_branch(vault: &Vault, request: &BackupRequest, plan: &Plan) -> Result<(), OpsError> {
+async fn open_branch(
+    vault: &Vault,
+    request: &BackupRequest,
+    plan: &Plan,
+    purpose: Purpose<'_>,
+) -> Result<(), OpsError> {
     let BranchPlan::Open { branch, parent, lineage } = plan.place.branch else { return Ok(()) };
     let (_, chain) = vault.repo.next_branch(&request.source).await?;
     let reason = match lineage {
+        _ if purpose != Purpose::Live => BranchReason::Imported,
         Lineage::Same => BranchReason::First,
         Lineage::Replaced => BranchReason::Replaced,
         Lineage::Takeover => BranchReason::Takeover,
@@ -134,17 +168,18 @@ async fn open_branch(vault: &Vault, request: &BackupRequest, plan: &Plan) -> Res
     Ok(vault.repo.put_branch(facts, chain, signing).await?)
 }
 
-struct Committing {
+struct Committing<'a> {
     id: ObjectId,
     taken: Moment,
     began: Moment,
     gathered: Gathered,
     plan: Plan,
     captured: Captured,
+    purpose: Purpose<'a>,
 }
 
-async fn commit(vault: &Vault, request: &BackupRequest, all: Committing) -> Result<BackupReport, OpsError> {
-    let Committing { id, taken, began, gathered, plan, captured } = all;
+async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> Result<BackupReport, OpsError> {
+    let Committing { id, taken, began, gathered, plan, captured, purpose } = all;
     let table = table::build(gathered.base.as_ref(), &captured)?;
     let place = &plan.place;
     let manifest = facts::Manifest {
@@ -157,6 +192,7 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing) -> Resu
         length: captured.length,
         added: ByteLen::new(captured.packed.stored_bytes),
         quality: captured.quality,
+        imported: purpose != Purpose::Live,
         label: request.label.clone(),
         keep: request.keep,
     };
@@ -175,7 +211,10 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing) -> Resu
     check_base_still_there(vault, &gathered).await?;
     check_keys_still_hold(vault).await?;
     let head = SeenHead { sequence: place.sequence, digest };
-    unwritten.note("memory", remember_intent(vault, request, &captured, (place.previous, head)));
+    if purpose == Purpose::Live {
+        let own = gathered.own.map_or(Digest::ZERO, |own| own.digest);
+        unwritten.note("memory", remember_intent(vault, request, &captured, (own, head)));
+    }
     let name = SnapshotName { source: request.source.clone(), sequence: place.sequence, id };
     let manifest_len = bytes.len() as u64;
     vault.repo.put_fresh(&name.key(), bytes).await?;

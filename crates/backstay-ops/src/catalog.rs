@@ -126,6 +126,7 @@ impl Catalog {
             length: facts.length,
             added: facts.added,
             quality: facts.quality,
+            imported: facts.imported,
             label: facts.label.clone(),
             keep: facts.keep,
             marks,

@@ -59,6 +59,12 @@ pub enum OpsError {
     Trust(#[from] TrustError),
     #[error("the key file {} lacks the {what}", path.display())]
     KeyLacks { path: PathBuf, what: &'static str },
+    #[error("{} has a journal beside it: a program died while it wrote there", path.display())]
+    Unfinished { path: PathBuf },
+    #[error("{} holds more than {limit} when unpacked", path.display())]
+    TooLong { path: PathBuf, limit: ByteLen },
+    #[error("`gzip` could not unpack {}: {problem}", path.display())]
+    Unpack { path: PathBuf, problem: String },
     #[error("cancelled")]
     Cancelled,
 }
@@ -80,7 +86,7 @@ impl Kinded for OpsError {
             Self::Sqlite(error) => error.kind(),
             Self::Path(error) => Kind::of_io(&error.source),
             Self::NoPoint(error) => error.kind(),
-            Self::Format(_) | Self::RootMismatch { .. } => Kind::Corrupt,
+            Self::Unpack { .. } | Self::Format(_) | Self::RootMismatch { .. } => Kind::Corrupt,
             Self::Unsound { .. } | Self::Smoke { .. } => Kind::Corrupt,
             Self::Busy { .. } | Self::Rival { .. } | Self::BaseVanished { .. } | Self::InUse { .. } => Kind::Conflict,
             Self::TargetExists { .. } | Self::SameKeyFile { .. } => Kind::Conflict,
@@ -90,7 +96,8 @@ impl Kinded for OpsError {
             }
             Self::KeysChanged => Kind::Conflict,
             Self::Trust(error) => error.kind(),
-            Self::NoRoom { .. } => Kind::NoSpace,
+            Self::NoRoom { .. } | Self::TooLong { .. } => Kind::NoSpace,
+            Self::Unfinished { .. } => Kind::Conflict,
             Self::Exhausted(_) => Kind::Internal,
             Self::Cancelled => Kind::Cancelled,
         }

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod env;
 mod error;
 mod fingerprints;
+pub mod import;
 pub mod init;
 pub mod journal;
 mod leftovers;

@@ -9,7 +9,7 @@
 mod swap;
 
 pub use swap::Kept;
-pub(crate) use swap::siblings;
+pub(crate) use swap::{beside, siblings};
 
 use crate::catalog::{Catalog, Vault};
 use crate::disk::{self, At, DiskFile};

@@ -18,8 +18,9 @@
 mod rig;
 mod world;
 
-use backstay_model::Verdict;
 use backstay_model::catalog::Target;
+use backstay_model::{Moment, Verdict};
+use backstay_ops::catalog::Catalog;
 use backstay_ops::check::Depth;
 use backstay_ops::init;
 use backstay_ops::prove::ProofOutcome;
@@ -91,6 +92,32 @@ async fn an_incremental_backup_stopped_anywhere() {
     let sweep = crash("incremental backup", &before, act, judge).await;
     sweep.assert_stopped_at(&REPLACE);
     sweep.assert_stopped_at(&["store head"]);
+    sweep.assert_stopped_at(&PUT);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_stopped_anywhere() {
+    let before = two_snapshots("DELETE").await;
+    before.copy("shop.db", "old.db");
+    before.pack("old.db");
+    let taken = Moment::from_millis(1_700_000_000_000).expect("in range");
+    let newest = before.known[1].id;
+    let act = async |process: &Process| process.import("old.db.gz", taken).await.map(drop);
+    let sweep = crash("import", &before, act, async |run: &Run, ended: &Ended| {
+        let process = Process::open(run.dir(), run.next(&Effects::unstopped()), None).await.expect("open");
+        let mut catalog = process.vault.catalog(&source()).await.expect("catalog");
+        let old =
+            |catalog: &Catalog| catalog.snapshots.iter().filter(|s| s.imported).map(|s| s.taken).collect::<Vec<_>>();
+        assert!(old(&catalog) == [taken] || old(&catalog).is_empty() && !ended.done, "what was told is there");
+        assert_eq!(catalog.choose(&Target::Latest).expect("a snapshot").id, newest, "and never the latest");
+        act(&process).await.expect("the import again");
+        let catalog = process.vault.catalog(&source()).await.expect("catalog");
+        assert_eq!(old(&catalog), [taken], "once and not twice");
+        live_is_untouched(run, &before);
+    })
+    .await;
+    sweep.assert_stopped_at(&REPLACE);
+    sweep.assert_stopped_at(&["disk create", "disk write", "disk remove"]);
     sweep.assert_stopped_at(&PUT);
 }
 

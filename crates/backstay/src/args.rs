@@ -4,7 +4,7 @@
 
 use crate::config::FlagSetting;
 use backstay_model::moment::parse_age;
-use backstay_model::{Label, SourceName};
+use backstay_model::{ByteLen, Label, SourceName};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -64,6 +64,7 @@ pub enum Command {
     Check(Check),
     Restore(Restore),
     Rescue(Rescue),
+    Import(Import),
     Config(ConfigArgs),
     Repo(Repo),
     Audit(AuditArgs),
@@ -79,7 +80,7 @@ impl Command {
             Command::Status(Status { max_age: Some(age), .. }) => {
                 vec![FlagSetting { key: "status.max_age", value: age.text.clone(), flag: "--max-age" }]
             }
-            Command::Backup(Backup { no_proof: true, .. }) => {
+            Command::Backup(Backup { no_proof: true, .. }) | Command::Import(Import { no_proof: true, .. }) => {
                 vec![FlagSetting { key: "proof.enabled", value: "false".to_owned(), flag: "--no-proof" }]
             }
             _ => Vec::new(),
@@ -236,6 +237,45 @@ pub struct Rescue {
     /// Take pages the file does not have whole from the newest snapshot of the source that has
     #[arg(long)]
     pub from_snapshots: bool,
+}
+
+/// Bring in old copies of a database as snapshots of the time they are from
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  backstay import shop old/shop-2026-11-*.db\n  \
+    backstay import shop shop.bak.gz --taken '2026-03-01 02:00'\n\n\
+    The oldest comes first. None of them is ever the latest; `--at` finds them.")]
+pub struct Import {
+    /// The database, by its name in backstay.toml
+    #[arg(value_name = "SOURCE")]
+    pub source: SourceName,
+    /// The copies: databases, or databases packed with gzip
+    #[arg(value_name = "FILE", required_unless_present = "glob")]
+    pub files: Vec<PathBuf>,
+    /// Also the files of a folder whose names fit, such as 'old/*.db.gz'
+    #[arg(long, value_name = "PATTERN")]
+    pub glob: Vec<PathBuf>,
+    /// When the copy was made, instead of the time in its name or of its last change
+    #[arg(long, value_name = "TIME")]
+    pub taken: Option<String>,
+    /// A word to find these snapshots by
+    #[arg(long, value_name = "LABEL")]
+    pub label: Option<Label>,
+    /// How long they must be kept: for-ever, or a span such as 90d
+    #[arg(long, value_name = "SPAN")]
+    pub keep: Option<Keep>,
+    /// The most a packed copy may become
+    #[arg(long, value_name = "SIZE", default_value = "64 GiB", value_parser = size)]
+    pub size_max: ByteLen,
+    /// End at stored and intact, without restoring them
+    #[arg(long)]
+    pub no_proof: bool,
+    /// Take damaged copies as they are, quarantined
+    #[arg(long)]
+    pub as_is: bool,
+}
+
+fn size(text: &str) -> Result<ByteLen, String> {
+    text.parse().map_err(|_| "write a size such as 500 MiB or 2 GiB".to_owned())
 }
 
 /// Which restore point is meant: one of three ways to say it.

@@ -53,6 +53,7 @@ pub fn manifest_facts() -> Manifest {
         length: ByteLen::new(734_003_200),
         added: ByteLen::new(81_920),
         quality: Quality::Whole,
+        imported: false,
         label: Some("vor Änderung 2".parse().expect("a legal label")),
         keep: Some(Keep::ForEver),
     }

@@ -13,6 +13,7 @@ fn snapshot(n: u64, marks: &[MarkKind]) -> Snapshot {
         length: ByteLen::new(0),
         added: ByteLen::new(0),
         quality: Quality::Whole,
+        imported: false,
         label: n.is_multiple_of(2).then(|| "even".parse().expect("a label")),
         keep: None,
         marks: marks.to_vec(),
@@ -64,4 +65,19 @@ fn rival_tips_are_named_not_guessed() {
     all.push(fork.clone());
     assert!(matches!(choose(&all, &Target::Latest), Err(NoPoint::Rivals { .. })));
     assert_eq!(choose(&all, &Target::Id(fork.id.to_string())).map(|s| s.id), Ok(fork.id));
+}
+
+#[test]
+fn old_copies_answer_to_a_time_and_never_to_latest() {
+    let mut snapshots = history();
+    let imported =
+        |n: u64, marks: &[MarkKind]| Snapshot { imported: true, branch: BranchNo::new(1), ..snapshot(n, marks) };
+    // Brought in last, and the copy was made after the newest backup.
+    snapshots.push(imported(9, &[MarkKind::Proven]));
+    let chosen = |target: Target| choose(&snapshots, &target).map(|s| s.sequence.get());
+    assert_eq!((chosen(Target::Latest), chosen(Target::LatestProven)), (Ok(4), Ok(1)));
+    assert_eq!((chosen(Target::At(at(9000))), chosen(Target::At(at(8999)))), (Ok(9), Ok(4)));
+    assert_eq!(chosen(Target::Id("0909".into())), Ok(9));
+    let only = [imported(1, &[]), imported(2, &[])];
+    assert_eq!(choose(&only, &Target::Latest).map(|s| s.sequence.get()), Ok(2), "where there is nothing else");
 }

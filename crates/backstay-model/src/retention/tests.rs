@@ -25,6 +25,7 @@ fn snapshot(n: u64, ms: i64, marks: &[MarkKind]) -> Snapshot {
         length: ByteLen::new(0),
         added: ByteLen::new(0),
         quality: Quality::Whole,
+        imported: false,
         label: None,
         keep: None,
         marks: marks.to_vec(),

@@ -38,7 +38,7 @@ pub struct Captured {
     pub units_stored: u64,
     pub capture: Option<CaptureReport>,
     engine: serde_json::Value,
-    path: String,
+    pub path: String,
 }
 
 pub struct CapturedStream {

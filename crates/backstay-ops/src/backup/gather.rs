@@ -1,7 +1,7 @@
 //! What a backup looks at before it decides, and the decision.
 
 use super::report::BaseUse;
-use super::{BackupRequest, Plan};
+use super::{BackupRequest, Plan, Purpose};
 use crate::OpsError;
 use crate::base::Base;
 use crate::catalog::Vault;
@@ -10,7 +10,7 @@ use crate::state::{Identity, SeenSource};
 use backstay_model::backup::{self, Lineage, Tip, World};
 use backstay_model::catalog::{MarkKind, Quality};
 use backstay_model::space::{self, ObjectUse, SpacePolicy};
-use backstay_model::{Moment, ObjectId, Sequence};
+use backstay_model::{BranchNo, Moment, ObjectId, Sequence, SourceName};
 use backstay_sqlite::FileIdentity;
 use backstay_store::keys::{self, SnapshotName};
 use backstay_store::repo::ManifestFront;
@@ -32,10 +32,14 @@ const SMALL: u64 = 4 << 20;
 const BUDGET_SHARE: u64 = 16;
 
 pub struct Gathered {
+    /// The newest snapshot of all: the next one is numbered after it.
     pub tip: Option<Tip>,
+    /// The newest one of the line this run continues.
+    pub own: Option<Tip>,
     pub used: Option<Sequence>,
     pub newest_taken: Option<Moment>,
     pub branches: u64,
+    newest_branch: Option<BranchNo>,
     /// Whether this host wrote the newest snapshot, as far as it remembers or its signature says.
     pub tip_is_ours: bool,
     pub seen: SeenSource,
@@ -56,7 +60,7 @@ impl Gathered {
     }
 }
 
-pub async fn gather(vault: &Vault, request: &BackupRequest) -> Result<Gathered, OpsError> {
+pub async fn gather(vault: &Vault, request: &BackupRequest, purpose: Purpose<'_>) -> Result<Gathered, OpsError> {
     let source = &request.source;
     let seen = vault.state.seen(source)?;
     // A damaged manifest is passed over, not a reason to stop backing up: the check and the status
@@ -67,12 +71,17 @@ pub async fn gather(vault: &Vault, request: &BackupRequest) -> Result<Gathered, 
         let verified = fronts.iter().map(|front| (front.chain.sequence, front.digest));
         head.check(verified, unverified.iter().copied())?;
     }
+    let imports = matches!(purpose, Purpose::Import { .. });
+    let own = newest_of_line(vault, source, &fronts, imports).await?;
+    let branches = vault.repo.newest_branches(source).await?;
     let mut gathered = Gathered {
         tip: fronts.first().map(tip),
+        own: own.as_ref().map(tip),
         used: used(&fronts, &unverified),
-        newest_taken: fronts.first().map(|front| front.facts.taken),
-        branches: vault.repo.next_branch(source).await?.0,
-        tip_is_ours: tip_is_ours(vault, &seen, fronts.first()),
+        newest_taken: own.as_ref().map(|front| front.facts.taken),
+        branches: branches.taken,
+        newest_branch: if imports { branches.imported } else { branches.living },
+        tip_is_ours: imports || tip_is_ours(vault, &seen, own.as_ref()),
         seen,
         file: FileIdentity::of_path(&request.path).ok().map(Identity::from),
         base: None,
@@ -85,6 +94,25 @@ pub async fn gather(vault: &Vault, request: &BackupRequest) -> Result<Gathered, 
         gathered.missing = missing_objects(vault, request, base).await?;
     }
     Ok(gathered)
+}
+
+/// The newest snapshot of the living history, or of what was imported. Many old copies may have been
+/// brought in since the last backup: then all fronts are read.
+async fn newest_of_line(
+    vault: &Vault,
+    source: &SourceName,
+    newest: &[ManifestFront],
+    imports: bool,
+) -> Result<Option<ManifestFront>, OpsError> {
+    let is_own = |front: &&ManifestFront| front.facts.imported == imports;
+    let found = newest.iter().find(is_own).cloned();
+    // Imports may begin at any time, and there mostly is none: only their absence from a living history is odd.
+    if found.is_some() || newest.len() < LOOK_BACK || (imports && !newest.iter().any(|front| front.facts.imported)) {
+        return Ok(found);
+    }
+    let all = vault.repo.fronts(source).await?;
+    let fronts = all.into_iter().filter_map(|(_, front)| front.ok());
+    Ok(fronts.filter(|front| is_own(&front)).max_by_key(|front| front.chain.sequence))
 }
 
 /// The highest number that is taken. A manifest nobody can verify has used its number too, unless
@@ -159,9 +187,19 @@ async fn missing_objects(vault: &Vault, request: &BackupRequest, base: &Base) ->
     Ok(refs.filter(|r| there.get(&r.object) != Some(&r.stored)).map(|r| r.object).collect())
 }
 
-pub fn decide(gathered: &Gathered) -> Result<Plan, OpsError> {
-    let world =
-        World { tip: gathered.tip, used: gathered.used, branches: gathered.branches, lineage: lineage(gathered) };
+pub fn decide(gathered: &Gathered, purpose: Purpose<'_>) -> Result<Plan, OpsError> {
+    let lineage = match purpose {
+        Purpose::Live => lineage(gathered),
+        Purpose::Import { .. } => Lineage::Same,
+    };
+    let world = World {
+        tip: gathered.tip,
+        own: gathered.own,
+        used: gathered.used,
+        branches: gathered.branches,
+        newest: gathered.newest_branch,
+        lineage,
+    };
     let mut leaving = gathered.missing.clone();
     leaving.extend(gathered.seen.suspects.iter().copied());
     if let Some(base) = &gathered.base {

@@ -4,13 +4,14 @@
 
 use crate::world::{env, rows_of, source};
 use backstay_model::catalog::Target;
-use backstay_model::{ByteLen, ObjectId, Verdict};
+use backstay_model::{ByteLen, Moment, ObjectId, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::State;
 use backstay_ops::backup::{BackupReport, BackupRequest, Malformed, backup};
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::{CheckReport, CheckRequest, Depth, check};
 use backstay_ops::disk::{Disk, OsDisk};
+use backstay_ops::import::{ImportRequest, Imported, import};
 use backstay_ops::init::{self, NewVault, Sealing};
 use backstay_ops::prove::{ProofOutcome, ProofReport, ProofRequest, prove};
 use backstay_ops::restore::{self, Destination, RestoreReport, RestoreRequest};
@@ -52,6 +53,13 @@ impl Before {
     pub fn copy(&self, from: &str, to: &str) -> Vec<u8> {
         fs::copy(self.folder.path().join(from), self.folder.path().join(to)).expect("copy");
         fs::read(self.folder.path().join(to)).expect("read")
+    }
+
+    /// Packs a file with the stock program.
+    pub fn pack(&self, name: &str) {
+        let path = self.folder.path().join(name);
+        let done = std::process::Command::new("gzip").arg(path).status().expect("`apt-get install gzip`");
+        assert!(done.success());
     }
 
     /// Overwrites the live database's header, and gives its bytes and those of its log.
@@ -286,9 +294,19 @@ impl Process {
     }
 
     pub async fn backup(&self) -> Result<BackupReport, OpsError> {
-        let request = BackupRequest {
+        backup(&self.vault, &self.request(self.db())).await
+    }
+
+    pub async fn import(&self, name: &str, taken: Moment) -> Result<Imported, OpsError> {
+        let copy = self.request(self.dir.join(name));
+        let (size_max, folder) = (ByteLen::new(1 << 30), self.dir.join("proof"));
+        import(&self.vault, &ImportRequest { copy, taken, size_max, folder }).await
+    }
+
+    fn request(&self, path: PathBuf) -> BackupRequest {
+        BackupRequest {
             source: source(),
-            path: self.db(),
+            path,
             label: None,
             keep: None,
             busy: Duration::from_secs(10),
@@ -296,8 +314,7 @@ impl Process {
             log_growth_max: ByteLen::new(1 << 30),
             malformed: Malformed::Refuse,
             uploads_in_flight: 1,
-        };
-        backup(&self.vault, &request).await
+        }
     }
 
     pub async fn prove(&self, snapshot: ObjectId) -> Result<ProofReport, OpsError> {

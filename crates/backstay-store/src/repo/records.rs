@@ -4,11 +4,11 @@ use super::{RepoError, Repository};
 use crate::keys;
 use crate::seam::Key;
 use crate::signing::{self, SigningKey};
-use backstay_format::facts::{self, Audit, Branch, Mark, Role};
+use backstay_format::facts::{self, Audit, Branch, BranchReason, Mark, Role};
 use backstay_format::object::{Builder, Front, Object, Signed};
 use backstay_format::{Header, ObjectType};
 use backstay_model::catalog::MarkKind;
-use backstay_model::{Digest, Moment, ObjectId, RepoId, Sequence, SignerKey, SourceName};
+use backstay_model::{BranchNo, Digest, Moment, ObjectId, RepoId, Sequence, SignerKey, SourceName};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
@@ -27,6 +27,15 @@ impl Chain {
     pub fn after(sequence: Sequence, digest: Digest) -> Option<Self> {
         Some(Self { sequence: sequence.next()?, previous: digest })
     }
+}
+
+/// The branches of a source, as far as the next snapshot needs to know them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewestBranches {
+    /// How many slots are taken.
+    pub taken: u64,
+    pub living: Option<BranchNo>,
+    pub imported: Option<BranchNo>,
 }
 
 /// A verified record.
@@ -224,6 +233,32 @@ impl Repository {
             }
         }
         Ok((taken, Chain { sequence: Sequence::new(taken.saturating_add(1)), previous }))
+    }
+
+    /// The newest branch of the living history and the newest that holds old copies, looked for from the top
+    /// down to the first of the living ones. One that cannot be verified counts as living, as before there
+    /// was a difference.
+    pub async fn newest_branches(&self, source: &SourceName) -> Result<NewestBranches, RepoError> {
+        let entries = self.list(&keys::branch_prefix(source)).await?;
+        let mut slots: Vec<(u64, &Key)> =
+            entries.iter().filter_map(|e| Some((keys::slot_number(&e.key)?, &e.key))).collect();
+        slots.sort_unstable();
+        let taken = slots.last().map_or(0, |(number, _)| number.saturating_add(1));
+        let mut found = NewestBranches { taken, living: None, imported: None };
+        for (number, key) in slots.iter().rev() {
+            let branch = Some(BranchNo::new(*number));
+            match self.record::<Branch>(key, ObjectType::Branch, &[Role::Writer]).await {
+                Ok(record) if record.facts.reason == BranchReason::Imported => {
+                    found.imported = found.imported.or(branch);
+                }
+                Err(RepoError::Store(error)) => return Err(error.into()),
+                _ => {
+                    found.living = branch;
+                    break;
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Opens a branch in its dense slot; loses the race to another writer rather than share it.

@@ -85,8 +85,14 @@ pub async fn back_up(
 }
 
 async fn one(settings: &Settings, vault: &Vault, source: &SourceSettings, wish: &Wish) -> Result<SourceView, OpsError> {
+    let report = backup::backup(vault, &request(settings, source, wish)).await?;
+    look_at(vault, source, report, wish.malformed).await
+}
+
+/// What a backup of a source is asked to do.
+pub fn request(settings: &Settings, source: &SourceSettings, wish: &Wish) -> BackupRequest {
     let policy = &source.policy;
-    let request = BackupRequest {
+    BackupRequest {
         source: source.name.clone(),
         path: source.path.clone(),
         label: wish.label.clone(),
@@ -96,9 +102,17 @@ async fn one(settings: &Settings, vault: &Vault, source: &SourceSettings, wish: 
         log_growth_max: policy.capture.log_growth_max,
         malformed: wish.malformed,
         uploads_in_flight: settings.limits.upload_in_flight.get() as usize,
-    };
-    let report = backup::backup(vault, &request).await?;
-    let proof = match (report.quality, policy.proof.enabled) {
+    }
+}
+
+/// Proves what was stored, or at least looks back at it.
+pub async fn look_at(
+    vault: &Vault,
+    source: &SourceSettings,
+    report: BackupReport,
+    malformed: Malformed,
+) -> Result<SourceView, OpsError> {
+    let proof = match (report.quality, source.policy.proof.enabled) {
         (Quality::Whole, true) => Some(prove::prove(vault, &proof_request(source, &report)).await?),
         _ => None,
     };
@@ -113,7 +127,7 @@ async fn one(settings: &Settings, vault: &Vault, source: &SourceSettings, wish: 
             Some(check::check(vault, &request).await?)
         }
     };
-    Ok(SourceView::of(report, Looked { proof, check: look_back, malformed: wish.malformed }))
+    Ok(SourceView::of(report, Looked { proof, check: look_back, malformed }))
 }
 
 pub fn proof_request(source: &SourceSettings, report: &BackupReport) -> ProofRequest {
@@ -147,7 +161,7 @@ pub fn proof_folder(proof: &Proof) -> PathBuf {
 }
 
 /// The instant until which a snapshot must be kept.
-fn kept(keep: args::Keep, now: Moment) -> Result<Keep, Diagnostic> {
+pub fn kept(keep: args::Keep, now: Moment) -> Result<Keep, Diagnostic> {
     let span = match keep {
         args::Keep::ForEver => return Ok(Keep::ForEver),
         args::Keep::For(span) => span,

@@ -60,6 +60,8 @@ pub struct Row {
     pub quality: Quality,
     pub proven: bool,
     pub quarantined: bool,
+    /// An old copy that was brought in: never the latest.
+    pub imported: bool,
     pub label: Option<Label>,
     pub keep: Option<Keep>,
     pub marks: Vec<MarkKind>,
@@ -94,6 +96,7 @@ impl Row {
             quality: snapshot.quality,
             proven: snapshot.is_proven(),
             quarantined: snapshot.is_quarantined(),
+            imported: snapshot.imported,
             label: snapshot.label.clone(),
             keep: snapshot.keep,
             marks: snapshot.marks.clone(),
@@ -105,6 +108,8 @@ impl Row {
         match (self.quality, self.quarantined, self.proven) {
             (Quality::AsIs, _, _) => "QUARANTINED (as is)",
             (_, true, _) => "QUARANTINED",
+            (_, false, true) if self.imported => "proven (old copy)",
+            (_, false, false) if self.imported => "stored (old copy)",
             (_, false, true) => "proven",
             (_, false, false) => "stored",
         }

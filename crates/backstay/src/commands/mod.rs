@@ -8,6 +8,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod enroll;
+pub mod import;
 pub mod init;
 pub mod key;
 pub mod list;

@@ -52,6 +52,14 @@ impl From<OpsError> for Diagnostic {
             }
             OpsError::KeysChanged => plain.hint("Run `backstay backup` again: it seals to the new key."),
             OpsError::Trust(error) => of_trust(plain, error),
+            OpsError::Unfinished { path } => plain.hint(format!(
+                "Open a copy of it once with `sqlite3`, which rolls the change back, and import that: {}.",
+                path.display()
+            )),
+            OpsError::TooLong { .. } => plain.hint("Say how long it may be with `--size-max`, such as `--size-max 50GiB`."),
+            OpsError::Unpack { path, .. } => {
+                plain.hint(format!("Try it with `gzip -t {}`; without the program, `apt-get install gzip`.", path.display()))
+            }
             OpsError::Cancelled => Diagnostic::cancelled(),
         }
     }
