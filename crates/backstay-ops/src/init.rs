@@ -4,8 +4,8 @@
 //! repository whose key was lost in a crash. A run that died in between is taken up: a key file that
 //! stands alone is used, not replaced.
 
-use crate::disk::{self, At};
-use crate::{Env, OpsError};
+use crate::disk::{self, At, Disk};
+use crate::{Env, OpsError, leftovers};
 use backstay_format::facts::{Conf, Role, Signer, StoreAbilities};
 use backstay_model::{RepoId, seams};
 use backstay_store::keyfile::{KeyFile, LEN_MAX};
@@ -42,6 +42,7 @@ pub struct Made {
 }
 
 pub async fn create(env: &Env, new: NewVault<'_>) -> Result<Made, OpsError> {
+    sweep(env.disk.as_ref(), new.key_file);
     if !new.store.list(keys::CONF_PREFIX, None, 1).await?.entries.is_empty() {
         return Err(RepoError::AlreadyThere { store: new.store.describe() }.into());
     }
@@ -74,6 +75,12 @@ pub async fn create(env: &Env, new: NewVault<'_>) -> Result<Made, OpsError> {
     Ok(Made { repo, keys, key_file_found, conditional_put })
 }
 
+/// Removes the half-made key files of a beginning that was killed: secrets nobody knows of. One that is being
+/// made is held by its maker and stays.
+pub fn sweep(disk: &dyn Disk, key_file: &Path) {
+    leftovers::sweep(disk, disk::folder_of(key_file));
+}
+
 /// Reads the key file, if there is one.
 pub fn read_keys(path: &Path) -> Result<Option<KeyFile>, OpsError> {
     let Some(bytes) = disk::read_small(path, LEN_MAX as u64)? else { return Ok(None) };
@@ -90,9 +97,9 @@ fn write_keys(env: &Env, path: &Path, id: RepoId) -> Result<KeyFile, OpsError> {
     };
     let text = keys.render(id, env.clock.now());
     // Under a private name first: a key file is either whole or not there.
-    let staged =
-        path.with_file_name(format!(".{}.{}", path.file_name().unwrap_or_default().to_string_lossy(), id.short()));
-    let file = env.disk.create(&staged, 0o600).at("create", &staged)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let staged = path.with_file_name(leftovers::staged_name(&name, &id.short()));
+    let file = leftovers::create(env.disk.as_ref(), &staged)?;
     file.write_at(0, text.as_bytes()).at("write", &staged)?;
     file.sync().at("sync", &staged)?;
     let named = env.disk.link(&staged, path).at("create", path);

@@ -16,6 +16,10 @@ use backstay_ops::{OpsError, journal};
 use backstay_store::repo::RepoError;
 use backstay_store::seal::MasterIdentity;
 use backstay_store::seal::wrap::{self, Opening};
+use backstay_store::{Key, Page, Put, Store, StoreError};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use team::{Host, Team, by_id, key_file};
 
 const CHANGE: &str = "UPDATE t SET x = printf('%0100d', id) WHERE id % 40 = 3";
@@ -59,7 +63,7 @@ async fn a_removed_key_that_signs_on_is_a_strangers() {
     let first = team.first().await;
     trust::remove_signer(&first.custodian(), "db-2").await.expect("removed");
     // Whoever stole it works on a copy of before, and puts what it made into the repository.
-    let stolen: std::sync::Arc<dyn backstay_store::Store> = std::sync::Arc::new(
+    let stolen: Arc<dyn Store> = Arc::new(
         backstay_store::local::LocalStore::open(&before, backstay_store::local::OpenMode::Existing).expect("a store"),
     );
     team.sql("DELETE FROM t");
@@ -283,4 +287,105 @@ async fn every_act_is_in_the_audit_in_its_order() {
     std::fs::remove_file(chain.join(format!("{:016x}", 3))).expect("one is withheld");
     let report = journal::read(&team.first().await.vault).await.expect("the audit");
     assert_eq!((report.records.len(), report.broken.len()), (0, 1), "a hole is told");
+}
+
+type Act = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// Runs something once, before the store answers its `at`th question.
+struct Interrupting {
+    inner: Arc<dyn Store>,
+    at: usize,
+    asked: AtomicUsize,
+    act: Act,
+}
+
+impl Interrupting {
+    async fn ask(&self) -> &dyn Store {
+        if self.asked.fetch_add(1, Ordering::SeqCst) == self.at {
+            (self.act)().await;
+        }
+        self.inner.as_ref()
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Interrupting {
+    async fn put_new(&self, key: &Key, bytes: bytes::Bytes) -> Result<Put, StoreError> {
+        self.ask().await.put_new(key, bytes).await
+    }
+    async fn get(&self, key: &Key) -> Result<bytes::Bytes, StoreError> {
+        self.ask().await.get(key).await
+    }
+    async fn get_range(&self, key: &Key, range: std::ops::Range<u64>) -> Result<bytes::Bytes, StoreError> {
+        self.ask().await.get_range(key, range).await
+    }
+    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        self.ask().await.head(key).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.ask().await.list(prefix, after, limit).await
+    }
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.ask().await.delete(key).await
+    }
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+/// A removal at every moment of a running backup: the backup ends with a snapshot that everybody who stays can
+/// read, or with none; and she opens it only if it was already on its way in, which is one request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_at_every_moment_of_a_backup() {
+    let (mut at, mut slipped, mut refused) = (0, 0, 0);
+    loop {
+        let team = Arc::new(Team::new().await);
+        team.enrolled("ada", &[Role::Reader]).await;
+        team.first().await.backup(&team.db()).await.expect("backup");
+        team.sql(CHANGE);
+        let hers = team.host("ada").await.vault.unsealer.expect("she reads").identities().to_vec();
+        let running = team.clone();
+        let act: Act = Box::new(move || {
+            let team = running.clone();
+            Box::pin(async move {
+                // A host of its own: another process would not hold this one's memory either.
+                let dir = team.folder.path().join("other");
+                std::fs::create_dir(&dir).expect("a folder");
+                std::fs::copy(key_file(&team.folder.path().join("first")), key_file(&dir)).expect("the key");
+                team.host("other").await.change_master(Some("ada")).await.expect("removed");
+            })
+        });
+        let store = Arc::new(Interrupting { inner: team.store(), at, asked: AtomicUsize::new(0), act });
+        let host = team.host_over("first", store.clone()).await.expect("open");
+        let result = host.backup(&team.db()).await;
+        let asked = store.asked.load(Ordering::SeqCst);
+        if asked <= at {
+            result.expect("nothing came between");
+            break;
+        }
+        let bob = team.host("other").await;
+        match result {
+            Ok(report) => {
+                assert_eq!(bob.restored(by_id(report.snapshot)).await.expect("restore"), team.rows());
+                let keeping = Host {
+                    vault: backstay_ops::catalog::Vault {
+                        unsealer: Some(backstay_store::seal::Unsealer::of(hers)),
+                        ..team.host("ada").await.vault
+                    },
+                    ..team.host("ada").await
+                };
+                slipped += usize::from(keeping.restored(by_id(report.snapshot)).await.is_ok());
+            }
+            Err(error) => {
+                assert!(matches!(error, OpsError::KeysChanged), "at {at}: {error}");
+                refused += 1;
+                bob.backup(&team.db()).await.expect("the next one goes on");
+            }
+        }
+        assert_eq!(bob.restored(Target::Latest).await.expect("restore"), team.rows());
+        at += 1;
+    }
+    assert!(refused > 3, "the backup was interrupted while it ran: {refused} of {at}");
+    // The manifest's own put, and what is asked after it, come too late for the removal to matter.
+    assert!(slipped <= 3, "{slipped} of {at}");
 }

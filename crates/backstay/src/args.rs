@@ -14,7 +14,7 @@ mod keys;
 #[cfg(test)]
 mod tests;
 
-pub use keys::{AuditArgs, Enroll, KeyVerb, SignerVerb};
+pub use keys::{AuditArgs, AuditPerms, Enroll, KeyVerb, SignerVerb};
 
 /// Keeps SQLite databases recoverable, and proves it.
 #[derive(Debug, Parser)]
@@ -363,6 +363,7 @@ pub enum RepoVerb {
         verb: KeyVerb,
     },
     Enroll(Enroll),
+    AuditPerms(AuditPerms),
     /// Look after the keys that sign: who may write, keep and mark
     #[command(subcommand_required = true, arg_required_else_help = true)]
     #[command(after_help = "Example:\n  backstay repo signer list")]

@@ -45,6 +45,8 @@ fn a_repository_in_a_bucket_lives_its_whole_life() {
     println!("a list: {} requests", asked.len());
 
     far.ok(&["check"]);
+    fs::copy(far.house.path("backstay.key"), far.house.path("copy.key")).expect("a copy");
+    far.ok(&["repo", "key", "confirm", "--key-file", "copy.key"]);
     far.ok(&["doctor"]);
     far.ok(&["repo", "show"]);
     let first = listed["snapshots"][2]["id"].as_str().expect("an id").to_owned();
@@ -132,6 +134,8 @@ fn lives(far: &Far, repo: &str, secret: &str) {
     let snapshots = far.snapshots();
     assert_eq!(snapshots.len(), 2);
     far.ok(&["check"]);
+    fs::copy(far.house.path("backstay.key"), far.house.path("copy.key")).expect("a copy");
+    far.ok(&["repo", "key", "confirm", "--key-file", "copy.key"]);
     far.ok(&["doctor"]);
     far.ok(&["restore", "shop", "--snapshot", &snapshots[1], "--to", "first.db"]);
     far.ok(&["restore", "shop", "--to", "newest.db"]);

@@ -57,7 +57,9 @@ fn an_init_that_died_is_taken_up_where_it_stopped() {
     assert_eq!(house.snapshots().len(), 2);
     fs::remove_file(house.path("backstay.toml")).expect("removed");
     fs::remove_dir_all(house.path("vault")).expect("as if it died before the repository");
+    fs::write(house.path(".backstay.key.backstay-0a1b2c3d"), "half a key").expect("and one before that earlier still");
     let (exit, made) = house.json(&INIT);
+    assert!(!house.path(".backstay.key.backstay-0a1b2c3d").exists(), "a secret nobody knows of is not left about");
     assert_eq!((exit, &made["steps"]), (0, &serde_json::json!(["take-up-key", "make-repository"])), "{made}");
     assert_eq!(fs::read(house.path("backstay.key")).expect("the key"), key);
 }
@@ -430,8 +432,15 @@ fn doctors_check(view: &Value, name: &str) -> Value {
 fn doctor_passes_a_good_house_and_names_what_is_wrong_with_a_bad_one() {
     let house = House::new();
     let (exit, out, _) = house.run(&["doctor"]);
+    assert!(exit == 10 && out.contains("not confirmed"), "a key of which there is no copy is a warning: {out}");
+    fs::copy(house.path("backstay.key"), house.path("copy.key")).expect("a copy");
+    house.ok(&["repo", "key", "confirm", "--key-file", "copy.key"]);
+    // What an `init` that was killed leaves: nobody holds it.
+    fs::copy(house.path("backstay.key"), house.path(".backstay.key.backstay-0a1b2c3d")).expect("half made");
+    let (exit, out, _) = house.run(&["doctor"]);
     assert_eq!(exit, 0, "{out}");
     assert!(out.starts_with("PASS  doctor") && out.contains("wal mode"), "{out}");
+    assert!(!house.path(".backstay.key.backstay-0a1b2c3d").exists(), "a secret nobody knows of is not left about");
     fs::set_permissions(house.path("backstay.key"), fs::Permissions::from_mode(0o644)).expect("a mode");
     fs::rename(house.path("vault"), house.path("away")).expect("moved");
     fs::remove_file(house.path("shop.db")).expect("removed");

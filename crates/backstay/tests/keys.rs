@@ -218,3 +218,54 @@ fn a_request_never_replaces_a_key_and_a_changed_one_enrols_nobody() {
     assert!(exit == 7 && err.contains("signature does not hold"), "{err}");
     assert_eq!(house.json(&["repo", "show"]).1["generation"], 0);
 }
+
+#[test]
+fn a_kit_alone_restores_on_a_blank_machine() {
+    let house = House::new();
+    house.ok(&["repo", "key", "rotate"]);
+    house.sql("UPDATE item SET name = 'newest' WHERE id = 9");
+    house.ok(&["backup"]);
+    let said = house.ok(&["repo", "key", "kit", "--to", "kit"]);
+    let key = fs::read_to_string(house.path("kit/backstay.key")).expect("the key");
+    let secret = key.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).expect("an identity");
+    assert!(!said.contains(secret), "the key is never printed unasked");
+    let page = fs::read_to_string(house.path("kit/kit.html")).expect("the page");
+    let root = house.json(&["repo", "show"]).1["root"].as_str().expect("a root").to_owned();
+    for needed in [secret, root.as_str(), house.newest().as_str(), "recover.py"] {
+        assert!(page.contains(needed), "{needed}");
+    }
+    for entry in fs::read_dir(house.path("kit")).expect("the kit").flatten() {
+        let mode = entry.metadata().expect("metadata").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.file_name());
+    }
+    let (exit, _, _) = house.run(&["repo", "key", "kit", "--to", "kit"]);
+    assert_eq!(exit, 5, "a kit that is there is not mixed with another");
+    house.ok(&["repo", "key", "confirm", "--key-file", "kit/backstay.key"]);
+    // A blank machine: the kit, the repository, and the lines the page says to write.
+    let dir = house.path("blank");
+    fs::create_dir(&dir).expect("a folder");
+    fs::copy(house.path("kit/backstay.key"), dir.join("backstay.key")).expect("copied");
+    let vault = fs::canonicalize(house.path("vault")).expect("the repository").display().to_string();
+    assert!(page.contains(&vault), "the page says where it is");
+    let config = format!(
+        "repository = \"{vault}\"\nroot = \"{root}\"\nkey_file = \"./backstay.key\"\n[sources.shop]\npath = \"./shop.db\"\n"
+    );
+    fs::write(dir.join("backstay.toml"), config).expect("written");
+    let (exit, out, err) = run_in(&house, &dir, &["restore", "shop", "latest-proven", "--to", "shop.db"]);
+    assert_eq!(exit, 0, "{out}{err}");
+    assert_eq!(rows(&dir.join("shop.db")), rows(&house.path("shop.db")));
+    let printed = house.ok(&["repo", "key", "export", "--print"]);
+    assert!(printed.contains(secret), "and printed when asked for");
+    assert!(house.ok(&["audit"]).contains("wrote a recovery kit"));
+}
+
+#[test]
+fn the_audit_of_permissions_says_that_a_folder_allows_everything() {
+    let house = House::new();
+    let (exit, out, err) = house.run(&["repo", "audit-perms"]);
+    assert!(exit == 10 && out.contains("may do more than they need"), "{out}{err}");
+    let (exit, view) = house.json(&["repo", "audit-perms", "--roles", "writer"]);
+    assert_eq!((exit, &view["verdict"]), (10, &Value::from("partial")), "{view}");
+    assert_eq!(view["left"], Value::Array(Vec::new()), "everything that was made was taken away");
+    house.ok(&["check"]);
+}

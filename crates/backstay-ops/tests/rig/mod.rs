@@ -140,6 +140,12 @@ impl Making {
         self
     }
 
+    /// After something was done with the repository.
+    pub async fn having(self, done: impl AsyncFn(&Process)) -> Self {
+        done(&Process::open(self.folder.path(), Arc::new(OsDisk), None).await.expect("open")).await;
+        self
+    }
+
     /// The database as of the newest snapshot, put in place of the live one.
     pub async fn restored_in_place(mut self) -> Self {
         self.conn = None;
@@ -281,7 +287,7 @@ impl Process {
         // One thread, so that the effects come in one order.
         env.threads = 1;
         let state = State::open(env.disk.clone(), &dir.join("state"), repo.id())?;
-        let unsealer = keys.identity.map(Unsealer::new);
+        let unsealer = Some(Unsealer::of(repo.unlock(keys.identities()).await?.masters));
         Ok(Self { dir: dir.to_owned(), vault: Vault { repo, state, signer: keys.signer, unsealer, env } })
     }
 

@@ -55,6 +55,23 @@ pub enum KeyVerb {
         #[arg(long, value_name = "FILE")]
         key_file: PathBuf,
     },
+    /// Write everything a restore needs into a new folder: key, page to print, script
+    #[command(after_help = "Example:\n  backstay repo key kit --to /media/usb/shop-kit")]
+    Kit {
+        /// The new folder
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Write the key alone into a new file, or print it
+    #[command(after_help = "Example:\n  backstay repo key export --to /media/usb/backstay.key")]
+    Export {
+        /// The new key file
+        #[arg(long, value_name = "FILE", required_unless_present = "print")]
+        to: Option<PathBuf>,
+        /// Print the secret itself
+        #[arg(long, conflicts_with = "to")]
+        print: bool,
+    },
     /// Write a key file from a passphrase alone
     #[command(after_help = "Example:\n  backstay repo key unlock --to reader.key\n\n\
         The passphrase is asked for, or read from standard input: one line.")]
@@ -63,6 +80,16 @@ pub enum KeyVerb {
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
     },
+}
+
+/// Try what the credentials at hand may do in the repository's store
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  backstay repo audit-perms\n  backstay repo audit-perms --roles writer --json\n\n\
+    Creates probes under names that nothing reads, and deletes those it may.")]
+pub struct AuditPerms {
+    /// The roles they are meant for; those of this host's signing key when nothing is said
+    #[arg(long, value_name = "ROLES", value_delimiter = ',')]
+    pub roles: Vec<EnrolRole>,
 }
 
 /// Enrol a host: a request made there, accepted where the root key is

@@ -1,7 +1,8 @@
 //! `backstay doctor`: everything a backup here depends on, one line each, with what to do about it.
 //!
 //! Each check is a function from what it looks at to a [`Check`]; a check that cannot be made says *inconclusive*
-//! instead of ending the others. Changes nothing but a probe file in the state folder, which it removes.
+//! instead of ending the others. Changes nothing but a probe file in the state folder, which it removes, and
+//! half-made key files that a killed `init` left beside the key.
 
 use crate::config::settings::RepositoryLocation;
 use crate::config::{KeySource, Settings, secret};
@@ -9,8 +10,9 @@ use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
 use crate::output::{Page, View};
 use crate::vault;
-use backstay_model::{ByteLen, Kind, Verdict};
+use backstay_model::{ByteLen, Kind, Kinded, Verdict};
 use backstay_ops::catalog::Vault;
+use backstay_ops::disk::OsDisk;
 use backstay_sqlite::{Capture, CaptureOptions, SqliteError};
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -76,7 +78,12 @@ async fn key(context: &Context, source: Option<&KeySource>) -> Result<Check, Dia
             .fix("Set `key_file`, `key_command` or `key_fd`; without one, backups cannot be signed."));
     };
     match context.cancel.or(source.load(context.env(), secret::COMMAND_TIME)).await? {
-        Ok(_) => Ok(key_mode(source)),
+        Ok(_) => {
+            if let KeySource::File(path) = source {
+                backstay_ops::init::sweep(&OsDisk, path);
+            }
+            Ok(key_mode(source))
+        }
         Err(error) => Ok(Check::failed("key", error.into())),
     }
 }
@@ -117,6 +124,7 @@ async fn repository(context: &Context, settings: &Settings) -> Result<Vec<Check>
             .fix("Let exactly one host back up each source."),
     });
     checks.push(custody(&vault).await);
+    checks.extend(wraps(&vault).await);
     Ok(checks)
 }
 
@@ -124,11 +132,33 @@ async fn custody(vault: &Vault) -> Check {
     match backstay_ops::custody::custody(vault).await {
         Ok(report) => match report.confirmed {
             Some(at) => Check::new("key copy", Verdict::Pass, format!("confirmed {at}")),
-            // Said every time, and no reason for a supervisor to raise an alarm on the first day.
-            None => Check::new("key copy", Verdict::Pass, "not confirmed: if this machine is lost, so are the backups")
-                .fix("Run `backstay repo key confirm --key-file COPY` with a copy kept elsewhere."),
+            None => {
+                Check::new("key copy", Verdict::Partial, "not confirmed: if this machine is lost, so are the backups")
+                    .fix("Run `backstay repo key confirm --key-file COPY` with a copy kept elsewhere.")
+            }
         },
         Err(error) => Check::failed("key copy", error.into()),
+    }
+}
+
+/// Everybody to whom the configuration gives the master must find it.
+async fn wraps(vault: &Vault) -> Option<Check> {
+    let conf = vault.repo.conf();
+    let named = conf.recipients.len() + usize::from(conf.older.is_some());
+    let there = match vault.repo.wraps().await {
+        Ok(wraps) => wraps.iter().filter(|wrap| vault.repo.needs_wrap(&wrap.key)).count(),
+        // A writer need not be allowed to look there.
+        Err(error) if error.kind() == Kind::Denied => return None,
+        Err(error) => return Some(Check::failed("key wraps", error.into())),
+    };
+    let found = format!("{there} of {named} are there");
+    match there == named {
+        _ if named == 0 => None,
+        true => Some(Check::new("key wraps", Verdict::Pass, found)),
+        false => Some(
+            Check::new("key wraps", Verdict::Fail, found)
+                .fix("Run `backstay repo key rotate` where the root key is: it makes them anew."),
+        ),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `backstay repo key`: who can open the backups, and the custody of the key.
 
+use super::kit;
 use crate::args::KeyVerb;
 use crate::config::{KeySource, Settings};
 use crate::confirm;
@@ -32,6 +33,8 @@ pub async fn run(context: &Context, verb: &KeyVerb) -> Outcome {
         }
         KeyVerb::Rotate { key_file } => change(context, None, key_file.as_deref()).await,
         KeyVerb::Confirm { key_file } => confirm_copy(context, key_file).await,
+        KeyVerb::Kit { to } => kit::kit(context, to).await,
+        KeyVerb::Export { to, print: _ } => kit::export(context, to.as_deref()).await,
         KeyVerb::Unlock { to } => unlock(context, to).await,
     }
 }

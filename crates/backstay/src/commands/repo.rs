@@ -1,6 +1,6 @@
 //! `backstay repo`: the repository's identity, keys and contents.
 
-use super::{enroll, key, signer};
+use super::{enroll, key, permissions, signer};
 use crate::args::RepoVerb;
 use crate::context::{Context, Done, Outcome};
 use crate::output::time;
@@ -15,6 +15,7 @@ pub async fn run(context: &Context, verb: &RepoVerb) -> Outcome {
     match verb {
         RepoVerb::Show => show(context).await,
         RepoVerb::Key { verb } => key::run(context, verb).await,
+        RepoVerb::AuditPerms(args) => permissions::run(context, args).await,
         RepoVerb::Enroll(args) => enroll::run(context, args).await,
         RepoVerb::Signer { verb } => signer::run(context, verb).await,
     }
