@@ -4,10 +4,11 @@ use crate::state::{SeenHead, SeenMark, SeenSource};
 use crate::{Env, OpsError, State};
 use backstay_format::facts::{Mark, Role};
 use backstay_model::catalog::{self, MarkKind, NoPoint, Snapshot, Target};
-use backstay_model::{Kind, Kinded, ObjectId, SignerKey, SourceName};
+use backstay_model::{Digest, Kind, Kinded, ObjectId, SignerKey, SourceName};
+use backstay_store::Key;
 use backstay_store::keys::{self, SnapshotName};
 use backstay_store::repo::{Chain, ManifestFront, MarkFault, Record, RepoError, Repository};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What a repository holds of one source.
 pub struct Catalog {
@@ -21,7 +22,12 @@ pub struct Catalog {
     pub mark_faults: Vec<MarkFault>,
     /// Manifests that cannot be verified: never restored, never hidden.
     pub broken: Vec<(SnapshotName, RepoError)>,
+    /// There are older snapshots that were not gathered.
+    pub older: bool,
 }
+
+/// What is said of each snapshot, and about which content.
+type MarksBySnapshot = HashMap<ObjectId, Vec<(Digest, MarkKind)>>;
 
 /// Listings of the marks, before a hole in them is believed: while one signer's marks are being put,
 /// a listing may show the later without the earlier.
@@ -29,10 +35,15 @@ const MARK_LISTINGS: u32 = 3;
 
 impl Catalog {
     pub async fn gather(repo: &Repository, source: &SourceName) -> Result<Self, OpsError> {
-        Self::gather_seen(repo, source, &SeenSource::default()).await
+        Self::gather_seen(repo, source, &SeenSource::default(), None).await
     }
 
-    async fn gather_seen(repo: &Repository, source: &SourceName, seen: &SeenSource) -> Result<Self, OpsError> {
+    async fn gather_seen(
+        repo: &Repository,
+        source: &SourceName,
+        seen: &SeenSource,
+        newest: Option<usize>,
+    ) -> Result<Self, OpsError> {
         let mut marks = repo.marks(source).await?;
         for _ in 1..MARK_LISTINGS {
             if marks.faults.is_empty() {
@@ -47,11 +58,15 @@ impl Catalog {
             marks: marks.records,
             mark_faults: marks.faults,
             broken: Vec::new(),
+            older: false,
         };
-        for (name, front) in repo.fronts(source).await? {
+        let fronts = repo.newest_listed(source, newest).await?;
+        catalog.older = fronts.older;
+        let marks = catalog.marks_by_snapshot();
+        for (name, front) in fronts.read {
             match front {
                 Ok(front) => {
-                    catalog.snapshots.push(catalog.snapshot(&front));
+                    catalog.snapshots.push(catalog.snapshot(&front, &marks));
                     catalog.fronts.insert(name.id, front);
                 }
                 Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
@@ -108,10 +123,18 @@ impl Catalog {
         })
     }
 
-    fn snapshot(&self, front: &ManifestFront) -> Snapshot {
+    fn marks_by_snapshot(&self) -> MarksBySnapshot {
+        let mut marks = MarksBySnapshot::new();
+        for mark in &self.marks {
+            marks.entry(mark.facts.snapshot).or_default().push((mark.facts.root, mark.facts.kind));
+        }
+        marks
+    }
+
+    fn snapshot(&self, front: &ManifestFront, marks: &MarksBySnapshot) -> Snapshot {
         let facts = &front.facts;
-        let about = |mark: &&Record<Mark>| mark.facts.snapshot == front.name.id && mark.facts.root == facts.root;
-        let mut marks: Vec<_> = self.marks.iter().filter(about).map(|mark| mark.facts.kind).collect();
+        let said = marks.get(&front.name.id).map(Vec::as_slice).unwrap_or_default();
+        let mut marks: Vec<_> = said.iter().filter(|(root, _)| *root == facts.root).map(|(_, kind)| *kind).collect();
         marks.sort_unstable();
         marks.dedup();
         let mut snapshot = Snapshot {
@@ -135,6 +158,13 @@ impl Catalog {
             snapshot.marks.retain(|kind| *kind != MarkKind::Proven);
         }
         snapshot
+    }
+
+    /// The names of everything here that was verified.
+    pub fn verified_keys(&self, source: &SourceName) -> HashSet<Key> {
+        let fronts = self.fronts.values().map(|front| front.name.key());
+        let mark = |mark: &Record<Mark>| keys::mark(source, &mark.facts.snapshot, mark.facts.kind, &mark.object);
+        fronts.chain(self.marks.iter().map(mark)).collect()
     }
 
     pub fn front(&self, id: &ObjectId) -> Option<&ManifestFront> {
@@ -225,8 +255,13 @@ impl Vault {
 
     /// The catalog of a source, refused if it is older than what this host has seen.
     pub async fn catalog(&self, source: &SourceName) -> Result<Catalog, OpsError> {
+        self.newest(source, None).await
+    }
+
+    /// The same of the newest snapshots alone; all marks are looked at, so that none can be hidden.
+    pub async fn newest(&self, source: &SourceName, newest: Option<usize>) -> Result<Catalog, OpsError> {
         let seen = self.state.seen(source)?;
-        let catalog = Catalog::gather_seen(&self.repo, source, &seen).await?;
+        let catalog = Catalog::gather_seen(&self.repo, source, &seen, newest).await?;
         catalog.check_seen(&seen)?;
         // A full or read-only state folder must not stand between a person and a restore: what was seen
         // is then as well known as before.

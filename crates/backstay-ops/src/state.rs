@@ -10,6 +10,7 @@ use crate::OpsError;
 use crate::disk::{self, At, Disk, PathError};
 use backstay_model::{BranchNo, Digest, Moment, ObjectId, Position, RepoId, Sequence, SignerKey, SourceName};
 use backstay_sqlite::FileIdentity;
+use backstay_store::remember::REMEMBERED_MAX;
 use backstay_store::repo::{RepoError, SeenConf};
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
@@ -17,10 +18,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const SMALL: u64 = 1 << 20;
+const REMEMBERED: &str = "remembered";
 
 /// The bytes of the newest configuration.
 const KEPT_CONF: &str = "conf.object";
@@ -199,6 +202,27 @@ impl State {
         let bytes = serde_json::to_vec_pretty(value).expect("plain facts can be written to memory");
         disk::sweep_staged(self.disk.as_ref(), path);
         disk::replace(self.disk.as_ref(), path, &bytes, 0o600)
+    }
+
+    /// What was remembered of a source's small signed objects, as it was written. Damaged or too long is as good as
+    /// none.
+    pub fn remembered(&self, source: &SourceName) -> Result<Vec<u8>, PathError> {
+        let bytes = disk::read_small(&self.dir.join(source.as_str()).join(REMEMBERED), REMEMBERED_MAX as u64);
+        Ok(bytes.unwrap_or_default().unwrap_or_default())
+    }
+
+    /// Appends to it, behind the part of it that makes sense. Not synced: what a crash takes is read again.
+    pub fn remember_more(&self, source: &SourceName, sound: usize, more: &[u8]) -> Result<(), PathError> {
+        if more.is_empty() || sound + more.len() > REMEMBERED_MAX {
+            return Ok(());
+        }
+        let dir = self.source_dir(source)?;
+        let _lock = wait_for(&dir.join("state.lock"))?;
+        let path = dir.join(REMEMBERED);
+        let open = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut file = open.at("open", &path)?;
+        let written = file.set_len(sound as u64).and_then(|()| file.seek(std::io::SeekFrom::End(0)));
+        written.and_then(|_| file.write_all(more)).at("write", &path)
     }
 
     /// Takes the source for this process, or says who has it.

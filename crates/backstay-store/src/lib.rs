@@ -12,6 +12,7 @@ pub mod local;
 pub mod memory;
 pub mod meter;
 pub mod os;
+pub mod remember;
 pub mod repo;
 pub mod retry;
 pub mod seal;

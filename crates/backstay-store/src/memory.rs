@@ -103,10 +103,15 @@ impl Store for MemoryStore {
 
     async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
         let contents = self.lock();
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        // Names with a common beginning stand together.
+        let begin = Key::new(prefix.to_owned());
+        let from = match after {
+            Some(after) if *after >= begin => Bound::Excluded(after),
+            _ => Bound::Included(&begin),
+        };
         let mut found = contents
             .range::<Key, _>((from, Bound::Unbounded))
-            .filter(|(key, _)| key.as_str().starts_with(prefix))
+            .take_while(|(key, _)| key.as_str().starts_with(prefix))
             .map(|(key, kept)| Entry { key: key.clone(), len: kept.bytes.len() as u64, modified: kept.created });
         let entries: Vec<Entry> = found.by_ref().take(limit.max(1)).collect();
         let next = found.next().and(entries.last()).map(|entry| entry.key.clone());

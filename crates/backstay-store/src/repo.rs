@@ -16,7 +16,7 @@ mod reader;
 mod records;
 
 pub use error::RepoError;
-pub use manifest::{Draft, Manifest, ManifestFront, Root, SealedBody};
+pub use manifest::{Draft, Fronts, Manifest, ManifestFront, Root, SealedBody};
 pub use masters::{NewWrap, Unlocked};
 pub use reader::{Directory, LeafAt, SnapshotReader, Step, unit_size};
 pub use records::{Chain, MarkFault, Marks, Record, Signing};
@@ -143,12 +143,19 @@ impl Repository {
         if record.facts.generation != generation || generation.checked_add(1) != Some(record.chain.sequence.get()) {
             return Err(RepoError::misplaced(key, "its generation is not the one its name says"));
         }
-        check_not_older(seen, generation, &record)?;
+        let found = SeenConf { generation, digest: record.digest };
+        check_not_older(seen, found)?;
         let master = Master::parse(&record.facts.master).map_err(|e| RepoError::sealed(key, e))?;
-        let seen = SeenConf { generation, digest: record.digest };
+        let seen = found;
         let unknown_to_writers = record.read_compatible;
         let (id, conf, conf_bytes) = (record.repo, Arc::new(record.facts), bytes);
         Ok(Self { unknown_to_writers, store, id, root, conf, seen, conf_bytes, conf_fault: None, master })
+    }
+
+    /// Refuses it if its configuration is older than one this host has seen of it.
+    pub fn not_older_than(self, seen: SeenConf) -> Result<Self, RepoError> {
+        check_not_older(Some(seen), self.seen)?;
+        Ok(self)
     }
 
     pub fn id(&self) -> RepoId {
@@ -306,12 +313,12 @@ fn senseless(prefix: &str, what: &'static str) -> StoreError {
     StoreError::Unknown { op: Verb::List.word(), key: prefix.to_owned(), source: what.into() }
 }
 
-fn check_not_older(seen: Option<SeenConf>, generation: u64, record: &Record<Conf>) -> Result<(), RepoError> {
+fn check_not_older(seen: Option<SeenConf>, found: SeenConf) -> Result<(), RepoError> {
     let Some(seen) = seen else { return Ok(()) };
-    let older = generation < seen.generation;
-    let other = generation == seen.generation && record.digest != seen.digest;
+    let older = found.generation < seen.generation;
+    let other = found.generation == seen.generation && found.digest != seen.digest;
     if older || other {
-        return Err(RepoError::RolledBack { what: "configuration", seen: seen.generation, found: generation });
+        return Err(RepoError::RolledBack { what: "configuration", seen: seen.generation, found: found.generation });
     }
     Ok(())
 }

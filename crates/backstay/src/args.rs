@@ -168,6 +168,9 @@ pub struct List {
     /// Also those that are condemned and will be deleted
     #[arg(long)]
     pub all: bool,
+    /// Show the newest N of each database; 0 shows all
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub limit: u32,
 }
 
 /// Show everything known about one snapshot

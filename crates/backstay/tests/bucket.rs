@@ -234,3 +234,57 @@ fn the_bucket_is_in_the_host_name_unless_the_path_is_asked_for() {
         assert!(asked[0].starts_with(wanted), "{asked:?}");
     }
 }
+
+/// A list asks for each manifest and each mark once, and still sees what is said of an old snapshot since.
+#[test]
+fn a_list_reads_nothing_twice_and_misses_nothing_new() {
+    let server = S3Server::start();
+    let wire = Adversary::start(&server, Conditions::Honoured, None);
+    let far = Far::new(wire.endpoint());
+    let (exit, out, err) = far.init();
+    assert_eq!(exit, 0, "{out}{err}");
+    for round in 0..4 {
+        far.house.sql(&format!("UPDATE item SET name = 'round {round}' WHERE id % 5 = {round}"));
+        far.ok(&["backup", "shop"]);
+    }
+    let first = far.json(&["list", "shop"]);
+    wire.take_requests();
+    let second = far.json(&["list", "shop"]);
+    let asked = wire.take_requests();
+    assert_eq!(second["snapshots"], first["snapshots"]);
+    // The configuration's name and bytes, the snapshots' names, the marks' names.
+    assert_eq!(asked.len(), 4, "{asked:#?}");
+    assert_eq!(second["store"]["requests"], Value::from(4), "{second}");
+
+    let few = far.json(&["list", "shop", "--limit", "2"]);
+    assert_eq!(few["snapshots"].as_array().expect("a list"), &second["snapshots"].as_array().expect("a list")[..2]);
+    assert_eq!((&few["older"], &second["older"]), (&serde_json::json!(["shop"]), &serde_json::json!([])));
+    let (_, text, _) = far.run(&["list", "shop", "--limit", "2"]);
+    assert!(text.contains("older snapshots of shop"), "{text}");
+
+    // Damage that another run finds, and its marks are new.
+    let pack = server.file_of("shop/data/shop/pack");
+    for entry in fs::read_dir(pack).expect("packs").flatten() {
+        let mut bytes = fs::read(entry.path()).expect("a pack");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(entry.path(), bytes).expect("written");
+    }
+    let (exit, _, _) = far.run(&["check"]);
+    assert_eq!(exit, 1);
+    let listed = far.json(&["list", "shop"]);
+    let rows = listed["snapshots"].as_array().expect("a list");
+    assert!(rows.len() == 5 && rows.iter().all(|row| row["quarantined"] == true && row["proven"] == false), "{listed}");
+
+    // A memory that was damaged or cut is as good as none.
+    let states = fs::read_dir(far.house.path(".backstay")).expect("the state").flatten();
+    let memory = states.map(|entry| entry.path().join("shop/remembered")).find(|path| path.exists()).expect("a memory");
+    let mut bytes = fs::read(&memory).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&memory, bytes).expect("written");
+    assert_eq!(far.json(&["list", "shop"])["snapshots"], listed["snapshots"]);
+    wire.take_requests();
+    assert_eq!(far.json(&["list", "shop"])["snapshots"], listed["snapshots"]);
+    assert_eq!(wire.take_requests().len(), 4, "it was made whole again");
+}

@@ -4,7 +4,7 @@ use super::records::{Chain, Origin, verify_front};
 use super::{RepoError, Repository};
 use crate::keys::{self, SnapshotName};
 use crate::seal::{Compressor, Expected, NewObject, Sealer, Unsealer};
-use crate::seam::Key;
+use crate::seam::{Entry, Key};
 use crate::signing::SigningKey;
 use backstay_format::facts::{self, Role, SealedManifest};
 use backstay_format::object::{Front, Object, Signed};
@@ -28,6 +28,13 @@ pub struct ManifestFront {
     pub chain: Chain,
     pub signer: backstay_model::SignerKey,
     pub digest: Digest,
+}
+
+/// Fronts as a listing gave them.
+pub struct Fronts {
+    pub read: Vec<(SnapshotName, Result<ManifestFront, RepoError>)>,
+    /// There are older ones that were not asked for.
+    pub older: bool,
 }
 
 /// A whole manifest, verified; its body still sealed.
@@ -155,15 +162,26 @@ impl Repository {
 
     /// The newest snapshots of a source: one listing request, or more where other names lie between.
     pub async fn newest_names(&self, source: &SourceName, most: usize) -> Result<Vec<SnapshotName>, RepoError> {
+        Ok(self.newest_named(source, most).await?.0.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The same with their lengths, and whether there are older ones.
+    async fn newest_named(
+        &self,
+        source: &SourceName,
+        most: usize,
+    ) -> Result<(Vec<(SnapshotName, u64)>, bool), RepoError> {
         let mut names = Vec::new();
         let mut after = None;
         loop {
             let page = self.list_page(&keys::snapshot_prefix(source), after.as_ref(), most).await?;
-            names.extend(page.entries.iter().filter_map(|entry| SnapshotName::parse(source, &entry.key)));
+            let named = |entry: &Entry| Some((SnapshotName::parse(source, &entry.key)?, entry.len));
+            names.extend(page.entries.iter().filter_map(named));
             after = page.next;
             if names.len() >= most || after.is_none() {
+                let older = names.len() > most || after.is_some();
                 names.truncate(most);
-                return Ok(names);
+                return Ok((names, older));
             }
         }
     }
@@ -197,18 +215,28 @@ impl Repository {
         }
     }
 
-    /// The verified fronts of all snapshots, newest first. One that cannot be verified is returned as
-    /// its error beside the others: one bad manifest must not hide the good ones.
+    /// The verified fronts of all snapshots, newest first; each that cannot be verified as its error.
     pub async fn fronts(
         &self,
         source: &SourceName,
     ) -> Result<Vec<(SnapshotName, Result<ManifestFront, RepoError>)>, RepoError> {
-        let names = self.snapshot_names(source).await?;
+        Ok(self.newest_listed(source, None).await?.read)
+    }
+
+    /// The verified fronts of the newest snapshots, or of all, newest first, and whether there are older ones. One
+    /// that cannot be verified is returned as its error beside the others: one bad manifest must not hide the
+    /// good ones.
+    pub async fn newest_listed(&self, source: &SourceName, newest: Option<usize>) -> Result<Fronts, RepoError> {
+        let (names, older) = match newest {
+            None => (self.snapshot_names(source).await?, false),
+            Some(most) => self.newest_named(source, most).await?,
+        };
         let reads = names.into_iter().map(|(name, len)| async move {
             let front = self.front(&name, len).await;
             Ok::<_, RepoError>((name, front))
         });
-        stream::iter(reads).buffered(FRONTS_AT_ONCE).try_collect().await
+        let read = stream::iter(reads).buffered(FRONTS_AT_ONCE).try_collect().await?;
+        Ok(Fronts { read, older })
     }
 
     /// Reads and verifies one manifest's front. `len` is the object's length by the listing.

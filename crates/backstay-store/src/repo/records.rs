@@ -10,8 +10,12 @@ use backstay_format::{Header, ObjectType};
 use backstay_model::catalog::MarkKind;
 use backstay_model::{BranchNo, Digest, Moment, ObjectId, RepoId, Sequence, SignerKey, SourceName};
 use bytes::Bytes;
+use futures::stream::{self, StreamExt};
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
+
+/// Records read at once for a listing.
+const RECORDS_AT_ONCE: usize = 16;
 
 /// A place in a chain of signed objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -272,9 +276,14 @@ impl Repository {
     /// bad mark hide a source.
     pub async fn marks(&self, source: &SourceName) -> Result<Marks, RepoError> {
         let mut marks = Marks::default();
-        for entry in self.list(&keys::mark_prefix(source)).await? {
-            let Some(name) = keys::parse_mark(source, &entry.key) else { continue };
-            match self.mark(source, &entry.key, name).await {
+        let entries = self.list(&keys::mark_prefix(source)).await?;
+        let reads = entries.iter().filter_map(|entry| {
+            let name = keys::parse_mark(source, &entry.key)?;
+            Some(async move { (name, self.mark(source, &entry.key, name).await) })
+        });
+        let mut reads = stream::iter(reads).buffered(RECORDS_AT_ONCE);
+        while let Some((name, read)) = reads.next().await {
+            match read {
                 Ok(record) => marks.records.push(record),
                 Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error),
                 Err(error) => marks.faults.push(MarkFault::Unreadable { snapshot: name.0, kind: name.1, error }),

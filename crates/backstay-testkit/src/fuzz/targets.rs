@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "facts", run: every_facts },
     Target { name: "key-file", run: key_file },
     Target { name: "store-key", run: store_key },
+    Target { name: "remembered", run: remembered },
     Target { name: "sqlite-header", run: sqlite_header },
     Target { name: "sqlite-wal", run: sqlite_wal },
     Target { name: "sqlite-walk", run: sqlite_walk },
@@ -159,6 +160,12 @@ fn key_file(bytes: &[u8]) {
 }
 
 /// A name that is read as something is that thing's only name.
+fn remembered(bytes: &[u8]) {
+    let entries = backstay_store::remember::decodes(bytes);
+    // The smallest entry is a key of one byte without any content.
+    assert!(entries * 26 <= bytes.len(), "{entries} entries out of {} bytes", bytes.len());
+}
+
 fn store_key(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(key) = Key::parse(text) else { return };

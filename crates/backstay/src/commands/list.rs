@@ -1,4 +1,7 @@
 //! `backstay list`: the snapshots, newest first. What is quarantined or broken is shown as such, never left out.
+//!
+//! What this host has read and verified before is not read again: manifests and marks never change. Whether the
+//! store still holds what was put there is `check`'s question.
 
 use crate::args;
 use crate::context::{Context, Done, Outcome};
@@ -8,29 +11,53 @@ use crate::output::{Page, Traffic, View};
 use crate::vault;
 use backstay_model::catalog::{Keep, MarkKind, Quality, Snapshot};
 use backstay_model::{ByteLen, Label, Moment, SourceName};
-use backstay_ops::catalog::Catalog;
+use backstay_ops::OpsError;
+use backstay_ops::catalog::{Catalog, Vault};
 use backstay_ops::prove::with_causes;
+use backstay_store::local::OpenMode;
+use backstay_store::remember::Remembered;
 use jiff::tz::TimeZone;
+use std::sync::Arc;
 
 pub async fn run(context: &Context, args: &args::List) -> Outcome {
     let settings = context.settings()?;
-    let vault = vault::open(context, &settings).await?;
+    let store = vault::store(context, &vault::Reached::of(&settings), OpenMode::Existing).await?;
+    let remembered = Arc::new(Remembered::new(store));
+    let keys = vault::load_keys(context, settings.key.as_ref()).await?;
+    let vault = vault::open_with(context, &settings, remembered.clone(), keys).await?;
+    let newest = usize::try_from(args.limit).ok().filter(|limit| *limit > 0);
     let named: Vec<SourceName> = args.source.iter().cloned().collect();
     let mut view = ListView {
         snapshots: Vec::new(),
         broken: Vec::new(),
         mark_faults: Vec::new(),
+        older: Vec::new(),
         store: context.meters.read(),
         zone: context.zone.clone(),
     };
     for source in settings.chosen(&named)? {
-        let catalog = vault.catalog(&source.name).await?;
+        let catalog = catalog(&vault, &remembered, &source.name, newest).await?;
         view.add(&source.name, &catalog, args.all);
     }
     view.snapshots.sort_by_key(|row| std::cmp::Reverse((row.taken, row.sequence)));
     view.store = context.meters.read();
     context.printer.show(&view)?;
     Ok(Done::Plainly)
+}
+
+/// What there is of a source; manifests and marks that this host has verified before are not read again.
+async fn catalog(
+    vault: &Vault,
+    remembered: &Remembered,
+    source: &SourceName,
+    newest: Option<usize>,
+) -> Result<Catalog, OpsError> {
+    let known = vault.state.remembered(source)?;
+    let sound = remembered.load(&known);
+    let catalog = vault.newest(source, newest).await?;
+    // A full or read-only state folder must not stand between a person and a list.
+    let _ = vault.state.remember_more(source, sound, &remembered.verified(&catalog.verified_keys(source)));
+    Ok(catalog)
 }
 
 #[derive(serde::Serialize)]
@@ -40,6 +67,8 @@ pub struct ListView {
     pub broken: Vec<Broken>,
     /// What is wrong with the marks: a snapshot it may concern is not called proven.
     pub mark_faults: Vec<Fault>,
+    /// Sources with older snapshots than those shown.
+    pub older: Vec<SourceName>,
     /// What was asked of the repository's store, every attempt counted.
     pub store: Traffic,
     #[serde(skip)]
@@ -130,6 +159,7 @@ impl ListView {
         self.snapshots.extend(shown.map(|snapshot| Row::of(source, snapshot)));
         self.broken.extend(broken(source, catalog));
         self.mark_faults.extend(mark_faults(source, catalog));
+        self.older.extend(catalog.older.then(|| source.clone()));
     }
 }
 
@@ -186,6 +216,9 @@ impl View for ListView {
             table.row([row.source.to_string(), short(&row.id), empty(), state, empty(), empty(), empty(), empty()]);
         }
         page.table(&table);
+        for source in &self.older {
+            page.line(&format!("There are older snapshots of {source}: `backstay list {source} --limit 0` shows all."));
+        }
         for fault in &self.mark_faults {
             page.evidence("MARKS", &format!("{}: {}", fault.source, fault.problem));
         }
