@@ -17,6 +17,7 @@ pub mod init;
 pub mod journal;
 pub mod kit;
 mod leftovers;
+pub mod maintain;
 mod map;
 pub mod masters;
 mod materialize;

@@ -18,6 +18,7 @@ pub mod facts;
 mod ffi;
 pub mod holders;
 mod look;
+pub mod maintain;
 mod medium;
 mod open;
 mod pin;

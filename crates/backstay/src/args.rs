@@ -65,6 +65,7 @@ pub enum Command {
     Restore(Restore),
     Rescue(Rescue),
     Import(Import),
+    Maintain(Maintain),
     Config(ConfigArgs),
     Repo(Repo),
     Audit(AuditArgs),
@@ -279,6 +280,33 @@ pub struct Import {
 
 fn size(text: &str) -> Result<ByteLen, String> {
     text.parse().map_err(|_| "write a size such as 500 MiB or 2 GiB".to_owned())
+}
+
+/// Say what state a database is in, and do what SQLite can do about it
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  backstay maintain shop\n  backstay maintain shop --integrity --vacuum --analyze\n\n\
+    Without a flag it only looks. Before VACUUM it makes a backup."
+)]
+pub struct Maintain {
+    /// The database, by its name in backstay.toml
+    #[arg(value_name = "SOURCE")]
+    pub source: SourceName,
+    /// Ask SQLite whether the file is sound; first of all
+    #[arg(long)]
+    pub integrity: bool,
+    /// Write the file anew without its holes; the next backup is nearly full
+    #[arg(long)]
+    pub vacuum: bool,
+    /// Copy the write-ahead log back and cut it
+    #[arg(long)]
+    pub checkpoint: bool,
+    /// Count rows for the query planner
+    #[arg(long)]
+    pub analyze: bool,
+    /// Do not make a backup before VACUUM
+    #[arg(long)]
+    pub no_backup: bool,
 }
 
 /// Which restore point is meant: one of three ways to say it.

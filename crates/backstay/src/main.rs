@@ -100,6 +100,7 @@ async fn dispatch(context: &Context, command: &Command) -> Outcome {
         Command::Backup(args) => commands::backup::run(context, args).await,
         Command::List(args) => commands::list::run(context, args).await,
         Command::Restore(args) => commands::restore::run(context, args).await,
+        Command::Maintain(args) => commands::maintain::run(context, args).await,
         Command::Import(args) => commands::import::run(context, args).await,
         Command::Rescue(args) => commands::rescue::run(context, args).await,
         Command::Status(args) => commands::status::run(context, args).await,

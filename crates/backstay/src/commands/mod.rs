@@ -13,6 +13,7 @@ pub mod init;
 pub mod key;
 pub mod kit;
 pub mod list;
+pub mod maintain;
 pub mod man;
 pub mod permissions;
 pub mod repo;
