@@ -16,7 +16,7 @@ use backstay_format::FingerprintKey;
 use backstay_format::directory::Holding;
 use backstay_format::facts::Role;
 use backstay_format::layout::FRAME_RAW_MAX;
-use backstay_format::object::{self, Object};
+use backstay_format::object::Object;
 use backstay_format::table::Reference;
 use backstay_model::catalog::{MarkKind, Snapshot};
 use backstay_model::{Digest, Kind, Kinded, ObjectId, SourceName, Verdict};
@@ -71,7 +71,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn of(object: String, error: &RepoError, snapshots: Vec<ObjectId>) -> Self {
+    pub(crate) fn of(object: String, error: &RepoError, snapshots: Vec<ObjectId>) -> Self {
         let (verdict, what) = match error.is_unreadable() {
             true => (Verdict::Inconclusive, format!("cannot be read: {}", with_causes(error))),
             false => (Verdict::Fail, with_causes(error)),
@@ -383,20 +383,7 @@ async fn look_at_object(
     reader: Option<&SnapshotReader>,
 ) -> Result<(), OpsError> {
     let key = keys::pack(&manifest.front.name.source, &reference.object);
-    let bytes = match vault.repo.store().get(&key).await {
-        Err(backstay_store::StoreError::NotFound { .. }) => {
-            return Err(RepoError::Missing { key: key.to_string() }.into());
-        }
-        other => other?,
-    };
-    if bytes.len() as u64 != reference.stored {
-        let (wanted, found) = (reference.stored, bytes.len() as u64);
-        return Err(RepoError::WrongLength { key: key.to_string(), wanted, found }.into());
-    }
-    let found = object::digest(&bytes);
-    if found != reference.digest {
-        return Err(RepoError::WrongDigest { key: key.to_string(), wanted: reference.digest, found }.into());
-    }
+    let bytes = crate::verified::object(vault.repo.store().as_ref(), &key, reference).await?;
     match reader {
         Some(reader) => crate::env::blocking(|| open_every_frame(reader, reference, &bytes)),
         None => Ok(()),

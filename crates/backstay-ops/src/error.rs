@@ -65,6 +65,14 @@ pub enum OpsError {
     TooLong { path: PathBuf, limit: ByteLen },
     #[error("`gzip` could not unpack {}: {problem}", path.display())]
     Unpack { path: PathBuf, problem: String },
+    #[error("{store} is no copy of this repository: {why}")]
+    NotACopy { store: String, why: String },
+    #[error("the copy of {source_name} has a history of its own")]
+    CopyRivals {
+        source_name: SourceName,
+        #[source]
+        rivals: backstay_model::copies::Rivals,
+    },
     #[error("cancelled")]
     Cancelled,
 }
@@ -90,6 +98,7 @@ impl Kinded for OpsError {
             Self::Unsound { .. } | Self::Smoke { .. } => Kind::Corrupt,
             Self::Busy { .. } | Self::Rival { .. } | Self::BaseVanished { .. } | Self::InUse { .. } => Kind::Conflict,
             Self::TargetExists { .. } | Self::SameKeyFile { .. } => Kind::Conflict,
+            Self::NotACopy { .. } | Self::CopyRivals { .. } => Kind::Conflict,
             Self::NoFolder { .. } => Kind::Usage,
             Self::NotEnrolled { .. } | Self::OtherKey { .. } | Self::OutgrownKey { .. } | Self::KeyLacks { .. } => {
                 Kind::Denied

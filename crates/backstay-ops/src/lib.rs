@@ -7,6 +7,7 @@ pub mod backup;
 mod base;
 pub mod catalog;
 pub mod check;
+pub mod copy;
 pub mod custody;
 pub mod disk;
 pub mod env;
@@ -31,6 +32,7 @@ pub mod restore;
 mod scan;
 pub mod state;
 pub mod trust;
+mod verified;
 mod workers;
 
 pub use env::{Cancel, Env, Event};

@@ -14,6 +14,7 @@ mod manifest;
 mod masters;
 mod reader;
 mod records;
+mod verbatim;
 
 pub use error::RepoError;
 pub use manifest::{Draft, Fronts, Manifest, ManifestFront, Root, SealedBody};

@@ -3,6 +3,7 @@
 //! Flat verbs for daily acts, nouns for the rest. Nothing here may hold key material: no flag takes a secret.
 
 use crate::config::FlagSetting;
+use crate::config::copies::CopyName;
 use backstay_model::moment::parse_age;
 use backstay_model::{ByteLen, Label, SourceName};
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -172,6 +173,9 @@ pub struct List {
     /// Show the newest N of each database; 0 shows all
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub limit: u32,
+    /// Of this copy of the repository, by its name in backstay.toml
+    #[arg(long, value_name = "COPY")]
+    pub from_copy: Option<CopyName>,
 }
 
 /// Show everything known about one snapshot
@@ -183,6 +187,9 @@ pub struct Show {
     pub source: SourceName,
     #[command(flatten)]
     pub point: PointArgs,
+    /// Of this copy of the repository, by its name in backstay.toml
+    #[arg(long, value_name = "COPY")]
+    pub from_copy: Option<CopyName>,
 }
 
 /// Check that what is stored is intact, and with the key that it is authentic
@@ -198,6 +205,9 @@ pub struct Check {
     /// Also restore it to a temporary file and question it: the snapshot named, or the newest of each source
     #[arg(long)]
     pub deep: bool,
+    /// Of this copy of the repository, by its name in backstay.toml
+    #[arg(long, value_name = "COPY")]
+    pub from_copy: Option<CopyName>,
 }
 
 /// Restore a source to a new file, or in place with the old file kept
@@ -220,6 +230,9 @@ pub struct Restore {
     /// The source's name again, instead of typing it
     #[arg(long, value_name = "NAME")]
     pub confirm: Option<String>,
+    /// Of this copy of the repository, by its name in backstay.toml
+    #[arg(long, value_name = "COPY")]
+    pub from_copy: Option<CopyName>,
 }
 
 /// Bring the good rows of a damaged database into a new one
@@ -380,12 +393,30 @@ pub struct Repo {
     pub verb: RepoVerb,
 }
 
+#[derive(Debug, Args)]
+pub struct RepoCopy {
+    /// Which copy, by its name in backstay.toml; all of them when none is named
+    #[arg(value_name = "COPY")]
+    pub name: Option<CopyName>,
+    /// Write nothing, and say what is missing there or differs
+    #[arg(long)]
+    pub check: bool,
+    /// Also read again everything that is there already
+    #[arg(long)]
+    pub verify: bool,
+}
+
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum RepoVerb {
     /// Show the repository's identity, keys and contents
     #[command(after_help = "Example:\n  backstay repo show --json")]
     Show,
+    /// Bring a copy of the repository up to date
+    #[command(after_help = "Examples:\n  backstay repo copy\n  backstay repo copy offsite --check\n\n\
+        Copies are tables such as `[copies.offsite]` with a `repository` in backstay.toml. Objects are compared with\n\
+        what was signed before they are put there; nothing there is ever changed or removed.")]
+    Copy(RepoCopy),
     /// Look after the keys that can read
     #[command(subcommand_required = true, arg_required_else_help = true)]
     #[command(after_help = "Example:\n  backstay repo key confirm --key-file /media/usb/backstay.key")]

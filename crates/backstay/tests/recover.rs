@@ -142,6 +142,23 @@ fn every_snapshot_is_recovered_byte_for_byte_without_backstay() {
 }
 
 #[test]
+fn a_copy_is_recovered_without_backstay_when_the_original_is_gone() {
+    let house = House::new(4096);
+    let config = fs::read_to_string(house.path("backstay.toml")).expect("a file");
+    fs::write(house.path("backstay.toml"), config + "[copies.usb]\nrepository = \"./usb\"\n").expect("written");
+    history(&house);
+    house.backstay(&["repo", "copy"]);
+    let ids = house.snapshots();
+    fs::remove_dir_all(house.path("vault")).expect("the original is gone");
+    fs::rename(house.path("usb"), house.path("vault")).expect("the copy stands in its place");
+    let list = house.recovered(&["--list"]);
+    assert!(ids.iter().all(|id| list.contains(id.as_str())), "{list}");
+    house.recovered(&["--out", "latest.db"]);
+    let rows = |file: &str| must(Command::new("sqlite3").current_dir(&house.0).args([file, ".dump"]));
+    assert!(rows("latest.db") == rows("shop.db"), "the newest snapshot is not the database");
+}
+
+#[test]
 fn pages_smaller_and_larger_than_the_usual_unit_are_recovered() {
     every_snapshot_is_equal(512);
     every_snapshot_is_equal(65_536);

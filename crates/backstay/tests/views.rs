@@ -173,6 +173,25 @@ golden!(
 );
 golden!(failure, House::new(), ["restore", "shop", "--snapshot", "0000", "--to", "x.db"]);
 
+golden!(repo_copy, copied(), ["repo", "copy", "--verify"]);
+golden!(repo_copy_behind, copied(), ["repo", "copy", "new", "--check"]);
+golden!(status_with_copies, copied(), ["status"]);
+
+/// With a copy that is complete, and one that has only just begun.
+fn copied() -> House {
+    let house = House::new();
+    let text = std::fs::read_to_string(house.path("backstay.toml")).expect("a file");
+    let copies = "[copies.usb]\nrepository = \"./usb\"\n";
+    std::fs::write(house.path("backstay.toml"), format!("{text}\n{copies}")).expect("written");
+    house.ok(&["repo", "copy"]);
+    std::fs::create_dir_all(house.path("new/ctl/conf")).expect("a folder");
+    let conf = "ctl/conf/0000000000000000";
+    std::fs::copy(house.path("usb").join(conf), house.path("new").join(conf)).expect("a configuration");
+    let copies = format!("{copies}[copies.new]\nrepository = \"./new\"\n");
+    std::fs::write(house.path("backstay.toml"), format!("{text}\n{copies}")).expect("written");
+    house
+}
+
 golden!(check_deep_with_a_wrong_answer, questioned(), ["check", "--deep"]);
 
 /// A snapshot that is whole and does not answer as its owner expects.

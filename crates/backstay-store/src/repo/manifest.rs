@@ -120,6 +120,11 @@ impl Manifest {
         self.front.name.id
     }
 
+    /// The whole object, as it is stored.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     pub fn len(&self) -> u64 {
         self.bytes.len() as u64
     }

@@ -11,11 +11,11 @@ use backstay_model::catalog::{Target, choose};
 use backstay_model::{ByteLen, ObjectId, SourceName, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::catalog::Vault;
-use backstay_ops::check::{self, CheckReport, CheckRequest, Depth};
+use backstay_ops::check::{self, CheckReport, CheckRequest, Depth, Problem};
 use backstay_ops::prove::{self, Cause, ProofOutcome, ProofReport, ProofRequest};
 
 pub async fn run(context: &Context, args: &args::Check) -> Outcome {
-    let settings = context.settings()?;
+    let settings = context.settings()?.on_copy(args.from_copy.as_ref())?;
     let named: Vec<SourceName> = args.source.iter().cloned().collect();
     let chosen = settings.chosen(&named)?;
     let vault = vault::open(context, &settings).await?;
@@ -101,6 +101,15 @@ impl View for CheckView {
     }
 }
 
+/// What is wrong, and which snapshots suffer from it.
+pub fn render_problems(problems: &[Problem], page: &mut Page) {
+    for problem in problems {
+        let ids: Vec<String> = problem.snapshots.iter().map(ObjectId::short).collect();
+        let of = if ids.is_empty() { String::new() } else { format!(" (snapshots {})", ids.join(", ")) };
+        page.evidence("problem", &format!("{}{of}", problem.what));
+    }
+}
+
 /// How many foreign names a person is shown.
 const FOREIGN_SHOWN: usize = 5;
 
@@ -144,10 +153,7 @@ impl SourceCheck {
                 &format!("{} that no snapshot refers to", counted(self.report.unreferenced, "object")),
             );
         }
-        for problem in &self.report.problems {
-            let ids: Vec<String> = problem.snapshots.iter().map(ObjectId::short).collect();
-            page.evidence("problem", &format!("{} (snapshots {})", problem.what, ids.join(", ")));
-        }
+        render_problems(&self.report.problems, page);
         self.render_proof(page);
         if self.report.verdict == Verdict::Pass {
             return;

@@ -20,7 +20,7 @@ use jiff::tz::TimeZone;
 use std::sync::Arc;
 
 pub async fn run(context: &Context, args: &args::List) -> Outcome {
-    let settings = context.settings()?;
+    let settings = context.settings()?.on_copy(args.from_copy.as_ref())?;
     let store = vault::store(context, &vault::Reached::of(&settings), OpenMode::Existing).await?;
     let remembered = Arc::new(Remembered::new(store));
     let keys = vault::load_keys(context, settings.key.as_ref()).await?;

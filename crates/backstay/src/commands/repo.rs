@@ -1,6 +1,6 @@
 //! `backstay repo`: the repository's identity, keys and contents.
 
-use super::{enroll, key, permissions, signer};
+use super::{copy, enroll, key, permissions, signer};
 use crate::args::RepoVerb;
 use crate::context::{Context, Done, Outcome};
 use crate::output::time;
@@ -14,6 +14,7 @@ use jiff::tz::TimeZone;
 pub async fn run(context: &Context, verb: &RepoVerb) -> Outcome {
     match verb {
         RepoVerb::Show => show(context).await,
+        RepoVerb::Copy(args) => copy::run(context, args).await,
         RepoVerb::Key { verb } => key::run(context, verb).await,
         RepoVerb::AuditPerms(args) => permissions::run(context, args).await,
         RepoVerb::Enroll(args) => enroll::run(context, args).await,

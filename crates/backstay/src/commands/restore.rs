@@ -16,7 +16,7 @@ use jiff::tz::TimeZone;
 use std::path::{Path, PathBuf};
 
 pub async fn run(context: &Context, args: &args::Restore) -> Outcome {
-    let settings = context.settings()?;
+    let settings = context.settings()?.on_copy(args.from_copy.as_ref())?;
     let source = settings.source(&args.source)?;
     let vault = vault::open(context, &settings).await?;
     let (target, asked) = target(context, &args.point)?;

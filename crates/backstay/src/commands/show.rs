@@ -16,7 +16,7 @@ use backstay_store::repo::{Manifest, Record};
 use jiff::tz::TimeZone;
 
 pub async fn run(context: &Context, args: &args::Show) -> Outcome {
-    let settings = context.settings()?;
+    let settings = context.settings()?.on_copy(args.from_copy.as_ref())?;
     let source = settings.source(&args.source)?;
     let vault = vault::open(context, &settings).await?;
     let (target, _) = restore::target(context, &args.point)?;

@@ -1,5 +1,6 @@
 //! `backstay status`: per source the three facts (backed up, intact, proven), and whether the key is safe.
 
+use super::copy::CopyStatus;
 use super::list::{self, Broken, Fault};
 use crate::args;
 use crate::config::settings::SourceSettings;
@@ -30,12 +31,18 @@ pub async fn run(context: &Context, args: &args::Status) -> Outcome {
         sources: Vec::new(),
         key_confirmed: custody::custody(&vault).await?.confirmed,
         sealed: !vault.repo.is_unsealed(),
+        copies: Vec::new(),
         zone: context.zone.clone(),
     };
-    for source in chosen {
+    for source in &chosen {
         view.sources.push(one(context, &vault, source).await?);
     }
-    view.verdict = view.sources.iter().fold(Verdict::Pass, |all, row| all.and(row.status.verdict));
+    for name in settings.copies.keys() {
+        context.cancel.check()?;
+        view.copies.push(CopyStatus::of(context, &settings, (&vault, name), &chosen).await);
+    }
+    let verdicts = view.sources.iter().map(|row| row.status.verdict);
+    view.verdict = verdicts.chain(view.copies.iter().map(|copy| copy.verdict)).fold(Verdict::Pass, Verdict::and);
     context.printer.show(&view)?;
     Ok(Done::With(view.verdict))
 }
@@ -76,6 +83,8 @@ pub struct StatusView {
     /// When a copy of the key kept elsewhere was last shown to open the repository.
     pub key_confirmed: Option<Moment>,
     pub sealed: bool,
+    /// How far each copy of the repository has come.
+    pub copies: Vec<CopyStatus>,
     #[serde(skip)]
     pub zone: TimeZone,
 }
@@ -97,6 +106,9 @@ impl View for StatusView {
         for row in &self.sources {
             row.render(page, &self.zone);
         }
+        for copy in &self.copies {
+            copy.render(page, &self.zone);
+        }
         let key = match self.key_confirmed {
             Some(at) => format!("a copy was confirmed {}", time::local(at, &self.zone)),
             None => {
@@ -115,7 +127,10 @@ impl View for StatusView {
 
 impl StatusView {
     fn next(&self) -> Option<String> {
-        let row = self.sources.iter().find(|row| row.status.verdict != Verdict::Pass)?;
+        let Some(row) = self.sources.iter().find(|row| row.status.verdict != Verdict::Pass) else {
+            let copy = self.copies.iter().find(|copy| copy.verdict != Verdict::Pass)?;
+            return Some(format!("backstay repo copy {}", copy.name));
+        };
         let name = &row.source;
         Some(match row.status.concerns.first()? {
             Concern::Broken { .. } | Concern::MarkFaults { .. } => format!("backstay check {name}"),

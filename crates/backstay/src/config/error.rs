@@ -27,6 +27,8 @@ pub enum ConfigError {
     TwoKeySources { origin: Origin, first: &'static str, second: &'static str },
     #[error("there is no source named `{name}` in {}", path.display())]
     NoSuchSource { path: PathBuf, name: SourceName, have: Vec<SourceName> },
+    #[error("there is no copy named `{name}` in {}", path.display())]
+    NoSuchCopy { path: PathBuf, name: String, have: Vec<String> },
     #[error("there are no access keys for the repository's bucket")]
     NoAccessKeys { provider: Provider },
     #[error("the credentials in {} {what}", path.display())]
@@ -60,7 +62,7 @@ impl Kinded for ConfigError {
                 Kind::Unavailable => Kind::Config,
                 kind => kind,
             },
-            ConfigError::NoSuchSource { .. } => Kind::Usage,
+            ConfigError::NoSuchSource { .. } | ConfigError::NoSuchCopy { .. } => Kind::Usage,
             ConfigError::BadValue { origin: Origin::Flag(_), .. } => Kind::Usage,
             ConfigError::Secret(error) => error.kind(),
             _ => Kind::Config,

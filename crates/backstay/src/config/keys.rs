@@ -49,6 +49,12 @@ pub const SOURCE_KEYS: &[&str] = &[
     "status.max_age",
 ];
 
+/// What may be set of a copy, below `copies.<name>`: how a repository is found and reached, and what it keeps.
+fn copy_keys() -> Vec<&'static str> {
+    let of_copy = |key: &&str| *key == "repository" || key.starts_with("store.") || key.starts_with("retention.");
+    KEYS.iter().copied().filter(of_copy).collect()
+}
+
 /// The variable that holds the key material itself.
 pub const KEY_VARIABLE: &str = "BACKSTAY_KEY";
 
@@ -84,7 +90,8 @@ pub enum Slot {
 /// What the file may have at `path`.
 pub fn slot(path: &[&str]) -> Slot {
     match path {
-        ["sources"] | ["sources", _] => Slot::Table,
+        ["sources"] | ["sources", _] | ["copies"] | ["copies", _] => Slot::Table,
+        ["copies", _, below @ ..] => slot_in(&copy_keys(), below),
         ["sources", _, below @ ..] => slot_in(SOURCE_KEYS, below),
         _ => slot_in(KEYS, path),
     }
@@ -102,12 +109,14 @@ fn slot_in(keys: &[&str], path: &[&str]) -> Slot {
 /// The setting that was most likely meant by an unknown `path`, as a full dotted name.
 pub fn suggest(path: &[&str]) -> Option<String> {
     let (prefix, keys, below) = match path {
-        ["sources", name, below @ ..] if !below.is_empty() => (format!("sources.{name}."), SOURCE_KEYS, below),
-        _ => (String::new(), KEYS, path),
+        ["sources", name, below @ ..] if !below.is_empty() => (format!("sources.{name}."), SOURCE_KEYS.to_vec(), below),
+        ["copies", name, below @ ..] if !below.is_empty() => (format!("copies.{name}."), copy_keys(), below),
+        _ => (String::new(), KEYS.to_vec(), path),
     };
     let typed = below.join(".");
     let leaf = *below.last()?;
-    let sections = keys.iter().filter_map(|key| key.split_once('.').map(|(section, _)| section)).chain(["sources"]);
+    let sections =
+        keys.iter().filter_map(|key| key.split_once('.').map(|(section, _)| section)).chain(["sources", "copies"]);
     let near = |a: &str, b: &str| Some(distance(a, b)).filter(|d| *d <= (a.chars().count() / 3).max(1));
     let whole = keys.iter().copied().chain(sections).filter_map(|key| Some((near(&typed, key)?, key)));
     // A key in the wrong table is as common as a misspelt one.

@@ -11,6 +11,7 @@
 
 pub mod aws;
 pub mod azure;
+pub mod copies;
 pub mod error;
 pub mod gcs;
 pub mod keys;

@@ -64,6 +64,8 @@ pub struct RawConfig {
     leaves: BTreeMap<String, Leaf>,
     /// Where each source was opened, so that one without a path can be pointed at.
     pub sources: BTreeMap<String, Place>,
+    /// The same of each copy.
+    pub copies: BTreeMap<String, Place>,
 }
 
 impl RawConfig {
@@ -78,6 +80,14 @@ impl RawConfig {
 
     pub fn get(&self, key: &str) -> Option<&Leaf> {
         self.leaves.get(key)
+    }
+
+    /// What is said of one copy, as if it stood at the top of a file of its own. Nothing is inherited: the way
+    /// into one bucket is not the way into another.
+    pub fn of_copy(&self, name: &str) -> Self {
+        let prefix = format!("copies.{name}.");
+        let own = self.leaves.iter().filter_map(|(key, leaf)| Some((key.strip_prefix(&prefix)?, leaf)));
+        Self { leaves: own.map(|(key, leaf)| (key.to_owned(), leaf.clone())).collect(), ..Self::default() }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Leaf)> {
@@ -149,8 +159,10 @@ impl Walk<'_> {
                     return Err(ConfigError::UnknownKey { at, key: dotted, meant: keys::suggest(path) });
                 }
                 (Slot::Table, Some(inner)) => {
-                    if let ["sources", source] = path.as_slice() {
-                        raw.sources.insert((*source).to_owned(), at);
+                    match path.as_slice() {
+                        ["sources", source] => drop(raw.sources.insert((*source).to_owned(), at)),
+                        ["copies", copy] => drop(raw.copies.insert((*copy).to_owned(), at)),
+                        _ => {}
                     }
                     self.table(raw, path, inner)?;
                 }

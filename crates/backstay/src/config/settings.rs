@@ -1,5 +1,6 @@
 //! What the program may know: every value typed, every path absolute, every origin remembered.
 
+use super::copies::{self, CopyName, CopySettings};
 use super::error::ConfigError;
 use super::origin::Origin;
 use super::raw::{RawConfig, Written};
@@ -31,6 +32,9 @@ pub struct Settings {
     /// What holds for a source that says nothing else.
     pub general: Policy,
     pub sources: BTreeMap<SourceName, SourceSettings>,
+    pub copies: BTreeMap<CopyName, CopySettings>,
+    /// The copy that these settings show in the place of the repository.
+    pub standing_in: Option<CopyName>,
     shown: Vec<Shown>,
 }
 
@@ -170,6 +174,8 @@ pub fn build(raw: &RawConfig, file: &Path, working_dir: &Path) -> Result<Setting
         limits: reader.limits()?,
         general: Below { reader: &reader, source: None }.policy()?,
         sources,
+        copies: copies::read(raw, &reader)?,
+        standing_in: None,
         shown: reader.shown(),
     })
 }
@@ -190,7 +196,15 @@ impl<'a> Reader<'a> {
         self.get(key).ok_or_else(|| ConfigError::Missing { path: self.file.to_owned(), key: key.to_owned() })
     }
 
-    fn repository(&self) -> Result<RepositoryLocation, ConfigError> {
+    /// The same folders over other leaves.
+    pub(super) fn over<'b>(&self, raw: &'b RawConfig) -> Reader<'b>
+    where
+        'a: 'b,
+    {
+        Reader { raw, ..*self }
+    }
+
+    pub(super) fn repository(&self) -> Result<RepositoryLocation, ConfigError> {
         let named = self.must("repository")?;
         let wanted = "a folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://ACCOUNT/CONTAINER/PREFIX";
         let text = named.text(wanted)?;

@@ -30,6 +30,10 @@ impl From<ConfigError> for Diagnostic {
                 plain.hint("Keep one of the two; `backstay config show --origin` says where each is set.")
             }
             ConfigError::NoSuchSource { have, name, .. } => no_such_source(plain, name.as_str(), have),
+            ConfigError::NoSuchCopy { have, .. } if have.is_empty() => {
+                plain.hint("Add a table such as `[copies.offsite]` with a `repository` to backstay.toml.")
+            }
+            ConfigError::NoSuchCopy { have, .. } => plain.hint(format!("Name one of these: `{}`.", have.join("`, `"))),
             ConfigError::NoAccessKeys { provider } => plain
                 .hint(match provider {
                     Provider::S3 => {

@@ -49,6 +49,13 @@ impl Diagnostic {
         self
     }
 
+    /// What went wrong and why, for a row among others.
+    pub fn in_one_line(&self) -> String {
+        let mut line = self.what.clone();
+        self.because.iter().for_each(|cause| line += &format!(": {cause}"));
+        line
+    }
+
     pub fn exit(&self) -> u8 {
         self.kind.meaning().exit
     }

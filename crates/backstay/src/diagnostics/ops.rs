@@ -60,6 +60,12 @@ impl From<OpsError> for Diagnostic {
             OpsError::Unpack { path, .. } => {
                 plain.hint(format!("Try it with `gzip -t {}`; without the program, `apt-get install gzip`.", path.display()))
             }
+            OpsError::NotACopy { .. } => plain
+                .hint("Nothing was written there; correct `repository` of the copy, or name an empty place.")
+                .hint("Run `backstay config show --origin` to see where it is set."),
+            OpsError::CopyRivals { .. } => plain
+                .hint("Nothing was written there; somebody backed up into the copy, or the original was put back to an older state.")
+                .hint("Run `backstay list` on both, and copy to an empty place if both histories matter."),
             OpsError::Cancelled => Diagnostic::cancelled(),
         }
     }

@@ -117,8 +117,19 @@ fn of_sources_and_of_writing_the_configuration() {
         name: name("shp"),
         have: have.iter().map(|text| name(text)).collect(),
     };
-    let errors =
-        vec![none(&["shop", "other"]), none(&["customers", "orders"]), none(&[]), ConfigError::Exists { path: file() }];
+    let no_copy = |have: &[&str]| ConfigError::NoSuchCopy {
+        path: file(),
+        name: "usb".to_owned(),
+        have: have.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    let errors = vec![
+        none(&["shop", "other"]),
+        none(&["customers", "orders"]),
+        none(&[]),
+        no_copy(&["offsite", "nas"]),
+        no_copy(&[]),
+        ConfigError::Exists { path: file() },
+    ];
     insta::assert_snapshot!(rendered(errors.into_iter().map(Diagnostic::from).collect()), @r#"
     [2 usage] error: there is no source named `shp` in backstay.toml
       fix  Did you mean `shop`? Run `backstay config show` to see all of them.
@@ -128,6 +139,12 @@ fn of_sources_and_of_writing_the_configuration() {
 
     [2 usage] error: there is no source named `shp` in backstay.toml
       fix  Add a table `[sources.shp]` with the `path` of the database.
+
+    [2 usage] error: there is no copy named `usb` in backstay.toml
+      fix  Name one of these: `offsite`, `nas`.
+
+    [2 usage] error: there is no copy named `usb` in backstay.toml
+      fix  Add a table such as `[copies.offsite]` with a `repository` to backstay.toml.
 
     [5 conflict] error: backstay.toml exists already
       fix  Nothing was changed; run `backstay status` to see what is protected already.

@@ -3,7 +3,8 @@ use crate::diagnostics::tests::rendered;
 use backstay_format::Corrupt;
 use backstay_model::backup::Exhausted;
 use backstay_model::catalog::NoPoint;
-use backstay_model::{ByteLen, Digest, Moment, ObjectId, SignerKey};
+use backstay_model::copies::Rivals;
+use backstay_model::{ByteLen, Digest, Moment, ObjectId, Sequence, SignerKey};
 use backstay_ops::OpsError;
 use backstay_ops::disk::PathError;
 use backstay_ops::trust::TrustError;
@@ -27,6 +28,7 @@ fn of_operations() {
     let key = || PathBuf::from("backstay.key");
     let source = io::Error::new(io::ErrorKind::PermissionDenied, "permission denied");
     let (needed, free) = (ByteLen::new(5000), ByteLen::new(10));
+    let rivals = Rivals { sequence: Sequence::new(3), copy: id(1), original: Some(id(2)) };
     insta::assert_snapshot!(all(vec![
         OpsError::Repo(RepoError::NoIdentity),
         OpsError::Path(PathError { op: "create", path: path(), source }),
@@ -34,7 +36,7 @@ fn of_operations() {
         OpsError::Exhausted(Exhausted),
         OpsError::Busy { source_name: source_name.clone(), pid: Some(17) },
         OpsError::NotEnrolled { role: "a writer" },
-        OpsError::Rival { source_name, rival: id(2) },
+        OpsError::Rival { source_name: source_name.clone(), rival: id(2) },
         OpsError::BaseVanished { manifest: id(1) },
         OpsError::RootMismatch { wanted: Digest::ZERO, found: Digest::from_bytes([1; 32]) },
         OpsError::TargetExists { path: path() },
@@ -48,6 +50,8 @@ fn of_operations() {
         OpsError::KeyLacks { path: key(), what: "master identity" },
         OpsError::OutgrownKey { path: key() },
         OpsError::KeysChanged,
+        OpsError::NotACopy { store: "local folder /mnt/copy".to_owned(), why: "it holds another".to_owned() },
+        OpsError::CopyRivals { source_name: source_name.clone(), rivals },
         OpsError::Cancelled,
     ]));
 }

@@ -1,0 +1,89 @@
+use super::*;
+use crate::catalog::{MarkKind, Quality};
+use crate::{BranchNo, ByteLen, Position};
+
+const DAY: i64 = 86_400_000;
+const NOW: i64 = 1_795_000_000_000;
+
+fn at(millis: i64) -> Moment {
+    Moment::from_millis(millis).expect("in range")
+}
+
+fn id(n: u8) -> ObjectId {
+    ObjectId::from_bytes([n; 16])
+}
+
+/// Number n, so many days old.
+fn snapshot(n: u8, days: i64) -> Snapshot {
+    Snapshot {
+        id: id(n),
+        sequence: Sequence::new(u64::from(n)),
+        digest: Digest::from_bytes([n; 32]),
+        previous: Digest::ZERO,
+        branch: BranchNo::FIRST,
+        position: Position::new(u64::from(n)),
+        taken: at(NOW - days * DAY),
+        root: Digest::ZERO,
+        length: ByteLen::new(1),
+        added: ByteLen::new(1),
+        quality: Quality::Whole,
+        label: None,
+        keep: None,
+        marks: Vec::new(),
+        imported: false,
+    }
+}
+
+fn planned(original: &[Snapshot], copy: &[Snapshot], policy: RetentionPolicy) -> Result<CopyPlan, Rivals> {
+    let unverified = [(Sequence::new(9), id(9))];
+    plan(Sides { original, unverified: &unverified, copy }, &policy, at(NOW), &TimeZone::UTC)
+}
+
+#[test]
+fn what_the_copy_lacks_comes_oldest_first() {
+    let all = [snapshot(3, 1), snapshot(1, 3), snapshot(2, 2)];
+    let nothing = RetentionPolicy::default();
+    let missing = |copy: &[Snapshot]| planned(&all, copy, nothing).expect("a plan").missing;
+    assert_eq!(missing(&[]), [id(1), id(2), id(3)]);
+    assert_eq!(missing(&all[1..2]), [id(2), id(3)]);
+    assert_eq!(missing(&all), []);
+}
+
+#[test]
+fn what_the_copys_retention_freed_is_not_brought_back() {
+    let all = [snapshot(1, 3), snapshot(2, 2), snapshot(3, 1)];
+    let two = RetentionPolicy { last: 2, ..RetentionPolicy::default() };
+    let plan = planned(&all, &all[1..], two).expect("a plan");
+    assert_eq!((plan.missing, plan.left_out), (vec![], 1));
+    // And what it never had and would free at once is not sent at all.
+    let plan = planned(&all, &[], two).expect("a plan");
+    assert_eq!((plan.missing, plan.left_out), (vec![id(2), id(3)], 1));
+    // What is held stays, whatever the rules say.
+    let mut held = all.to_vec();
+    held[0].marks.push(MarkKind::Pinned);
+    assert_eq!(planned(&held, &held[1..], two).expect("a plan").missing, [id(1)]);
+}
+
+#[test]
+fn a_copy_may_keep_what_the_original_freed() {
+    let all = [snapshot(1, 3), snapshot(2, 2), snapshot(3, 1)];
+    let plan = planned(&all[2..], &all[..2], RetentionPolicy::default()).expect("a plan");
+    assert_eq!((plan.missing, plan.only_there), (vec![id(3)], 2));
+}
+
+#[test]
+fn a_history_that_cannot_be_the_originals_is_a_rival() {
+    let all = [snapshot(1, 3), snapshot(2, 2)];
+    let nothing = RetentionPolicy::default();
+    let mut other = snapshot(2, 2);
+    other.id = id(7);
+    let rivals = planned(&all, &[other], nothing).expect_err("another snapshot has its number");
+    assert_eq!((rivals.copy, rivals.original), (id(7), Some(id(2))));
+    let mut changed = snapshot(2, 2);
+    changed.digest = Digest::ZERO;
+    assert!(planned(&all, &[changed], nothing).is_err(), "the same name over other bytes");
+    let rivals = planned(&all, &[snapshot(10, 1)], nothing).expect_err("newer than the original");
+    assert_eq!((rivals.copy, rivals.original), (id(10), None));
+    assert!(planned(&all, &[snapshot(9, 1)], nothing).is_ok(), "here it stands and cannot be verified");
+    assert!(planned(&[], &[], nothing).is_ok());
+}
