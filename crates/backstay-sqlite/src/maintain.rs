@@ -88,7 +88,11 @@ impl Maintenance {
     /// Asks SQLite whether the file is sound.
     pub fn integrity(&self) -> Result<IntegrityAnswer, SqliteError> {
         let conn = self.database.conn();
-        let problems = problems(&conn).map_err(|error| self.say_who(error))?;
+        let problems = match problems(&conn).map_err(|error| self.say_who(error)) {
+            // Too damaged even for the check to come to its end.
+            Err(SqliteError::Malformed { reason, .. }) => vec![reason],
+            other => other?,
+        };
         Ok(match problems.as_slice() {
             [ok] if ok == "ok" => IntegrityAnswer::Ok,
             _ => {
