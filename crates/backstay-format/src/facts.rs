@@ -6,8 +6,8 @@
 use crate::{Corrupt, layout, tree};
 use backstay_model::catalog::{Keep, MarkKind, Quality};
 use backstay_model::{
-    BranchNo, ByteLen, Digest, FingerprintKeyId, Label, Moment, ObjectId, Position, RepoId, SignerKey, SourceName,
-    UnitSize,
+    BranchNo, ByteLen, Digest, FingerprintKeyId, Label, Moment, ObjectId, Position, RepoId, Sequence, SignerKey,
+    SourceName, StreamId, Tx, UnitSize,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -97,6 +97,79 @@ pub struct Manifest {
     pub label: Option<Label>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<Keep>,
+    /// Where the log goes on from this snapshot, if the source is followed from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub following: Option<Following>,
+}
+
+/// A snapshot that following begins with: the log's first commit after it is right after its state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Following {
+    pub stream: StreamId,
+    /// The first object of the stream that can have commits after this snapshot.
+    pub sequence: Sequence,
+    /// The number of the snapshot's own state.
+    pub tx: Tx,
+    /// Present if commits before this snapshot may be missing from every log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync: Option<Resync>,
+}
+
+/// A recorded gap: nothing between the last commit of the log before and the snapshot can be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resync {
+    pub reason: String,
+    /// The last state before the gap.
+    pub after: Tx,
+    /// When that state was committed.
+    pub since: Moment,
+}
+
+/// The plain facts of a log object, `data/log/<stream>/<n>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    pub stream: StreamId,
+    /// One for each source whose commits are in it, in the order of their numbers in the records.
+    pub spans: Vec<Span>,
+    /// The stream ends with this object; what follows it is here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<StreamId>,
+}
+
+/// The commits of one source in a log object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    pub source: SourceName,
+    pub branch: BranchNo,
+    pub after: After,
+    /// The states its first and its last record lead to.
+    pub first: Tx,
+    pub last: Tx,
+    /// When they were committed.
+    pub from: Moment,
+    pub to: Moment,
+    /// The last commit goes on in the stream's next object, and counts only when it is whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfinished: bool,
+}
+
+impl Span {
+    /// The last state that this object completes; `None` if it only holds a part of one commit.
+    pub fn completes(&self) -> Option<Tx> {
+        if !self.unfinished {
+            return Some(self.last);
+        }
+        let before = self.last.get().checked_sub(1).map(Tx::new)?;
+        (before >= self.first).then_some(before)
+    }
+}
+
+/// What a span's first record comes right after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum After {
+    Snapshot(ObjectId),
+    Log { stream: StreamId, sequence: Sequence, digest: Digest },
 }
 
 fn is_not(flag: &bool) -> bool {

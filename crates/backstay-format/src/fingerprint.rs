@@ -29,6 +29,7 @@ impl std::fmt::Debug for FingerprintKey {
 
 const UNIT_CONTEXT: &str = "backstay v1 unit fingerprint";
 const ROOT_CONTEXT: &str = "backstay v1 logical root digest";
+const COMMIT_CONTEXT: &str = "backstay v1 log commit digest";
 
 impl FingerprintKey {
     pub fn new(id: FingerprintKeyId, secret: [u8; 32]) -> Self {
@@ -48,6 +49,46 @@ impl FingerprintKey {
     pub fn root(&self) -> RootHasher {
         let key = blake3::derive_key(ROOT_CONTEXT, &self.secret);
         RootHasher { inner: blake3::Hasher::new_keyed(&key) }
+    }
+}
+
+impl FingerprintKey {
+    /// The working form for the chain of a log.
+    pub fn commits(&self) -> CommitHasher {
+        CommitHasher { key: blake3::derive_key(COMMIT_CONTEXT, &self.secret) }
+    }
+}
+
+/// Digests what a log says, commit after commit: each digest stands for everything since the snapshot.
+#[derive(Clone)]
+pub struct CommitHasher {
+    key: [u8; 32],
+}
+
+impl CommitHasher {
+    /// Begins the digest of one record, after the digest of the one before it (or the snapshot's root).
+    pub fn record(&self, previous: &Digest, record: &crate::log::Record) -> RecordHasher {
+        let mut inner = blake3::Hasher::new_keyed(&self.key);
+        inner.update(previous.as_bytes()).update(&record.tx.get().to_le_bytes());
+        inner.update(&record.time.as_millis().to_le_bytes()).update(&[record.part as u8]);
+        inner.update(&record.page_size.get().to_le_bytes()).update(&record.page_count.to_le_bytes());
+        inner.update(&(record.pages.len() as u32).to_le_bytes());
+        RecordHasher { inner }
+    }
+}
+
+/// Takes the pages of a record in their order.
+pub struct RecordHasher {
+    inner: blake3::Hasher,
+}
+
+impl RecordHasher {
+    pub fn page(&mut self, number: u32, bytes: &[u8]) {
+        self.inner.update(&number.to_le_bytes()).update(bytes);
+    }
+
+    pub fn finish(self) -> Digest {
+        Digest::from_bytes(*self.inner.finalize().as_bytes())
     }
 }
 

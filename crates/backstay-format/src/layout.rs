@@ -1,6 +1,6 @@
 //! Every offset of the repository's own formats, each derived from the one before it.
 //!
-//! `docs/formats/object.md`, `tree.md` and `manifest.md` print the same tables; a test compares them.
+//! `docs/formats/object.md`, `tree.md`, `manifest.md` and `log.md` print the same tables; a test compares them.
 
 /// One field of a fixed structure, as the spec page prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,18 @@ structure!(
 structure!(
     /// One unit in a pack's directory: its number in the stream and its fingerprint.
     unit { NUMBER: 8, FINGERPRINT: 16, } = 24
+);
+
+structure!(
+    /// The head of a log object's records.
+    log { RECORDS: 4, ZERO: 4, } = 8
+);
+
+structure!(
+    /// One commit of a log object, or a part of one; the numbers of its pages follow, four bytes each.
+    commit {
+        SPAN: 2, PART: 1, ZERO: 1, PAGES: 4, PAGE_SIZE: 4, PAGE_COUNT: 4, TX: 8, TIME: 8, DIGEST: 32,
+    } = 64
 );
 
 /// Begins every object: a high bit, a name, and the line endings that text transfers mangle.

@@ -11,6 +11,7 @@ mod error;
 pub mod facts;
 pub mod fingerprint;
 pub mod layout;
+pub mod log;
 pub mod object;
 pub mod sqlite;
 pub mod table;

@@ -76,6 +76,10 @@ id!(
     RepoId, 16
 );
 id!(
+    /// A log: the commits one run of a follower ships, object after object.
+    StreamId, 16
+);
+id!(
     /// One object in the store, and for a manifest the snapshot itself.
     ObjectId, 16
 );

@@ -18,10 +18,10 @@ pub mod space;
 pub mod status;
 pub mod verdict;
 
-pub use id::{Digest, FingerprintKeyId, ObjectId, RepoId, SignerKey};
+pub use id::{Digest, FingerprintKeyId, ObjectId, RepoId, SignerKey, StreamId};
 pub use kind::{Kind, Kinded};
 pub use moment::Moment;
 pub use name::{Label, SourceName};
-pub use number::{BranchNo, ByteLen, PageNo, PageSize, Position, Sequence, UnitSize};
+pub use number::{BranchNo, ByteLen, PageNo, PageSize, Position, Sequence, Tx, UnitSize};
 pub use seams::{Clock, Random};
 pub use verdict::Verdict;

@@ -32,6 +32,10 @@ counter!(
     Sequence, first = 1
 );
 counter!(
+    /// A state of a followed source: goes up by one with each commit of a branch, and is never used twice.
+    Tx, first = 0
+);
+counter!(
     /// One line of a source's history.
     BranchNo, first = 0
 );

@@ -195,6 +195,7 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
         imported: purpose != Purpose::Live,
         label: request.label.clone(),
         keep: request.keep,
+        following: None,
     };
     let draft = Draft {
         id,

@@ -26,20 +26,28 @@ fn again<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<Vec<u8>, Corru
     parse::<T>("a fact", bytes).map(|facts| encode(&facts))
 }
 
-const TYPES: [(&str, Check); 9] = [
+const TYPES: [(&str, Check); 10] = [
     ("Conf", again::<Conf>),
     ("Enrolment", again::<Enrolment>),
     ("Branch", again::<Branch>),
     ("Manifest", again::<Manifest>),
     ("SealedManifest", again::<SealedManifest>),
+    ("Log", again::<Log>),
     ("Mark", again::<Mark>),
     ("Audit", again::<Audit>),
     ("Prune", again::<Prune>),
     ("Lease", again::<Lease>),
 ];
 
-const OPTIONAL: [(&str, &str); 5] =
-    [("Conf", "older"), ("Conf", "recipients"), ("Branch", "parent"), ("Manifest", "label"), ("Manifest", "keep")];
+const OPTIONAL: [(&str, &str); 7] = [
+    ("Conf", "older"),
+    ("Conf", "recipients"),
+    ("Branch", "parent"),
+    ("Manifest", "label"),
+    ("Manifest", "keep"),
+    ("Manifest", "following"),
+    ("Log", "next"),
+];
 
 fn canonical(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).expect("a value is JSON")

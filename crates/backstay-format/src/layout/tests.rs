@@ -3,10 +3,11 @@ use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 const LAYOUT: &str = include_str!("../layout.rs");
-const PAGES: [&str; 3] = [
+const PAGES: [&str; 4] = [
     include_str!("../../../../docs/formats/object.md"),
     include_str!("../../../../docs/formats/manifest.md"),
     include_str!("../../../../docs/formats/tree.md"),
+    include_str!("../../../../docs/formats/log.md"),
 ];
 
 type Rows = Vec<(String, usize, usize)>;
@@ -25,6 +26,8 @@ fn in_code() -> BTreeMap<String, (usize, Rows)> {
         ("child", child::LEN, child::FIELDS),
         ("directory", directory::LEN, directory::FIELDS),
         ("unit", unit::LEN, unit::FIELDS),
+        ("log", log::LEN, log::FIELDS),
+        ("commit", commit::LEN, commit::FIELDS),
     ];
     let rows = |fields: &[Field]| {
         fields.iter().map(|f| (f.name.trim_end_matches('_').to_lowercase(), f.offset, f.len)).collect()

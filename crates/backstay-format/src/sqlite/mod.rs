@@ -11,7 +11,7 @@ pub mod wal;
 pub mod walk;
 
 pub use header::{AutoVacuum, DatabaseHeader, HeaderError, TextEncoding, WriteFormat};
-pub use wal::{Checksum, Committed, FrameMap, Salts, WalError, WalHeader, WalPin};
+pub use wal::{Checksum, Committed, FrameMap, Salts, Tail, TailCommit, WalError, WalHeader, WalPin, WalPlace};
 
 /// Where SQLite keeps its lock bytes. The page that contains this byte is never used for data.
 pub const LOCK_BYTE: u64 = 0x4000_0000;

@@ -269,6 +269,70 @@ pub fn map_pinned(reader: impl Read, pin: &WalPin) -> Result<FrameMap, WalError>
     Ok(sorted(found, latest))
 }
 
+/// The end of a verified frame: from here the chain of checksums goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalPlace {
+    pub header: WalHeader,
+    pub frames: u32,
+    /// The running checksum after frame `frames`.
+    pub checksum: Checksum,
+}
+
+impl WalPlace {
+    /// Before the first frame.
+    pub fn begin(header: WalHeader) -> Self {
+        Self { header, frames: 0, checksum: header.checksum }
+    }
+
+    /// Where in the file the next frame begins.
+    pub fn offset(&self) -> u64 {
+        let frame = FRAME_HEADER_LEN as u64 + self.header.page_size.bytes();
+        HEADER_LEN as u64 + u64::from(self.frames) * frame
+    }
+}
+
+/// A transaction in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TailCommit {
+    /// Its first and its last frame.
+    pub first: u32,
+    pub last: u32,
+    /// Of the database after it, in pages.
+    pub page_count: u32,
+}
+
+/// What was committed behind a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tail {
+    pub commits: Vec<TailCommit>,
+    /// The end of the last commit.
+    pub end: WalPlace,
+}
+
+/// Reads on from a verified place up to the last valid commit, or up to frame `to` if that comes
+/// first. `reader` stands at the offset of the place. Every valid frame is handed to `take` with its
+/// number and its page, also those behind the last commit: what no commit covers must be thrown away.
+pub fn read_on(
+    reader: impl Read,
+    from: &WalPlace,
+    to: Option<u32>,
+    take: &mut dyn FnMut(u32, u32, &[u8]) -> io::Result<()>,
+) -> Result<Tail, WalError> {
+    let page = vec![0; from.header.page_size.get() as usize];
+    let mut frames = Frames { reader, header: from.header, checksum: from.checksum, number: from.frames, page };
+    let mut tail = Tail { commits: Vec::new(), end: *from };
+    while to.is_none_or(|to| frames.number < to) {
+        let Some(frame) = frames.next()? else { break };
+        take(frames.number, frame.page, &frames.page)?;
+        if frame.commit != 0 {
+            let first = tail.end.frames.saturating_add(1);
+            tail.commits.push(TailCommit { first, last: frames.number, page_count: frame.commit });
+            tail.end = WalPlace { header: from.header, frames: frames.number, checksum: frames.checksum };
+        }
+    }
+    Ok(tail)
+}
+
 /// Maps a log up to its last valid commit, as SQLite's own recovery does; `None` when no commit is
 /// in it. A log shorter than its header, or whose header is not valid, holds nothing either.
 pub fn map_committed(reader: impl Read) -> Result<Option<Committed>, WalError> {

@@ -3,7 +3,8 @@
 
 mod samples;
 
-use backstay_format::facts::{self, Manifest, Stream};
+use backstay_format::facts::{self, Log, Manifest, Stream};
+use backstay_format::log;
 use backstay_format::object::Object;
 use backstay_format::table::Table;
 use backstay_format::tree::{Leaf, Node};
@@ -39,6 +40,8 @@ fn this_build_reads_the_bytes_of_version_1() {
     assert_eq!(directory::parse(&golden("directory.bin")), Ok(samples::directory()));
     assert_eq!(facts::parse::<Manifest>("facts", &golden("facts.bin")), Ok(samples::manifest_facts()));
     assert_eq!(facts::parse::<Stream>("facts", &golden("stream.bin")), Ok(samples::stream()));
+    assert_eq!(facts::parse::<Log>("facts", &golden("log-facts.bin")), Ok(samples::log_facts()));
+    assert_eq!(log::parse(&golden("records.bin")), Ok(samples::records()));
     assert!(Header::parse(&golden("header.bin")).is_ok());
     let manifest = golden("manifest.bin");
     let object = Object::parse(&manifest).expect("a whole manifest");
@@ -48,7 +51,7 @@ fn this_build_reads_the_bytes_of_version_1() {
         object.frames.iter().map(|f| object.frame(f)).collect::<Vec<_>>(),
         [Ok(&b"sealed facts"[..]), Ok(&b"sealed root"[..])]
     );
-    for name in ["conf.bin", "mark.bin", "pack.bin"] {
+    for name in ["conf.bin", "mark.bin", "pack.bin", "log.bin"] {
         assert!(Object::parse(&golden(name)).is_ok(), "{name}");
     }
 }

@@ -1,19 +1,22 @@
 //! One value of each structure, always the same: what the golden files hold.
 
 use backstay_format::directory::{self, Holding};
-use backstay_format::facts::{self, Engine, Manifest, Stream};
+use backstay_format::facts::{self, After, Engine, Log, Manifest, Span, Stream};
+use backstay_format::log::{self, Part, Record};
 use backstay_format::object::{Builder, Digest, FramePlace, Seal, Signed};
 use backstay_format::table::{Reference, Table};
 use backstay_format::tree::{Leaf, Node, NodeRef, Run};
 use backstay_format::{Fingerprint, Header, ObjectType};
 use backstay_model::catalog::{Keep, Quality};
-use backstay_model::{BranchNo, ByteLen, Moment, ObjectId, Position, RepoId, Sequence, SignerKey};
+use backstay_model::{
+    BranchNo, ByteLen, Moment, ObjectId, PageSize, Position, RepoId, Sequence, SignerKey, StreamId, Tx,
+};
 
 pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/v1");
 
 fn header(kind: ObjectType) -> Header {
     let mut header = Header::new(kind, RepoId::from_bytes([0x5e; 16]), ObjectId::from_bytes([0x0b; 16]));
-    if matches!(kind, ObjectType::Pack | ObjectType::Manifest) {
+    if matches!(kind, ObjectType::Pack | ObjectType::Manifest | ObjectType::Log) {
         header.seal = Some(Seal { salt: [0x5a; 32], commitment: [0xc0; 32], wrap: b"a wrapped data key".to_vec() });
     }
     if kind != ObjectType::Pack {
@@ -56,6 +59,7 @@ pub fn manifest_facts() -> Manifest {
         imported: false,
         label: Some("vor Änderung 2".parse().expect("a legal label")),
         keep: Some(Keep::ForEver),
+        following: None,
     }
 }
 
@@ -100,6 +104,35 @@ pub fn stream() -> Stream {
     Stream { name: "main".to_owned(), unit: 4096, length: ByteLen::new(1), levels: 0 }
 }
 
+pub fn log_facts() -> Log {
+    let moment = |ms: i64| Moment::from_millis(1_795_000_000_123 + ms).expect("in range");
+    let span = Span {
+        source: "shop".parse().expect("a legal name"),
+        branch: BranchNo::new(2),
+        after: After::Snapshot(ObjectId::from_bytes([0x0b; 16])),
+        first: Tx::new(7),
+        last: Tx::new(8),
+        from: moment(0),
+        to: moment(1),
+        unfinished: true,
+    };
+    Log { stream: StreamId::from_bytes([0x1e; 16]), spans: vec![span], next: None }
+}
+
+pub fn records() -> Vec<Record> {
+    let record = |part, tx, pages| Record {
+        span: 0,
+        part,
+        page_size: PageSize::try_from(65_536).expect("a page size"),
+        page_count: 9,
+        tx: Tx::new(tx),
+        time: Moment::from_millis(1_795_000_000_123).expect("in range"),
+        digest: Digest::from_bytes([0xd1; 32]),
+        pages,
+    };
+    vec![record(Part::Whole, 7, vec![1, 9]), record(Part::First, 8, vec![2])]
+}
+
 /// Every golden file by name, as this build writes it.
 pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     let (facts, table) = (facts::encode(&manifest_facts()), table().encode());
@@ -114,6 +147,9 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("table.bin", table),
         ("leaf.bin", leaf().encode()),
         ("node.bin", node().encode()),
+        ("log.bin", object(ObjectType::Log, &facts::encode(&log_facts()), b"", &[b"sealed images", b"sealed records"])),
+        ("log-facts.bin", facts::encode(&log_facts())),
+        ("records.bin", log::encode(&records())),
         ("directory.bin", directory::encode(&directory())),
     ]
 }

@@ -3,7 +3,7 @@
 
 use super::Target;
 use backstay_format::facts::{
-    self, Audit, Branch, Conf, Enrolment, Lease, Manifest, Mark, Prune, SealedManifest, Stream,
+    self, Audit, Branch, Conf, Enrolment, Lease, Log, Manifest, Mark, Prune, SealedManifest, Stream,
 };
 use backstay_format::layout::header;
 use backstay_format::object::{Front, Object};
@@ -12,7 +12,7 @@ use backstay_format::sqlite::walk::{PageSource, Walker};
 use backstay_format::sqlite::{guess, header::DatabaseHeader, wal};
 use backstay_format::table::Table;
 use backstay_format::tree::{Leaf, Node};
-use backstay_format::{Header, directory};
+use backstay_format::{FramePlace, Header, directory, log};
 use backstay_model::{ByteLen, Label, Moment, RepoId, SourceName};
 use backstay_store::Key;
 use backstay_store::keyfile::KeyFile;
@@ -29,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "leaf", run: leaf },
     Target { name: "node", run: node },
     Target { name: "directory", run: pack_directory },
+    Target { name: "log-records", run: log_records },
     Target { name: "facts", run: every_facts },
     Target { name: "key-file", run: key_file },
     Target { name: "store-key", run: store_key },
@@ -121,6 +122,20 @@ fn pack_directory(bytes: &[u8]) {
     }
 }
 
+/// The images of what was read fit frames of their sizes, and no others.
+fn log_records(bytes: &[u8]) {
+    let Ok(records) = log::parse(bytes) else { return };
+    assert_eq!(log::encode(&records), bytes);
+    let sizes: Vec<u32> = records.iter().flat_map(|r| r.pages.iter().map(|_| r.page_size.get())).collect();
+    let frame = |raw| FramePlace { frame: 0, offset: 0, stored: 0, raw };
+    let mut frames: Vec<FramePlace> = sizes.iter().map(|size| frame(*size)).collect();
+    frames.push(frame(0));
+    let laid = log::layout_of(&records, &frames).expect("each image in a frame of its own");
+    assert_eq!(laid.len(), sizes.len());
+    frames.push(frame(512));
+    assert!(log::layout_of(&records, &frames).is_err());
+}
+
 /// What is read as facts is written in one canonical way, which reads as the same facts.
 fn every_facts(bytes: &[u8]) {
     fn each<T: DeserializeOwned + Serialize>(bytes: &[u8]) {
@@ -134,6 +149,7 @@ fn every_facts(bytes: &[u8]) {
     each::<Manifest>(bytes);
     each::<SealedManifest>(bytes);
     each::<Stream>(bytes);
+    each::<Log>(bytes);
     each::<Mark>(bytes);
     each::<Audit>(bytes);
     each::<Prune>(bytes);
@@ -209,6 +225,11 @@ fn sqlite_wal(bytes: &[u8]) {
     };
     let pinned = wal::map_pinned(bytes, &pin).expect("the log was walked a moment ago");
     assert_eq!(pinned, found.map);
+    let begin = wal::WalPlace::begin(header);
+    let behind = bytes.get(wal::HEADER_LEN..).unwrap_or_default();
+    let tail = wal::read_on(behind, &begin, None, &mut |_, _, _| Ok(())).expect("memory can be read");
+    assert_eq!((tail.end.frames, tail.end.checksum), (found.frames, found.checksum));
+    assert_eq!(tail.commits.last().map(|commit| commit.page_count), Some(found.page_count));
 }
 
 /// A file in memory, its last page filled up with zeros.

@@ -164,3 +164,49 @@ fn any_cut_stops_at_the_last_whole_commit() {
         }
     }
 }
+
+/// The frames `read_on` hands out, and what it finds.
+fn tail(log: &[u8], from: &WalPlace, to: Option<u32>) -> (Vec<(u32, u32, u8)>, Tail) {
+    let mut taken = Vec::new();
+    let behind = log.get(from.offset() as usize..).unwrap_or_default();
+    let tail = read_on(behind, from, to, &mut |number, page, bytes| {
+        taken.push((number, page, bytes[0]));
+        Ok(())
+    });
+    (taken, tail.unwrap())
+}
+
+#[test]
+fn reading_on_gives_each_commit_once_from_any_place() {
+    for order in [ByteOrder::Little, ByteOrder::Big] {
+        let log = sample(order).frame(3, 0, 4).frame(1, 4, 5).frame(9, 0, 6);
+        let begin = WalPlace::begin(WalHeader::parse(&log.bytes).unwrap());
+        let (taken, all) = tail(&log.bytes, &begin, None);
+        assert_eq!(taken.len(), 6, "frames of an open transaction are shown, and no commit covers them");
+        let commits: Vec<_> = all.commits.iter().map(|c| (c.first, c.last, c.page_count)).collect();
+        assert_eq!(commits, [(1, 2, 3), (3, 3, 3), (4, 5, 4)]);
+        assert_eq!(all.end.frames, 5);
+        let (_, first) = tail(&log.bytes, &begin, Some(2));
+        assert_eq!(first.commits.len(), 1);
+        let (taken, rest) = tail(&log.bytes, &first.end, None);
+        assert_eq!((taken[0], rest.commits.len(), rest.end), ((3, 2, 3), 2, all.end));
+        let (_, none) = tail(&log.bytes, &all.end, None);
+        assert_eq!((none.commits.len(), none.end), (0, all.end));
+    }
+}
+
+/// The same page at the same place, whole and with a valid checksum of its own generation.
+#[test]
+fn frames_of_another_generation_behind_the_place_are_not_read() {
+    let log = sample(ByteOrder::Little);
+    let begin = WalPlace::begin(WalHeader::parse(&log.bytes).unwrap());
+    let (_, first) = tail(&log.bytes, &begin, Some(2));
+    let other = Writer::begin(ByteOrder::Little, [2; 8]).frame(1, 0, 1).frame(2, 3, 2).frame(2, 3, 3);
+    let mut spliced = log.bytes.clone();
+    let at = first.end.offset() as usize;
+    spliced[at..].copy_from_slice(&other.bytes[at..]);
+    assert_eq!(tail(&spliced, &first.end, None).1.commits, []);
+    let mut chain = first.end;
+    chain.checksum.first ^= 1;
+    assert_eq!(tail(&log.bytes, &chain, None).1.commits, [], "another chain does not go on here");
+}
