@@ -20,6 +20,7 @@ use crate::open::{Database, Medium, sibling};
 use crate::pin::Placement;
 use crate::stamp::Stamp;
 use crate::stopwatch::millis_since;
+use crate::tail::LogCursor;
 use crate::view::View;
 use backstay_format::Fingerprint;
 use backstay_format::fingerprint::UnitHasher;
@@ -179,6 +180,14 @@ impl Capture {
     /// Reads the image; what lies past its end is zeros. May be called from several threads.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), SqliteError> {
         self.view().read(&self.database.conn, &self.database.path, offset, buf)
+    }
+
+    /// Where the captured state stands in the log, for whoever goes on from it; `None` unless it is in
+    /// WAL mode.
+    pub fn cursor(&self) -> Option<LogCursor> {
+        let facts = &self.look.facts;
+        let is_wal = facts.journal == JournalMode::Wal;
+        is_wal.then(|| LogCursor::of(self.look.index.as_ref(), facts.page_size, facts.page_count))
     }
 
     fn view(&self) -> &View {

@@ -67,6 +67,8 @@ pub enum SqliteError {
     TooSlow { op: &'static str, path: PathBuf, waited_ms: u64 },
     #[error("the write-ahead log of {path} grew by {grown} while it was read; {limit} is allowed")]
     LogGrew { path: PathBuf, grown: ByteLen, limit: ByteLen },
+    #[error("{path} is not in WAL mode")]
+    NotWal { path: PathBuf },
     #[error("{path} was moved or replaced by another file meanwhile")]
     Replaced { path: PathBuf },
     #[error("{path} could not be held still: {why}")]
@@ -111,7 +113,7 @@ impl Kinded for SqliteError {
             SqliteError::HotJournal { .. } | SqliteError::TooSlow { .. } | SqliteError::LogGrew { .. } => {
                 Kind::Unavailable
             }
-            SqliteError::ReadOnlyMount { .. } => Kind::Config,
+            SqliteError::ReadOnlyMount { .. } | SqliteError::NotWal { .. } => Kind::Config,
             SqliteError::Replaced { .. } | SqliteError::PinLost { .. } => Kind::Conflict,
             SqliteError::Wal { source: WalError::Io(e), .. } => Kind::of_io(e),
             SqliteError::Wal { .. } => Kind::Corrupt,

@@ -17,6 +17,7 @@ pub mod exclusive;
 pub mod facts;
 mod ffi;
 pub mod holders;
+mod images;
 mod look;
 pub mod maintain;
 mod medium;
@@ -28,6 +29,7 @@ pub mod sample;
 mod spool;
 mod stamp;
 mod stopwatch;
+pub mod tail;
 mod view;
 
 pub use as_is::{AsIs, AsIsReport, RawStream, capture_as_is};
@@ -38,7 +40,9 @@ pub use error::{PinLoss, SqliteError};
 pub use exclusive::{ExclusiveHold, take_exclusive};
 pub use facts::{FileIdentity, JournalMode, SourceFacts};
 pub use holders::{Holder, Holders, LockState, holders};
+pub use images::Images;
 pub use question::{
     Answers, Asking, ForeignKeys, ForeignKeysAnswer, Integrity, IntegrityAnswer, Questions, SchemaAnswer, SmokeState,
     question,
 };
+pub use tail::{Caught, Commit, Generation, LogCursor, Lost, Seen, Step, Tail, TailOptions};

@@ -16,7 +16,7 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 /// How much of a log is read at once.
-const LOG_BUFFER: usize = 256 * 1024;
+pub(crate) const LOG_BUFFER: usize = 256 * 1024;
 
 /// What a transaction shows.
 pub(crate) struct Look {
@@ -144,7 +144,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 /// Opens the log and proves that its first frames are those of the transaction.
-fn pinned_log(database: &Path, index: &IndexHeader) -> Result<Log, SqliteError> {
+pub(crate) fn pinned_log(database: &Path, index: &IndexHeader) -> Result<Log, SqliteError> {
     let path = sibling(database, "-wal");
     let pin: WalPin =
         index.wal_pin().map_err(|bad| SqliteError::Malformed { path: database.to_owned(), reason: bad.to_string() })?;

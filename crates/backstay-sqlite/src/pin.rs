@@ -55,7 +55,7 @@ pub(crate) struct IndexHeader {
     pub page_count: u32,
     raw_page_size: u32,
     pub salts: Salts,
-    checksum: Checksum,
+    pub checksum: Checksum,
 }
 
 impl IndexHeader {

@@ -6,7 +6,7 @@
 use crate::seal::Master;
 use crate::seam::Key;
 use backstay_model::catalog::MarkKind;
-use backstay_model::{BranchNo, ObjectId, Sequence, SignerKey, SourceName};
+use backstay_model::{BranchNo, ObjectId, Sequence, SignerKey, SourceName, StreamId};
 
 pub const CONF_PREFIX: &str = "ctl/conf/";
 pub const SOURCES_PREFIX: &str = "data/";
@@ -45,6 +45,14 @@ pub fn pack_prefix(source: &SourceName) -> String {
 
 pub fn pack(source: &SourceName, id: &ObjectId) -> Key {
     Key::new(format!("{}{id}", pack_prefix(source)))
+}
+
+pub fn log_prefix(stream: &StreamId) -> String {
+    format!("data/log/{stream}/")
+}
+
+pub fn log(stream: &StreamId, sequence: Sequence) -> Key {
+    Key::new(format!("{}{:016x}", log_prefix(stream), sequence.get()))
 }
 
 pub fn mark_prefix(source: &SourceName) -> String {

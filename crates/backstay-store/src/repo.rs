@@ -10,6 +10,7 @@
 
 mod conf;
 mod error;
+mod log;
 mod manifest;
 mod masters;
 mod reader;
@@ -17,6 +18,7 @@ mod records;
 mod verbatim;
 
 pub use error::RepoError;
+pub use log::{LogDraft, LogFront, LogObject, LogSigning};
 pub use manifest::{Draft, Fronts, Manifest, ManifestFront, Root, SealedBody};
 pub use masters::{NewWrap, Unlocked};
 pub use reader::{Directory, LeafAt, SnapshotReader, Step, unit_size};

@@ -299,6 +299,8 @@ pub struct TailCommit {
     pub last: u32,
     /// Of the database after it, in pages.
     pub page_count: u32,
+    /// The running checksum after it.
+    pub checksum: Checksum,
 }
 
 /// What was committed behind a place.
@@ -326,7 +328,8 @@ pub fn read_on(
         take(frames.number, frame.page, &frames.page)?;
         if frame.commit != 0 {
             let first = tail.end.frames.saturating_add(1);
-            tail.commits.push(TailCommit { first, last: frames.number, page_count: frame.commit });
+            let checksum = frames.checksum;
+            tail.commits.push(TailCommit { first, last: frames.number, page_count: frame.commit, checksum });
             tail.end = WalPlace { header: from.header, frames: frames.number, checksum: frames.checksum };
         }
     }

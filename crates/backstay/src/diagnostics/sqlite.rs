@@ -41,6 +41,9 @@ pub(super) fn hinted(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
             "Mount the folder of {} writable here (with Docker, `-v` without `:ro`); Backstay never writes to the database.",
             path.display()
         )),
+        SqliteError::NotWal { path } => plain
+            .hint(format!("Run `sqlite3 {} 'PRAGMA journal_mode=WAL'` once, if its application agrees.", path.display()))
+            .hint("Or protect it with `backstay backup` on a schedule."),
         SqliteError::TooSlow { .. } => {
             plain.hint("Look at the disk with `df` and `dmesg`, then run the same command again.")
         }

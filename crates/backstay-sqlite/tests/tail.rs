@@ -1,0 +1,409 @@
+//! Following a live log: every commit once, byte for byte what SQLite itself makes of the files after it,
+//! whoever commits or checkpoints between any two steps. Named after the traps of following.
+//!
+//! The oracle is a copy of the files made by another process after each commit and recovered by SQLite:
+//! a copy made by this one would drop the locks that are being tested.
+
+mod support;
+
+use backstay_sqlite::{Caught, LogCursor, Lost, Seen, SqliteError, Step, Tail, TailOptions};
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use support::{PAGE_SIZES, clock};
+use tempfile::TempDir;
+
+/// A numbered xorshift: the same seed, the same life.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// An application, and what its database was after each of its commits.
+struct App {
+    dir: TempDir,
+    conn: Connection,
+    shadows: Vec<Vec<u8>>,
+}
+
+impl App {
+    fn begin(page_size: u32, auto_vacuum: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let conn = Connection::open(dir.path().join("app.db")).expect("opens");
+        let setup = format!(
+            "PRAGMA page_size={page_size}; PRAGMA auto_vacuum={auto_vacuum}; PRAGMA journal_mode=WAL;
+             PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=0;
+             CREATE TABLE t(id INTEGER PRIMARY KEY, body BLOB); CREATE INDEX i ON t(length(body));"
+        );
+        conn.execute_batch(&setup).expect("made");
+        Self { dir, conn, shadows: Vec::new() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("app.db")
+    }
+
+    fn sql(&self, sql: &str) {
+        self.conn.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// One transaction, and what the files are after it if it wrote anything.
+    fn commit(&mut self, sql: &str) {
+        let before = self.image();
+        self.sql(sql);
+        let after = self.image();
+        if before != after {
+            self.shadows.push(after);
+        }
+    }
+
+    fn image(&self) -> Vec<u8> {
+        recovered(&self.path())
+    }
+
+    /// Whether it got through.
+    fn checkpoint(&self, mode: &str) -> bool {
+        self.conn.busy_timeout(std::time::Duration::ZERO).expect("set");
+        let busy: i64 =
+            self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(0)).expect("asked");
+        busy == 0
+    }
+
+    fn random_act(&mut self, chance: &mut Chance) {
+        let n = chance.below(4000);
+        match chance.below(14) {
+            0..=4 => self.commit(&format!("INSERT INTO t(body) VALUES (randomblob({n}))")),
+            5 => self.commit(&format!(
+                "BEGIN; INSERT INTO t(body) VALUES (randomblob({n})), (zeroblob({n}));
+                 SAVEPOINT s; UPDATE t SET body = randomblob(50); ROLLBACK TO s; DELETE FROM t WHERE id % 5 = 1; COMMIT"
+            )),
+            6 => self.commit("UPDATE t SET body = randomblob(300) WHERE id % 3 = 0"),
+            7 => self.commit("DELETE FROM t WHERE id % 2 = 0"),
+            8 => self.commit(&format!(
+                "BEGIN; CREATE TABLE x(y); INSERT INTO x VALUES (zeroblob({n}0)); DROP TABLE x; COMMIT"
+            )),
+            9 => self.commit("PRAGMA incremental_vacuum(3)"),
+            10 => drop(self.checkpoint("PASSIVE")),
+            11 => drop(self.checkpoint("FULL")),
+            12 => drop(self.checkpoint("RESTART")),
+            _ => drop(self.checkpoint("TRUNCATE")),
+        }
+    }
+}
+
+/// What SQLite makes of the files at a path, as they lie.
+fn recovered(path: &Path) -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let copy = dir.path().join("copy.db");
+    for suffix in ["", "-wal"] {
+        let of = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+        if of(path).exists() {
+            let copied = Command::new("cp").arg(of(path)).arg(of(&copy)).status().expect("cp runs");
+            assert!(copied.success());
+        }
+    }
+    let conn = Connection::open(&copy).expect("opens");
+    let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).expect("recovers");
+    assert_eq!(busy, 0);
+    drop(conn);
+    std::fs::read(&copy).expect("readable")
+}
+
+/// A follower that keeps an image and compares it with the ledger after every commit.
+struct Follower {
+    tail: Tail,
+    cursor: LogCursor,
+    image: Vec<u8>,
+    compared: usize,
+}
+
+impl Follower {
+    /// From a capture, with a hold that began before the capture ended.
+    fn begin(app: &App, steps: impl Fn(Step) + Send + Sync + 'static) -> Self {
+        let mut tail = open(app, steps);
+        let mut capture = support::open(&app.path(), app.dir.path()).expect("opens");
+        let cursor = capture.cursor().expect("in WAL mode");
+        let (mut image, seen) = support::first_pass(&capture);
+        tail.hold().expect("holds");
+        support::settle(&mut capture, &mut image, seen).expect("settles");
+        let mut follower = Self { tail, cursor: cursor.clone(), image, compared: app.shadows.len() };
+        let caught = follower.tail.catch_up(&cursor).expect("readable").expect("held");
+        follower.take(&caught);
+        follower
+    }
+
+    fn take(&mut self, caught: &Caught) -> Vec<Vec<u8>> {
+        let size = self.cursor.page_size as usize;
+        let mut states = Vec::new();
+        for commit in &caught.commits {
+            self.image.resize(commit.page_count as usize * size, 0xEE);
+            for (page, image) in &commit.pages {
+                let at = (*page as usize - 1) * size;
+                caught.images.read(*image, &mut self.image[at..at + size]).expect("readable");
+            }
+            states.push(self.image.clone());
+        }
+        self.cursor = caught.end.clone();
+        states
+    }
+
+    fn advance(&mut self) -> Result<Vec<Vec<u8>>, Lost> {
+        let caught = self.tail.advance(&self.cursor).expect("readable")?;
+        Ok(self.take(&caught))
+    }
+
+    /// Advances, and compares with what the application was after each commit.
+    fn follow(&mut self, app: &App, what: &str) {
+        for state in self.advance().unwrap_or_else(|lost| panic!("{what}: {lost}")) {
+            let shadow = app.shadows.get(self.compared).unwrap_or_else(|| panic!("{what}: a commit nobody made"));
+            assert_same(&state, shadow, self.cursor.page_size as usize, &format!("{what}, commit {}", self.compared));
+            self.compared += 1;
+        }
+    }
+}
+
+/// Equal, but for what a page holds that the database does not use: a free page that was never written
+/// has no content of its own.
+fn assert_same(state: &[u8], shadow: &[u8], size: usize, what: &str) {
+    assert_eq!(state.len(), shadow.len(), "{what}: the length");
+    let free = free_leaves(shadow, size);
+    for (at, (a, b)) in state.chunks(size).zip(shadow.chunks(size)).enumerate() {
+        assert!(a == b || free.contains(&(at as u32 + 1)), "{what}: page {} of {}", at + 1, state.len() / size);
+    }
+}
+
+fn free_leaves(image: &[u8], size: usize) -> Vec<u32> {
+    let word = |at: usize| u32::from_be_bytes(image[at..at + 4].try_into().expect("four bytes"));
+    let (mut leaves, mut trunk) = (Vec::new(), word(32));
+    while trunk != 0 {
+        let at = (trunk as usize - 1) * size;
+        leaves.extend((0..word(at + 4) as usize).map(|n| word(at + 8 + 4 * n)));
+        trunk = word(at);
+    }
+    leaves
+}
+
+fn open(app: &App, steps: impl Fn(Step) + Send + Sync + 'static) -> Tail {
+    let options = TailOptions { steps: Arc::new(steps), ..TailOptions::in_dir(app.dir.path().to_owned()) };
+    Tail::open(&app.path(), options, clock(0)).expect("opens")
+}
+
+#[test]
+fn every_commit_of_random_lives_comes_once_and_byte_for_byte() {
+    for (seed, page_size) in PAGE_SIZES.into_iter().enumerate() {
+        let vacuum = ["NONE", "FULL", "INCREMENTAL"][seed % 3];
+        let mut chance = Chance(0x9e37_79b9_7f4a_7c15 ^ (seed as u64 + 1));
+        let mut app = App::begin(page_size, vacuum);
+        let mut follower = Follower::begin(&app, |_| {});
+        for round in 0..20 {
+            for _ in 0..chance.below(4) {
+                app.random_act(&mut chance);
+            }
+            follower.follow(&app, &format!("page size {page_size}, {vacuum}, round {round}"));
+            assert_eq!(follower.compared, app.shadows.len(), "nothing is missing");
+        }
+        assert!(app.shadows.len() > 5, "{}", app.shadows.len());
+    }
+}
+
+/// Trap 3: between any two of our steps somebody commits, copies back and begins the log anew.
+#[test]
+fn trap_3_an_adversary_between_every_two_steps_hides_no_commit() {
+    for step in [Step::Begun, Step::Read, Step::Proven, Step::Ended] {
+        for mode in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
+            let app = Arc::new(Mutex::new(App::begin(4096, "NONE")));
+            app.lock().expect("alone").commit("INSERT INTO t(body) VALUES (randomblob(9000))");
+            let adversary = Arc::clone(&app);
+            let begun = Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let is_on = Arc::clone(&begun);
+            let act = move |at| {
+                if at == step && is_on.load(std::sync::atomic::Ordering::SeqCst) {
+                    let mut app = adversary.lock().expect("alone");
+                    app.commit("INSERT INTO t(body) VALUES (randomblob(3000))");
+                    app.checkpoint(mode);
+                    app.commit("UPDATE t SET body = randomblob(500) WHERE id % 2 = 0");
+                    app.checkpoint(mode);
+                    app.checkpoint(mode);
+                }
+            };
+            let mut follower = Follower::begin(&app.lock().expect("alone"), act);
+            begun.store(true, std::sync::atomic::Ordering::SeqCst);
+            for _ in 0..3 {
+                follower_follows(&mut follower, &app, &format!("{step:?} {mode}"));
+            }
+            begun.store(false, std::sync::atomic::Ordering::SeqCst);
+            follower_follows(&mut follower, &app, "the end");
+            assert_eq!(follower.compared, app.lock().expect("alone").shadows.len(), "{step:?} {mode}");
+        }
+    }
+}
+
+/// As `follow`, with the application free to act meanwhile.
+fn follower_follows(follower: &mut Follower, app: &Mutex<App>, what: &str) {
+    let states = follower.advance().unwrap_or_else(|lost| panic!("{what}: {lost}"));
+    let app = app.lock().expect("alone");
+    for state in states {
+        assert_same(&state, &app.shadows[follower.compared], 4096, what);
+        follower.compared += 1;
+    }
+}
+
+/// Trap 2: with everything copied back SQLite gives slot 0, and a writer may begin the log anew.
+#[test]
+fn trap_2_slot_0_is_not_a_pin_and_nothing_is_lost_by_it() {
+    let mut app = App::begin(4096, "NONE");
+    app.commit("INSERT INTO t(body) VALUES (randomblob(20000))");
+    assert!(app.checkpoint("FULL"));
+    let mut follower = Follower::begin(&app, |_| {});
+    let before = follower.cursor.generation.expect("a log").salts;
+    for round in 0..5 {
+        app.commit("INSERT INTO t(body) VALUES (randomblob(100))");
+        follower.follow(&app, &format!("round {round}"));
+        assert_eq!(follower.compared, app.shadows.len());
+        app.checkpoint("FULL");
+        follower.follow(&app, "moved to slot 0");
+    }
+    assert_ne!(follower.cursor.generation.expect("a log").salts, before, "the log was begun anew under the hold");
+}
+
+/// Trap 1: stopped, commits, everything copied back, a shallow new log over the old one.
+#[test]
+fn trap_1_a_stale_tail_is_never_gone_on_from() {
+    let mut app = App::begin(4096, "NONE");
+    for _ in 0..20 {
+        app.commit("INSERT INTO t(body) VALUES (randomblob(4000))");
+    }
+    let follower = Follower::begin(&app, |_| {});
+    let cursor = follower.cursor.clone();
+    drop(follower);
+    app.commit("INSERT INTO t(body) VALUES (randomblob(100))");
+    app.commit("INSERT INTO t(body) VALUES (randomblob(100))");
+    assert!(app.checkpoint("FULL"));
+    app.commit("INSERT INTO t(body) VALUES (randomblob(100))");
+    let mut again = open(&app, |_| {});
+    assert_eq!(again.advance(&cursor).expect("readable").err(), Some(Lost::Restarted));
+    // Without the new log the same place is gone on from.
+    let follower = Follower::begin(&app, |_| {});
+    let cursor = follower.cursor.clone();
+    drop(follower);
+    app.commit("INSERT INTO t(body) VALUES (randomblob(100))");
+    let caught = again.advance(&cursor).expect("readable").expect("the same generation");
+    assert_eq!(caught.commits.len(), 1);
+}
+
+/// Trap 6: a transaction that does not fit into the cache is in the log long before it is committed.
+#[test]
+fn trap_6_what_is_not_committed_is_never_shown() {
+    let mut app = App::begin(1024, "NONE");
+    app.sql("PRAGMA cache_size=2");
+    let mut follower = Follower::begin(&app, |_| {});
+    app.sql(
+        "BEGIN; WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x < 300)
+             INSERT INTO t(body) SELECT randomblob(900) FROM n; SAVEPOINT s; UPDATE t SET body = randomblob(901)",
+    );
+    assert!(follower.tail.log_len() > 300 << 10, "it spilled: {}", follower.tail.log_len());
+    assert_eq!(follower.advance().expect("held").len(), 0);
+    app.sql("ROLLBACK TO s; DELETE FROM t WHERE id % 7 = 0");
+    assert_eq!(follower.advance().expect("held").len(), 0);
+    app.sql("COMMIT");
+    app.shadows.push(app.image());
+    follower.follow(&app, "one commit");
+    assert_eq!(follower.compared, app.shadows.len());
+    app.sql("BEGIN; UPDATE t SET body = randomblob(903)");
+    assert_eq!(follower.advance().expect("held").len(), 0);
+    app.sql("ROLLBACK");
+    app.commit("INSERT INTO t(body) VALUES (1)");
+    follower.follow(&app, "after a rollback");
+    assert_eq!(follower.compared, app.shadows.len());
+}
+
+/// Trap 8: shrunk, grown again, vacuumed, with what lies beyond the end left in the main file.
+#[test]
+fn trap_8_shrinking_and_growing_again() {
+    for vacuum in ["NONE", "FULL", "INCREMENTAL"] {
+        let mut app = App::begin(512, vacuum);
+        let mut follower = Follower::begin(&app, |_| {});
+        for round in 0..6 {
+            app.commit(
+                "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x < 60)
+                 INSERT INTO t(body) SELECT randomblob(700) FROM n",
+            );
+            if round % 2 == 0 {
+                app.checkpoint("PASSIVE");
+            }
+            app.commit("DELETE FROM t");
+            app.commit("PRAGMA incremental_vacuum");
+            if round % 3 == 0 {
+                follower.follow(&app, vacuum);
+                app.checkpoint("TRUNCATE");
+            }
+            app.commit("VACUUM");
+            app.commit("BEGIN; CREATE TABLE x(y); INSERT INTO x VALUES (zeroblob(90000)); DROP TABLE x; COMMIT");
+            follower.follow(&app, vacuum);
+            assert_eq!(follower.compared, app.shadows.len(), "{vacuum}");
+        }
+    }
+}
+
+/// An application that wants its log begun anew waits for one look, not for its whole timeout.
+#[test]
+fn a_hold_gets_out_of_the_way_of_a_checkpoint_within_a_look() {
+    for mode in ["RESTART", "TRUNCATE"] {
+        let mut app = App::begin(4096, "NONE");
+        let mut follower = Follower::begin(&app, |_| {});
+        app.commit("INSERT INTO t(body) VALUES (randomblob(20000))");
+        assert_eq!(follower.tail.look().expect("looks"), Seen::News);
+        follower.follow(&app, mode);
+        assert!(!app.checkpoint(mode), "the mark of a hold stands in its way");
+        assert_eq!(follower.tail.look().expect("looks"), Seen::InTheWay);
+        follower.follow(&app, mode);
+        assert_eq!(follower.tail.look().expect("looks"), Seen::Nothing);
+        assert!(app.checkpoint(mode), "and is out of it");
+        app.commit("INSERT INTO t(body) VALUES (randomblob(20))");
+        follower.follow(&app, mode);
+        assert_eq!(follower.compared, app.shadows.len());
+        assert!(follower.tail.look().is_ok_and(|seen| seen == Seen::Nothing));
+    }
+}
+
+/// Trap 9: another file under the path, and a log that is gone with its last user.
+#[test]
+fn trap_9_a_replaced_file_is_noticed_before_anything_is_believed() {
+    let mut app = App::begin(4096, "NONE");
+    app.commit("INSERT INTO t(body) VALUES (randomblob(20000))");
+    let mut follower = Follower::begin(&app, |_| {});
+    let other = App::begin(4096, "NONE");
+    std::fs::rename(app.path(), app.dir.path().join("old.db")).expect("renamed");
+    std::fs::rename(other.path(), app.path()).expect("renamed");
+    assert!(matches!(follower.tail.look(), Err(SqliteError::Replaced { .. })));
+    assert!(matches!(follower.tail.advance(&follower.cursor.clone()), Err(SqliteError::Replaced { .. })));
+}
+
+#[test]
+fn trap_9_a_log_that_went_with_its_last_user_is_not_gone_on_from() {
+    let mut app = App::begin(4096, "NONE");
+    app.commit("INSERT INTO t(body) VALUES (randomblob(20000))");
+    let follower = Follower::begin(&app, |_| {});
+    let cursor = follower.cursor.clone();
+    drop(follower);
+    let path = app.path();
+    drop(std::mem::replace(&mut app.conn, Connection::open_in_memory().expect("opens")));
+    assert!(!PathBuf::from(format!("{}-wal", path.display())).exists(), "the last close removes the log");
+    app.conn = Connection::open(&path).expect("opens");
+    let mut again = open(&app, |_| {});
+    assert_eq!(again.advance(&cursor).expect("readable").err(), Some(Lost::Restarted));
+    let empty = LogCursor { generation: None, ..cursor };
+    again.release();
+    assert_eq!(again.advance(&empty).expect("readable").err(), Some(Lost::Restarted), "no log proves nothing");
+    drop(again);
+    app.sql("PRAGMA journal_mode=DELETE");
+    let mut again = open(&app, |_| {});
+    assert!(matches!(again.advance(&empty), Err(SqliteError::NotWal { .. })));
+}

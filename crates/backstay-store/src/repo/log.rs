@@ -1,0 +1,168 @@
+//! Log objects: putting one into its slot, and reading one that may not be there yet.
+//!
+//! The slot is the commit and the fence: an equal object in it is ours, any other means that the stream
+//! was taken over. A slot that is empty is the end of what is durable.
+
+use super::records::{Chain, Origin, verify_front};
+use super::{RepoError, Repository};
+use crate::StoreError;
+use crate::keys;
+use crate::seal::{Compressor, Expected, NewObject, SealedBuilder, Sealer, Unsealer};
+use crate::seam::Key;
+use crate::signing::SigningKey;
+use backstay_format::facts::{self, Log, Role};
+use backstay_format::log::{self, Record};
+use backstay_format::object::{Front, Object, Signed};
+use backstay_format::{Header, ObjectType};
+use backstay_model::{Digest, ObjectId, Random, Sequence, StreamId};
+use bytes::Bytes;
+
+/// How much of a log object is read to get its front in one request, nearly always.
+const FRONT_GUESS: u64 = 4 << 10;
+
+/// What a log object says of itself, verified.
+#[derive(Debug, Clone)]
+pub struct LogFront {
+    pub facts: Log,
+    pub chain: Chain,
+    pub digest: Digest,
+}
+
+/// A whole log object, verified; its body still sealed.
+#[derive(Debug, Clone)]
+pub struct LogObject {
+    pub front: LogFront,
+    key: Key,
+    bytes: Bytes,
+}
+
+/// A log object being sealed, frame by frame.
+pub struct LogDraft<'a> {
+    signer: &'a SigningKey,
+    builder: SealedBuilder,
+    compressor: Compressor,
+}
+
+impl<'a> LogDraft<'a> {
+    pub fn begin(facts: &Log, chain: Chain, id: ObjectId, with: LogSigning<'a>) -> Self {
+        let signed = Signed { signer: with.signer.public(), sequence: chain.sequence, previous: chain.previous };
+        let facts = facts::encode(facts);
+        let new = NewObject { kind: ObjectType::Log, id, facts: &facts, table: &[], signed: Some(signed) };
+        let builder = with.sealer.begin(new, with.random);
+        Self { signer: with.signer, builder, compressor: Compressor::new() }
+    }
+
+    /// A frame of images.
+    pub fn images(&mut self, raw: &[u8]) {
+        let compressed = self.compressor.compress(raw);
+        self.builder.push(compressed, raw.len());
+    }
+
+    /// The object's bytes and its front digest. Sealed once; resent verbatim or abandoned.
+    pub fn finish(self, records: &[Record]) -> (Bytes, Digest) {
+        let signer = self.signer;
+        let object = self.builder.finish(&log::encode(records), |message| signer.sign(message));
+        let front = Front::parse(&object.bytes).expect("it was built a moment ago");
+        (object.bytes.clone(), front.digest)
+    }
+}
+
+/// Who seals and signs a log object.
+#[derive(Clone, Copy)]
+pub struct LogSigning<'a> {
+    pub signer: &'a SigningKey,
+    pub sealer: &'a Sealer,
+    pub random: &'a dyn Random,
+}
+
+impl LogObject {
+    /// Opens the records and hands out every image in order: the record's place, the page's number, its bytes.
+    pub fn open<E: From<RepoError>>(
+        &self,
+        unsealer: &Unsealer,
+        mut visit: impl FnMut(&[Record], usize, u32, &[u8]) -> Result<(), E>,
+    ) -> Result<Vec<Record>, E> {
+        let damaged = |e| RepoError::damaged(&self.key, e);
+        let sealed = |e| RepoError::sealed(&self.key, e);
+        let object = Object::parse(&self.bytes).map_err(damaged)?;
+        let opener = unsealer.open(&object.front.header).map_err(sealed)?;
+        let frame = |place: &backstay_format::FramePlace, last| {
+            let expected = Expected { frame: place.frame, raw: place.raw, last };
+            opener.open(expected, object.frame(place).map_err(damaged)?).map_err(sealed)
+        };
+        let (last, images) = object.frames.split_last().ok_or(RepoError::misplaced(&self.key, "it has no body"))?;
+        let records = log::parse(&frame(last, true)?).map_err(damaged)?;
+        if records.iter().any(|record| usize::from(record.span) >= self.front.facts.spans.len()) {
+            return Err(RepoError::misplaced(&self.key, "a record belongs to no span").into());
+        }
+        let laid = log::layout_of(&records, &object.frames).map_err(damaged)?;
+        let mut pages = records.iter().enumerate().flat_map(|(at, r)| r.pages.iter().map(move |page| (at, *page)));
+        for (place, sizes) in images.iter().zip(laid) {
+            let raw = frame(place, false)?;
+            let mut rest = raw.as_slice();
+            for size in sizes {
+                let (page, behind) = rest.split_at(size.get() as usize);
+                rest = behind;
+                let (at, number) = pages.next().expect("the layout has an image for each page");
+                visit(&records, at, number, page)?;
+            }
+        }
+        Ok(records)
+    }
+}
+
+impl Repository {
+    /// Puts an object into its slot of a stream.
+    pub async fn put_log(&self, stream: &StreamId, sequence: Sequence, bytes: Bytes) -> Result<(), RepoError> {
+        self.put_slot(&keys::log(stream, sequence), bytes).await
+    }
+
+    /// What the object in a slot says of itself; `None` where there is none.
+    pub async fn log_front(&self, stream: &StreamId, sequence: Sequence) -> Result<Option<LogFront>, RepoError> {
+        let key = keys::log(stream, sequence);
+        let Some(len) = self.store().head(&key).await? else { return Ok(None) };
+        let guess = self.store().get_range(&key, 0..len.min(FRONT_GUESS)).await?;
+        let header = Header::parse(&guess).map_err(|e| RepoError::damaged(&key, e))?;
+        let wanted = header.front_len() as u64;
+        let bytes =
+            if wanted > guess.len() as u64 { self.store().get_range(&key, 0..wanted.min(len)).await? } else { guess };
+        let front = Front::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?;
+        self.verify_log(&key, &front, stream, sequence).map(Some)
+    }
+
+    /// The whole object in a slot; `None` where there is none.
+    pub async fn log_object(&self, stream: &StreamId, sequence: Sequence) -> Result<Option<LogObject>, RepoError> {
+        let key = keys::log(stream, sequence);
+        let bytes = match self.store().get(&key).await {
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            other => other?,
+        };
+        let object = Object::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?;
+        let front = self.verify_log(&key, &object.front, stream, sequence)?;
+        Ok(Some(LogObject { front, key, bytes }))
+    }
+
+    /// The highest slot of a stream that is taken, by a listing.
+    pub async fn log_end(&self, stream: &StreamId) -> Result<Option<Sequence>, RepoError> {
+        let entries = self.list(&keys::log_prefix(stream)).await?;
+        Ok(entries.iter().filter_map(|entry| keys::slot_number(&entry.key)).max().map(Sequence::new))
+    }
+
+    fn verify_log(
+        &self,
+        key: &Key,
+        front: &Front<'_>,
+        stream: &StreamId,
+        sequence: Sequence,
+    ) -> Result<LogFront, RepoError> {
+        let signed = verify_front(key, front, ObjectType::Log)?;
+        let chain = Chain { sequence: signed.sequence, previous: signed.previous };
+        let origin = Origin { repo: front.header.repo, signer: signed.signer, chain, digest: front.digest };
+        self.check_origin(key, &origin, &[Role::Writer])?;
+        let facts: Log = facts::parse("a log object", front.facts).map_err(|e| RepoError::damaged(key, e))?;
+        if facts.stream != *stream || signed.sequence != sequence {
+            return Err(RepoError::misplaced(key, "it is not the log object its name says"));
+        }
+        Ok(LogFront { facts, chain, digest: front.digest })
+    }
+}
