@@ -311,6 +311,9 @@ pub struct Tail {
     pub end: WalPlace,
 }
 
+/// Is handed a frame's number, its page's number and the page.
+pub type TakeFrame<'a> = dyn FnMut(u32, u32, &[u8]) -> io::Result<()> + 'a;
+
 /// Reads on from a verified place up to the last valid commit, or up to frame `to` if that comes
 /// first. `reader` stands at the offset of the place. Every valid frame is handed to `take` with its
 /// number and its page, also those behind the last commit: what no commit covers must be thrown away.
@@ -318,7 +321,7 @@ pub fn read_on(
     reader: impl Read,
     from: &WalPlace,
     to: Option<u32>,
-    take: &mut dyn FnMut(u32, u32, &[u8]) -> io::Result<()>,
+    take: &mut TakeFrame<'_>,
 ) -> Result<Tail, WalError> {
     let page = vec![0; from.header.page_size.get() as usize];
     let mut frames = Frames { reader, header: from.header, checksum: from.checksum, number: from.frames, page };
