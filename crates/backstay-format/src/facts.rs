@@ -6,7 +6,7 @@
 use crate::{Corrupt, layout, tree};
 use backstay_model::catalog::{Keep, MarkKind, Quality};
 use backstay_model::{
-    BranchNo, ByteLen, Digest, FingerprintKeyId, Label, Moment, ObjectId, Position, RepoId, Sequence, SignerKey,
+    BranchNo, ByteLen, Digest, FingerprintKeyId, Label, Moment, ObjectId, Position, Ranges, Sequence, SignerKey,
     SourceName, StreamId, Tx, UnitSize,
 };
 use serde::de::DeserializeOwned;
@@ -227,26 +227,56 @@ pub struct Mark {
     /// The logical root digest of the snapshot the mark is about.
     pub root: Digest,
     pub at: Moment,
+    /// Which mark this one takes back: only a `released` one does, and only a `pinned` one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub releases: Option<ObjectId>,
     pub evidence: serde_json::Value,
 }
 
-/// `ctl/prune/<n>`: objects condemned, and what was seen when they were. Not written yet.
+/// `ctl/prune/<n>`: all that was ever condemned, and what was seen when it was. The newest counts alone:
+/// each carries on what the one before it said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prune {
-    pub repo: RepoId,
+    /// By the store's clock.
     pub at: Moment,
-    pub condemned: Vec<String>,
-    pub heads: Vec<Head>,
+    pub sources: Vec<PrunedSource>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
+pub struct PrunedSource {
     pub source: SourceName,
-    pub sequence: u64,
+    /// The newest snapshot seen; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<Head>,
+    /// Sequences of which no snapshot stays: holes in the history that are no loss.
+    pub gone: Ranges,
+    /// Condemned objects that have not been seen gone, by the time they were condemned.
+    pub pending: Vec<Condemned>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    pub sequence: Sequence,
     pub digest: Digest,
 }
 
-/// `ctl/lease/<scope>/<n>`: one keeper's turn. Not written yet.
+/// What one prune condemned of a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condemned {
+    /// By the store's clock: the grace is counted from here.
+    pub at: Moment,
+    pub snapshots: Vec<CondemnedSnapshot>,
+    pub packs: Vec<ObjectId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CondemnedSnapshot {
+    pub id: ObjectId,
+    pub sequence: Sequence,
+}
+
+/// `ctl/lease/<scope>/<n>`: one keeper's turn, as long as the span from `from` to `until`, from when the
+/// store made it. One of no length gives the turn back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     pub holder: SignerKey,

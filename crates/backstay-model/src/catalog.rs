@@ -25,18 +25,22 @@ pub enum Keep {
 pub enum MarkKind {
     Proven,
     Quarantined,
+    /// Held: it stays until that is taken back.
     Pinned,
+    /// Takes a hold back.
+    Released,
     Tombstoned,
 }
 
 impl MarkKind {
-    pub const ALL: [MarkKind; 4] = [Self::Proven, Self::Quarantined, Self::Pinned, Self::Tombstoned];
+    pub const ALL: [MarkKind; 5] = [Self::Proven, Self::Quarantined, Self::Pinned, Self::Released, Self::Tombstoned];
 
     pub const fn word(self) -> &'static str {
         match self {
             Self::Proven => "proven",
             Self::Quarantined => "quarantined",
             Self::Pinned => "pinned",
+            Self::Released => "released",
             Self::Tombstoned => "tombstoned",
         }
     }

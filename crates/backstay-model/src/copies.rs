@@ -5,7 +5,7 @@
 //! histories that cannot be one another's past are rivals, and nothing is copied between them.
 
 use crate::catalog::Snapshot;
-use crate::retention::{Fate, RetentionPolicy, decide};
+use crate::retention::{Candidate, Fate, RetentionPolicy, decide};
 use crate::{Digest, Moment, ObjectId, Sequence};
 use jiff::tz::TimeZone;
 use std::collections::HashMap;
@@ -57,7 +57,8 @@ pub fn plan(sides: Sides<'_>, policy: &RetentionPolicy, now: Moment, zone: &Time
     let mut all: Vec<Snapshot> = sides.original.to_vec();
     all.extend(sides.copy.iter().filter(|s| !here.contains_key(&s.id)).cloned());
     let mut plan = CopyPlan { only_there: all.len() - sides.original.len(), ..CopyPlan::default() };
-    for decision in decide(&all, policy, now, zone) {
+    let candidates: Vec<Candidate<'_>> = all.iter().map(Candidate::of).collect();
+    for decision in decide(&candidates, policy, now, zone) {
         let id = decision.snapshot;
         match decision.fate {
             _ if there.contains_key(&id) => {}

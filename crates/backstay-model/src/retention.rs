@@ -2,7 +2,12 @@
 //!
 //! The rules only ever add reasons to keep. Above them stand reasons no policy can remove: the newest
 //! good snapshot, the last proven one, a pin, a label kept for ever or until a day. What is not good
-//! takes no slot of a rule: a quarantined snapshot must never push out a good one.
+//! takes no slot of a rule: a quarantined snapshot must never push out a good one, and an unproven one
+//! never a proven one. So every rule is read twice, over all good snapshots and over the proven ones
+//! alone; where all are proven, or none is, that is the same.
+//!
+//! A time a host's clock gave is believed up to now and no further, and where order matters the number
+//! counts beside the time: neither a clock that jumped nor an old copy that was imported frees anything.
 
 use crate::catalog::{Keep, MarkKind, Snapshot};
 use crate::{Moment, ObjectId};
@@ -41,6 +46,8 @@ pub enum Reason {
     Pinned,
     KeptForEver,
     KeptUntil(Moment),
+    /// A listing lacks objects it needs. It takes no slot, and a listing frees nothing.
+    Incomplete,
     Last,
     Recent,
     Hourly,
@@ -52,6 +59,32 @@ pub enum Reason {
     NoPolicy,
 }
 
+impl Reason {
+    /// Whether a person who gives this very snapshot up is refused.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Reason::Newest => "the newest",
+            Reason::LastProven => "the last proven",
+            Reason::Pinned => "held",
+            Reason::KeptForEver => "kept for ever",
+            Reason::KeptUntil(_) => "kept until a day",
+            Reason::Incomplete => "not wholly listed",
+            Reason::Last => "among the last",
+            Reason::Recent => "recent",
+            Reason::Hourly => "of its hour",
+            Reason::Daily => "of its day",
+            Reason::Weekly => "of its week",
+            Reason::Monthly => "of its month",
+            Reason::Yearly => "of its year",
+            Reason::NoPolicy => "kept: no rule is set",
+        }
+    }
+
+    pub fn is_a_right(self) -> bool {
+        matches!(self, Reason::Newest | Reason::LastProven | Reason::Pinned)
+    }
+}
+
 /// Why a snapshot may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -60,6 +93,8 @@ pub enum Freed {
     Outlived,
     /// It failed a check: it took no slot, and a newer good one is there.
     Quarantined,
+    /// A person gave it up.
+    GivenUp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -77,58 +112,116 @@ pub struct Decision {
     pub fate: Fate,
 }
 
-/// Decides for every snapshot of one source. Calendar rules are read in `zone`, on the times the
-/// snapshots were taken; `now` is used for the rules that count days from today.
-pub fn decide(snapshots: &[Snapshot], policy: &RetentionPolicy, now: Moment, zone: &TimeZone) -> Vec<Decision> {
-    let mut reasons: BTreeMap<usize, Vec<Reason>> = BTreeMap::new();
-    let mut newest_first: Vec<usize> = (0..snapshots.len()).collect();
-    newest_first.sort_by_key(|i| std::cmp::Reverse((snapshots[*i].taken, snapshots[*i].sequence)));
-    let good: Vec<usize> = newest_first.iter().copied().filter(|i| !snapshots[*i].is_quarantined()).collect();
+/// A snapshot to decide about.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    pub snapshot: &'a Snapshot,
+    /// When the store got it, by the store's clock.
+    pub stored: Moment,
+    /// Every object it needs is listed.
+    pub complete: bool,
+}
 
-    let mut keep = |i: usize, reason: Reason| reasons.entry(i).or_default().push(reason);
-    for i in by_right(snapshots, &good, now) {
-        keep(i.0, i.1);
+impl<'a> Candidate<'a> {
+    /// One of which nothing more is known than what it says itself.
+    pub fn of(snapshot: &'a Snapshot) -> Self {
+        Self { snapshot, stored: snapshot.taken, complete: true }
     }
+
+    fn is_good(&self) -> bool {
+        self.complete && !self.snapshot.is_quarantined()
+    }
+}
+
+/// Decides for every snapshot of one source, newest first. Calendar rules are read in `zone`, on the
+/// times the snapshots were taken; `now` is used for the rules that count days from today.
+pub fn decide(candidates: &[Candidate<'_>], policy: &RetentionPolicy, now: Moment, zone: &TimeZone) -> Vec<Decision> {
+    let of = Orders::of(candidates, now);
+    let mut reasons: BTreeMap<usize, Vec<Reason>> = BTreeMap::new();
+    let mut keep = |i: usize, reason: Reason| {
+        let known = reasons.entry(i).or_default();
+        if !known.contains(&reason) {
+            known.push(reason);
+        }
+    };
+    by_right(candidates, &of, now).into_iter().for_each(|(i, reason)| keep(i, reason));
     if policy.is_set() {
-        by_rule(snapshots, &good, policy, now, zone).into_iter().for_each(|(i, reason)| keep(i, reason));
+        by_rule(candidates, &of, policy, now, zone).into_iter().for_each(|(i, reason)| keep(i, reason));
     } else {
-        (0..snapshots.len()).for_each(|i| keep(i, Reason::NoPolicy));
+        (0..candidates.len()).for_each(|i| keep(i, Reason::NoPolicy));
     }
-    newest_first
-        .into_iter()
-        .map(|i| {
-            let snapshot = &snapshots[i];
-            let fate = match reasons.remove(&i) {
-                Some(reasons) => Fate::Keep(reasons),
-                None if snapshot.is_quarantined() => Fate::Free(Freed::Quarantined),
-                None => Fate::Free(Freed::Outlived),
-            };
-            Decision { snapshot: snapshot.id, taken: snapshot.taken, fate }
-        })
-        .collect()
+    let fate = |i: usize| match reasons.remove(&i) {
+        Some(reasons) => Fate::Keep(reasons),
+        None if candidates[i].snapshot.is_quarantined() => Fate::Free(Freed::Quarantined),
+        None => Fate::Free(Freed::Outlived),
+    };
+    let decided = of.by_time.iter().copied().zip(of.by_time.iter().copied().map(fate));
+    let named = |(i, fate): (usize, Fate)| (candidates[i].snapshot, fate);
+    decided.map(named).map(|(s, fate)| Decision { snapshot: s.id, taken: s.taken, fate }).collect()
+}
+
+/// The candidates, newest first, in the two orders there are.
+struct Orders {
+    /// By the time a host gave, but none is later than now.
+    times: Vec<Moment>,
+    by_time: Vec<usize>,
+    by_number: Vec<usize>,
+}
+
+impl Orders {
+    fn of(candidates: &[Candidate<'_>], now: Moment) -> Self {
+        let times: Vec<Moment> = candidates.iter().map(|c| c.snapshot.taken.min(now)).collect();
+        let number = |i: &usize| (candidates[*i].snapshot.sequence, candidates[*i].snapshot.id);
+        let (mut by_time, mut by_number): (Vec<usize>, Vec<usize>) =
+            ((0..times.len()).collect(), (0..times.len()).collect());
+        by_time.sort_by_key(|i| std::cmp::Reverse((times[*i], number(i))));
+        by_number.sort_by_key(|i| std::cmp::Reverse(number(i)));
+        Self { times, by_time, by_number }
+    }
+
+    /// Both orders of those that pass.
+    fn both(&self, pass: impl Fn(usize) -> bool) -> [Vec<usize>; 2] {
+        let chosen = |order: &[usize]| order.iter().copied().filter(|i| pass(*i)).collect();
+        [chosen(&self.by_time), chosen(&self.by_number)]
+    }
 }
 
 /// What stays whatever the policy says.
-fn by_right(snapshots: &[Snapshot], good: &[usize], now: Moment) -> Vec<(usize, Reason)> {
+fn by_right(candidates: &[Candidate<'_>], of: &Orders, now: Moment) -> Vec<(usize, Reason)> {
     let mut kept = Vec::new();
-    // Without a good one, the newest of the bad is all there is.
-    let newest_of_all = (0..snapshots.len()).max_by_key(|i| snapshots[*i].sequence);
-    kept.extend(good.first().copied().or(newest_of_all).map(|i| (i, Reason::Newest)));
+    let number = |i: &usize| candidates[*i].snapshot.sequence;
+    // Two of one number are rivals: which of them is meant, nobody here can say.
+    let with_rivals = |newest: Option<&usize>| {
+        let those = newest.map(|newest| of.by_number.iter().filter(move |i| number(i) == number(newest)));
+        those.into_iter().flatten().map(|i| (*i, Reason::Newest)).collect::<Vec<_>>()
+    };
     // The tip of the chain stays even when it is not good: the next snapshot names it.
-    kept.extend(newest_of_all.filter(|i| good.first() != Some(i)).map(|i| (i, Reason::Newest)));
-    kept.extend(good.iter().find(|i| snapshots[**i].is_proven()).map(|i| (*i, Reason::LastProven)));
-    for (i, snapshot) in snapshots.iter().enumerate() {
-        if snapshot.has(MarkKind::Pinned) {
+    kept.extend(with_rivals(of.by_number.first()));
+    // An imported copy is never the latest, so it is no reason to let the latest go.
+    let own = of.both(|i| candidates[i].is_good() && !candidates[i].snapshot.imported);
+    for order in of.both(|i| candidates[i].is_good()).iter().chain(&own) {
+        kept.extend(with_rivals(order.first()));
+        let proven = |i: &usize| candidates[*i].is_good() && candidates[*i].snapshot.is_proven();
+        let last = with_rivals(order.iter().find(|i| proven(i)));
+        kept.extend(last.into_iter().filter(|(i, _)| proven(i)).map(|(i, _)| (i, Reason::LastProven)));
+    }
+    for (i, candidate) in candidates.iter().enumerate() {
+        if candidate.snapshot.has(MarkKind::Pinned) {
             kept.push((i, Reason::Pinned));
         }
-        match snapshot.keep {
+        match candidate.snapshot.keep {
             Some(Keep::ForEver) => kept.push((i, Reason::KeptForEver)),
             Some(Keep::Until(day)) if now < day => kept.push((i, Reason::KeptUntil(day))),
             _ => {}
         }
+        if !candidate.complete {
+            kept.push((i, Reason::Incomplete));
+            // Of those one cannot look at, the newest proven one may be the last there is.
+            if candidate.snapshot.is_proven() {
+                kept.push((i, Reason::LastProven));
+            }
+        }
     }
-    kept.sort_by_key(|(i, _)| *i);
-    kept.dedup();
     kept
 }
 
@@ -136,18 +229,37 @@ fn by_right(snapshots: &[Snapshot], good: &[usize], now: Moment) -> Vec<(usize, 
 type Period = fn(&Zoned) -> (i16, i16, i16);
 
 fn by_rule(
-    snapshots: &[Snapshot],
-    good: &[usize],
+    candidates: &[Candidate<'_>],
+    of: &Orders,
     policy: &RetentionPolicy,
     now: Moment,
     zone: &TimeZone,
 ) -> Vec<(usize, Reason)> {
-    let mut kept: Vec<(usize, Reason)> = good.iter().take(policy.last as usize).map(|i| (*i, Reason::Last)).collect();
+    let mut kept = Vec::new();
     let recent = i64::from(policy.days) * 86_400_000;
-    let young = good.iter().filter(|i| policy.days > 0 && now.millis_since(snapshots[**i].taken) <= recent);
-    kept.extend(young.map(|i| (*i, Reason::Recent)));
+    let is_young = |i: usize| {
+        let oldest = of.times[i].max(candidates[i].stored);
+        policy.days > 0 && now.millis_since(oldest) <= recent
+    };
+    let is_good = |i: usize| candidates[i].is_good();
+    let is_proven = |i: usize| candidates[i].is_good() && candidates[i].snapshot.is_proven();
+    kept.extend((0..candidates.len()).filter(|i| is_good(*i) && is_young(*i)).map(|i| (i, Reason::Recent)));
+    for [by_time, by_number] in [of.both(is_good), of.both(is_proven)] {
+        for order in [&by_time, &by_number] {
+            kept.extend(order.iter().take(policy.last as usize).map(|i| (*i, Reason::Last)));
+        }
+        kept.extend(by_calendar(&by_time, of, policy, zone));
+    }
+    kept
+}
+
+/// The newest of each of the last so many periods that have one.
+fn by_calendar(newest_first: &[usize], of: &Orders, policy: &RetentionPolicy, zone: &TimeZone) -> Vec<(usize, Reason)> {
     let calendar: [(u32, Reason, Period); 5] = [
-        (policy.hourly, Reason::Hourly, |t| (t.year(), t.day_of_year(), i16::from(t.hour()))),
+        // The offset tells apart the two hours that are one on the clock when summer time ends.
+        (policy.hourly, Reason::Hourly, |t| {
+            (t.year(), t.day_of_year(), i16::from(t.hour()) * 60 + (t.offset().seconds() / 3600) as i16)
+        }),
         (policy.daily, Reason::Daily, |t| (t.year(), t.day_of_year(), 0)),
         (policy.weekly, Reason::Weekly, |t| {
             let week = t.date().iso_week_date();
@@ -156,11 +268,11 @@ fn by_rule(
         (policy.monthly, Reason::Monthly, |t| (t.year(), i16::from(t.month()), 0)),
         (policy.yearly, Reason::Yearly, |t| (t.year(), 0, 0)),
     ];
+    let mut kept = Vec::new();
     for (count, reason, period) in calendar {
-        let mut seen = None;
-        let mut left = count;
-        for i in good {
-            let taken = Timestamp::from_millisecond(snapshots[*i].taken.as_millis()).unwrap_or(Timestamp::MAX);
+        let (mut seen, mut left) = (None, count);
+        for i in newest_first {
+            let taken = Timestamp::from_millisecond(of.times[*i].as_millis()).unwrap_or(Timestamp::MAX);
             let here = Some(period(&taken.to_zoned(zone.clone())));
             if left > 0 && here != seen {
                 kept.push((*i, reason));

@@ -25,6 +25,7 @@ use crate::{Event, OpsError};
 use backstay_format::facts::{self, Branch, BranchPoint, BranchReason, Engine, Role};
 use backstay_model::backup::{BranchPlan, Lineage, Place};
 use backstay_model::catalog::{Keep, Quality};
+use backstay_model::prune::WRITER_DEADLINE_MILLIS;
 use backstay_model::{ByteLen, Digest, Label, Moment, ObjectId, SourceName};
 use backstay_store::keys::SnapshotName;
 use backstay_store::repo::{Chain, Draft, Repository, SealedBody, Signing};
@@ -87,7 +88,7 @@ pub(crate) async fn take(
     request: &BackupRequest,
     purpose: Purpose<'_>,
 ) -> Result<BackupReport, OpsError> {
-    let began = vault.env.clock.now();
+    let (began, start) = (vault.env.clock.now(), vault.env.clock.uptime());
     let (gathered, plan, mut captured) = capture_until_still(vault, request, purpose).await?;
     let id = vault.repo.fresh_id(vault.env.random.as_ref());
     let taken = match purpose {
@@ -97,7 +98,8 @@ pub(crate) async fn take(
             taken
         }
     };
-    let report = commit(vault, request, Committing { id, taken, began, gathered, plan, captured, purpose }).await;
+    let committing = Committing { id, taken, began, start, gathered, plan, captured, purpose };
+    let report = commit(vault, request, committing).await;
     vault.env.tell(Event::Ended);
     report
 }
@@ -172,6 +174,8 @@ struct Committing<'a> {
     id: ObjectId,
     taken: Moment,
     began: Moment,
+    /// The same by the clock of spans.
+    start: Duration,
     gathered: Gathered,
     plan: Plan,
     captured: Captured,
@@ -179,7 +183,7 @@ struct Committing<'a> {
 }
 
 async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> Result<BackupReport, OpsError> {
-    let Committing { id, taken, began, gathered, plan, captured, purpose } = all;
+    let Committing { id, taken, began, start, gathered, plan, captured, purpose } = all;
     let table = table::build(gathered.base.as_ref(), &captured)?;
     let place = &plan.place;
     let manifest = facts::Manifest {
@@ -209,7 +213,7 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
     let mut unwritten = Unwritten::default();
     unwritten.note("base", save_base(vault, request, &captured, BaseOf { id, place, table: &table }));
     vault.env.cancel.check()?;
-    check_base_still_there(vault, &gathered).await?;
+    check_base_still_there(vault, &gathered, None).await?;
     check_keys_still_hold(vault).await?;
     let head = SeenHead { sequence: place.sequence, digest };
     if purpose == Purpose::Live {
@@ -218,10 +222,12 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
     }
     let name = SnapshotName { source: request.source.clone(), sequence: place.sequence, id };
     let manifest_len = bytes.len() as u64;
+    refuse_too_late(vault, start)?;
     vault.repo.put_fresh(&name.key(), bytes).await?;
     let committed = vault.env.clock.now();
     unwritten.note("memory", remember(vault, request, &captured, Committed { id, head }));
     refuse_rivals(vault, &name).await?;
+    check_base_still_there(vault, &gathered, Some(id)).await?;
     Ok(report::make(report::Made {
         id,
         manifest,
@@ -280,12 +286,28 @@ fn save_base(vault: &Vault, request: &BackupRequest, captured: &Captured, of: Ba
     })
 }
 
-/// A prune may have taken what this snapshot builds on while it ran; then it must not be committed.
-async fn check_base_still_there(vault: &Vault, gathered: &Gathered) -> Result<(), OpsError> {
+/// A run this long may refer to what was condemned and deleted meanwhile: a prune waits no longer for it.
+fn refuse_too_late(vault: &Vault, start: Duration) -> Result<(), OpsError> {
+    let passed = vault.env.clock.uptime().saturating_sub(start).as_millis();
+    let passed = i64::try_from(passed).unwrap_or(i64::MAX);
+    const HOUR: i64 = 3_600_000;
+    if passed < WRITER_DEADLINE_MILLIS {
+        return Ok(());
+    }
+    Err(OpsError::TooSlow { hours: passed / HOUR, allowed: WRITER_DEADLINE_MILLIS / HOUR })
+}
+
+/// A prune may have taken what this snapshot builds on while it ran; then it must not be committed. Looked
+/// at once more after the commit, because that is when a prune began to see it.
+async fn check_base_still_there(
+    vault: &Vault,
+    gathered: &Gathered,
+    committed: Option<ObjectId>,
+) -> Result<(), OpsError> {
     let Some(base) = &gathered.base_name else { return Ok(()) };
     match vault.repo.store().head(&base.key()).await? {
         Some(_) => Ok(()),
-        None => Err(OpsError::BaseVanished { manifest: base.id }),
+        None => Err(OpsError::BaseVanished { manifest: base.id, committed }),
     }
 }
 

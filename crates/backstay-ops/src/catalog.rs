@@ -2,18 +2,22 @@
 
 use crate::state::{SeenHead, SeenMark, SeenSource};
 use crate::{Env, OpsError, State};
-use backstay_format::facts::{Mark, Role};
+use backstay_format::facts::{Mark, Prune, PrunedSource, Role};
 use backstay_model::catalog::{self, MarkKind, NoPoint, Snapshot, Target};
-use backstay_model::{Digest, Kind, Kinded, ObjectId, SignerKey, SourceName};
+use backstay_model::{Digest, Kind, Kinded, ObjectId, Ranges, SignerKey, SourceName};
 use backstay_store::Key;
 use backstay_store::keys::{self, SnapshotName};
-use backstay_store::repo::{Chain, ManifestFront, MarkFault, Record, RepoError, Repository};
+use backstay_store::repo::{Chain, ManifestFront, MarkFault, Marks, PruneHead, Record, RepoError, Repository};
 use std::collections::{HashMap, HashSet};
 
 /// What a repository holds of one source.
 pub struct Catalog {
-    /// Newest first.
+    /// Newest first; those that are condemned are not among them.
     pub snapshots: Vec<Snapshot>,
+    /// Snapshots that will be deleted, and may lack objects already.
+    pub condemned: Vec<Snapshot>,
+    /// Numbers of which no snapshot stays: holes there are no loss.
+    pub gone: Ranges,
     /// Fronts by snapshot.
     pub fronts: HashMap<ObjectId, ManifestFront>,
     pub marks: Vec<Record<Mark>>,
@@ -24,6 +28,10 @@ pub struct Catalog {
     pub broken: Vec<(SnapshotName, RepoError)>,
     /// There are older snapshots that were not gathered.
     pub older: bool,
+    /// The newest prune record. A host that may not read it goes without.
+    pub prune: Option<PruneHead>,
+    /// Why the prune records cannot be believed. Then nothing counts as condemned.
+    pub prune_fault: Option<RepoError>,
 }
 
 /// What is said of each snapshot, and about which content.
@@ -44,6 +52,20 @@ impl Catalog {
         seen: &SeenSource,
         newest: Option<usize>,
     ) -> Result<Self, OpsError> {
+        let prune = PruneRead::of(repo).await?;
+        let marks = Self::read_marks(repo, source, seen).await?;
+        let fronts = repo.newest_listed(source, newest).await?;
+        let mut catalog = Self::assemble(source, marks, fronts.read, prune)?;
+        catalog.older = fronts.older;
+        catalog.check_answering(repo, source).await?;
+        Ok(catalog)
+    }
+
+    pub(crate) async fn read_marks(
+        repo: &Repository,
+        source: &SourceName,
+        seen: &SeenSource,
+    ) -> Result<Marks, OpsError> {
         let mut marks = repo.marks(source).await?;
         for _ in 1..MARK_LISTINGS {
             if marks.faults.is_empty() {
@@ -52,23 +74,44 @@ impl Catalog {
             marks = repo.marks(source).await?;
         }
         marks.faults.extend(unseen_again(repo, source, (&marks.records, seen)));
+        Ok(marks)
+    }
+
+    /// Puts together what was read. Condemned snapshots are those the prune record names.
+    pub(crate) fn assemble(
+        source: &SourceName,
+        marks: Marks,
+        fronts: Fronts,
+        prune: PruneRead,
+    ) -> Result<Self, OpsError> {
+        let recorded = prune.head.as_ref().and_then(|head| record_of(&head.record.facts, source));
+        let condemned: HashSet<ObjectId> =
+            recorded.iter().flat_map(|r| &r.pending).flat_map(|batch| &batch.snapshots).map(|s| s.id).collect();
         let mut catalog = Self {
             snapshots: Vec::new(),
+            condemned: Vec::new(),
+            gone: recorded.map(|r| r.gone.clone()).unwrap_or_default(),
             fronts: HashMap::new(),
             marks: marks.records,
             mark_faults: marks.faults,
             broken: Vec::new(),
             older: false,
+            prune: prune.head,
+            prune_fault: prune.fault,
         };
-        let fronts = repo.newest_listed(source, newest).await?;
-        catalog.older = fronts.older;
-        let marks = catalog.marks_by_snapshot();
-        for (name, front) in fronts.read {
+        let said = catalog.marks_by_snapshot();
+        for (name, front) in fronts {
             match front {
                 Ok(front) => {
-                    catalog.snapshots.push(catalog.snapshot(&front, &marks));
+                    let snapshot = catalog.snapshot(&front, &said);
+                    let those =
+                        if condemned.contains(&name.id) { &mut catalog.condemned } else { &mut catalog.snapshots };
+                    those.push(snapshot);
                     catalog.fronts.insert(name.id, front);
                 }
+                // Not to be had is not the same as damaged: the caller must not go on without it. But what
+                // is condemned may go at any time.
+                Err(_) if condemned.contains(&name.id) => {}
                 Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
                 Err(error) => catalog.broken.push((name, error)),
             }
@@ -78,7 +121,6 @@ impl Catalog {
         if let (true, Some(at)) = (catalog.snapshots.is_empty(), catalog.broken.iter().position(denied)) {
             return Err(catalog.broken.swap_remove(at).1.into());
         }
-        catalog.check_answering(repo, source).await?;
         Ok(catalog)
     }
 
@@ -100,6 +142,11 @@ impl Catalog {
     /// The snapshot a target names. One about which marks may be missing answers to its own id only.
     pub fn choose(&mut self, target: &Target) -> Result<Snapshot, OpsError> {
         let chosen = catalog::choose(&self.snapshots, target);
+        if let (Err(NoPoint::UnknownId { .. }), Target::Id(_)) = (&chosen, target)
+            && let Ok(condemned) = catalog::choose(&self.condemned, target)
+        {
+            return Err(OpsError::Condemned { snapshot: condemned.id });
+        }
         let doubtful = match &chosen {
             Ok(_) if matches!(target, Target::Id(_)) => None,
             Ok(snapshot) => self.doubt(snapshot),
@@ -124,8 +171,15 @@ impl Catalog {
     }
 
     fn marks_by_snapshot(&self) -> MarksBySnapshot {
+        // A hold that was taken back, by a mark on the same snapshot, says nothing any more.
+        let release = |mark: &Record<Mark>| Some((mark.facts.snapshot, mark.facts.root, mark.facts.releases?));
+        let released: HashSet<_> = self.marks.iter().filter_map(release).collect();
+        let is_over = |mark: &Record<Mark>| {
+            mark.facts.kind == MarkKind::Pinned
+                && released.contains(&(mark.facts.snapshot, mark.facts.root, mark.object))
+        };
         let mut marks = MarksBySnapshot::new();
-        for mark in &self.marks {
+        for mark in self.marks.iter().filter(|mark| !is_over(mark)) {
             marks.entry(mark.facts.snapshot).or_default().push((mark.facts.root, mark.facts.kind));
         }
         marks
@@ -167,6 +221,17 @@ impl Catalog {
         fronts.chain(self.marks.iter().map(mark)).collect()
     }
 
+    /// The marks that say something about a snapshot.
+    pub fn about<'a>(&'a self, front: &'a ManifestFront) -> impl Iterator<Item = &'a Record<Mark>> {
+        self.marks.iter().filter(|mark| mark.facts.snapshot == front.name.id && mark.facts.root == front.facts.root)
+    }
+
+    /// Packs that will be deleted.
+    pub fn condemned_packs(&self, source: &SourceName) -> impl Iterator<Item = ObjectId> {
+        let recorded = self.prune.as_ref().and_then(|head| record_of(&head.record.facts, source));
+        recorded.into_iter().flat_map(|recorded| &recorded.pending).flat_map(|batch| &batch.packs).copied()
+    }
+
     pub fn front(&self, id: &ObjectId) -> Option<&ManifestFront> {
         self.fronts.get(id)
     }
@@ -181,14 +246,14 @@ impl Catalog {
     }
 
     /// Refuses a history older than one this host has seen.
-    fn check_seen(&self, seen: &SeenSource) -> Result<(), OpsError> {
+    pub(crate) fn check_seen(&self, seen: &SeenSource) -> Result<(), OpsError> {
         let Some(head) = seen.head else { return Ok(()) };
         let verified = self.snapshots.iter().map(|s| (s.sequence, s.digest));
         Ok(head.check(verified, self.broken.iter().map(|(name, _)| name.sequence))?)
     }
 
     /// Remembers the newest snapshot and each signer's newest mark, so that their disappearance is noticed.
-    fn remember(&self, state: &State, source: &SourceName) -> Result<(), OpsError> {
+    pub(crate) fn remember(&self, state: &State, source: &SourceName) -> Result<(), OpsError> {
         let newest = self.snapshots.iter().max_by_key(|s| s.sequence);
         state.update(source, |seen| {
             if let Some(newest) = newest.filter(|newest| seen.head.is_none_or(|head| head.sequence < newest.sequence)) {
@@ -203,6 +268,33 @@ impl Catalog {
         })?;
         Ok(())
     }
+}
+
+/// Names of manifests, and what each says of itself.
+pub(crate) type Fronts = Vec<(SnapshotName, Result<ManifestFront, RepoError>)>;
+
+/// What could be learnt from the prune records.
+#[derive(Default)]
+pub(crate) struct PruneRead {
+    pub head: Option<PruneHead>,
+    pub fault: Option<RepoError>,
+}
+
+impl PruneRead {
+    /// A writer need not be allowed to read them. One that cannot be believed must not stop a restore.
+    pub(crate) async fn of(repo: &Repository) -> Result<Self, OpsError> {
+        match repo.newest_prune().await {
+            Ok(head) => Ok(Self { head, fault: None }),
+            Err(error) if error.is_outage() && error.kind() == Kind::Denied => Ok(Self::default()),
+            Err(error) if error.is_outage() => Err(error.into()),
+            Err(error) => Ok(Self { head: None, fault: Some(error) }),
+        }
+    }
+}
+
+/// What a prune record says of a source.
+pub(crate) fn record_of<'a>(prune: &'a Prune, source: &SourceName) -> Option<&'a PrunedSource> {
+    prune.sources.iter().find(|pruned| pruned.source == *source)
 }
 
 /// Marks this host has seen and is not shown again, of signers who were enrolled when they made them.
@@ -261,8 +353,11 @@ impl Vault {
     /// The same of the newest snapshots alone; all marks are looked at, so that none can be hidden.
     pub async fn newest(&self, source: &SourceName, newest: Option<usize>) -> Result<Catalog, OpsError> {
         let seen = self.state.seen(source)?;
-        let catalog = Catalog::gather_seen(&self.repo, source, &seen, newest).await?;
+        let mut catalog = Catalog::gather_seen(&self.repo, source, &seen, newest).await?;
         catalog.check_seen(&seen)?;
+        if catalog.prune_fault.is_none() {
+            catalog.prune_fault = self.state.check_prune(catalog.prune.as_ref().map(|head| &head.record))?.err();
+        }
         // A full or read-only state folder must not stand between a person and a restore: what was seen
         // is then as well known as before.
         let _ = catalog.remember(&self.state, source);

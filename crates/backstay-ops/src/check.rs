@@ -185,7 +185,7 @@ pub async fn check(vault: &Vault, request: &CheckRequest) -> Result<CheckReport,
         let what = "packs are stored and no manifest is: the snapshots are gone, or none was ever finished".into();
         problems.push(Problem { object, what, verdict: Verdict::Fail, snapshots: Vec::new() });
     }
-    let unreferenced = unreferenced(request, &packs, &objects);
+    let unreferenced = unreferenced(request, &catalog, &packs, &objects);
     remember_suspects(vault, request, &objects)?;
     quarantine(vault, &catalog, &snapshots, &problems).await?;
     vault.env.tell(Event::Ended);
@@ -215,6 +215,8 @@ async fn history_problems(vault: &Vault, source: &SourceName, catalog: &Catalog)
     problems.extend(chain_problems(catalog));
     let faults = catalog.mark_faults.iter();
     problems.extend(faults.map(|fault| Problem::of(keys::mark_prefix(source), fault.error(), Vec::new())));
+    let fault = catalog.prune_fault.iter();
+    problems.extend(fault.map(|error| Problem::of(keys::PRUNE_PREFIX.to_owned(), error, Vec::new())));
     match vault.repo.branches(source).await {
         Ok(branches) => problems.extend(without_branch(catalog, branches.len() as u64)),
         Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
@@ -237,6 +239,11 @@ fn chain_problems(catalog: &Catalog) -> Vec<Problem> {
     for snapshot in &catalog.snapshots {
         by_sequence.entry(snapshot.sequence.get()).or_default().push(snapshot);
     }
+    // The condemned are still what the next ones name, as long as they are there.
+    let mut before_it = by_sequence.clone();
+    for snapshot in &catalog.condemned {
+        before_it.entry(snapshot.sequence.get()).or_default().push(snapshot);
+    }
     let unverified: BTreeSet<u64> = catalog.broken.iter().map(|(name, _)| name.sequence.get()).collect();
     let mut problems = Vec::new();
     for (sequence, here) in &by_sequence {
@@ -245,14 +252,17 @@ fn chain_problems(catalog: &Catalog) -> Vec<Problem> {
             let snapshots = vec![snapshot.id];
             problems.push(Problem { object, what: what.into(), verdict: Verdict::Fail, snapshots });
         };
-        let before = by_sequence.get(&sequence.wrapping_sub(1));
+        let before = before_it.get(&sequence.wrapping_sub(1));
         for snapshot in here {
             let follows = |before: &&Snapshot| before.digest == snapshot.previous;
             match before {
                 Some(before) if !before.iter().any(follows) => {
                     say(snapshot, "it does not follow the snapshot before it: the history was forked or exchanged");
                 }
-                None if *sequence > 1 && !unverified.contains(&(sequence - 1)) => {
+                None if *sequence > 1
+                    && !unverified.contains(&(sequence - 1))
+                    && !catalog.gone.contains(sequence - 1) =>
+                {
                     say(snapshot, "the history has a hole: the snapshot before it is missing");
                 }
                 _ => {}
@@ -415,13 +425,14 @@ async fn packs(vault: &Vault, source: &SourceName) -> Result<Vec<ObjectId>, OpsE
     Ok(entries.iter().filter_map(|entry| keys::parse_pack(source, &entry.key)).collect())
 }
 
-fn unreferenced(request: &CheckRequest, packs: &[ObjectId], objects: &Objects) -> u64 {
+fn unreferenced(request: &CheckRequest, catalog: &Catalog, packs: &[ObjectId], objects: &Objects) -> u64 {
     // With one snapshot chosen, most objects were not looked at: nothing can be said.
     if request.snapshot.is_some() {
         return 0;
     }
-    let referenced = objects.all();
-    packs.iter().filter(|id| !referenced.contains(id)).count() as u64
+    let mut known = objects.all();
+    known.extend(catalog.condemned_packs(&request.source));
+    packs.iter().filter(|id| !known.contains(id)).count() as u64
 }
 
 fn remember_suspects(vault: &Vault, request: &CheckRequest, objects: &Objects) -> Result<(), OpsError> {
@@ -455,7 +466,7 @@ async fn quarantine(
         let evidence = serde_json::json!({ "check": "failed", "reason": what });
         // Each mark follows the one before it, so the marks are read anew.
         let fresh = Catalog::gather(&vault.repo, &front.name.source).await?;
-        let about = About { front, kind: MarkKind::Quarantined, evidence, at: vault.env.clock.now() };
+        let about = About { front, kind: MarkKind::Quarantined, releases: None, evidence, at: vault.env.clock.now() };
         put_mark(vault, &fresh, about).await?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use crate::trust::TrustError;
 use backstay_format::Corrupt;
 use backstay_model::backup::Exhausted;
 use backstay_model::catalog::NoPoint;
-use backstay_model::{ByteLen, Digest, Kind, Kinded, ObjectId, SourceName};
+use backstay_model::{ByteLen, Digest, Kind, Kinded, Moment, ObjectId, SourceName};
 use backstay_sqlite::SqliteError;
 use backstay_store::StoreError;
 use backstay_store::repo::RepoError;
@@ -31,8 +31,8 @@ pub enum OpsError {
     NotEnrolled { role: &'static str },
     #[error("another writer stored snapshot {rival} of {source_name} at the same time; both are whole")]
     Rival { source_name: SourceName, rival: ObjectId },
-    #[error("the snapshot this backup builds on vanished while it ran")]
-    BaseVanished { manifest: ObjectId },
+    #[error("the snapshot this backup builds on vanished while it ran{}", stored(.committed))]
+    BaseVanished { manifest: ObjectId, committed: Option<ObjectId> },
     #[error("the restored content has digest {found}; the snapshot was taken of {wanted}")]
     RootMismatch { wanted: Digest, found: Digest },
     #[error("{} is in the way", path.display())]
@@ -73,8 +73,32 @@ pub enum OpsError {
         #[source]
         rivals: backstay_model::copies::Rivals,
     },
+    #[error("snapshot {snapshot} is condemned: it will be deleted, and may lack objects already")]
+    Condemned { snapshot: ObjectId },
+    #[error("the backup took {hours} hours; after {allowed} what it refers to may be gone")]
+    TooSlow { hours: i64, allowed: i64 },
+    #[error("{holder} is pruning this repository{}", at_latest(.until))]
+    LeaseHeld { holder: String, until: Option<Moment> },
+    #[error("the turn to prune ran out before everything was deleted")]
+    LeaseOver,
+    #[error("snapshot {snapshot} is not given up: it is {why}")]
+    Protected { snapshot: ObjectId, why: String },
+    #[error("no snapshot or manifest of {source_name} has an id that begins with {id:?}")]
+    NothingToDrop { source_name: SourceName, id: String },
+    #[error("snapshot {snapshot} is not held")]
+    NotHeld { snapshot: ObjectId },
+    #[error("the prune record would be longer than an object's facts may be")]
+    RecordFull,
     #[error("cancelled")]
     Cancelled,
+}
+
+fn at_latest(until: &Option<Moment>) -> String {
+    until.map_or_else(String::new, |until| format!(", at the latest until {until}"))
+}
+
+fn stored(committed: &Option<ObjectId>) -> String {
+    committed.map_or_else(String::new, |id| format!("; snapshot {} was stored and may lack objects", id.short()))
 }
 
 fn by(pid: &Option<u32>) -> String {
@@ -107,7 +131,9 @@ impl Kinded for OpsError {
             Self::Trust(error) => error.kind(),
             Self::NoRoom { .. } | Self::TooLong { .. } => Kind::NoSpace,
             Self::Unfinished { .. } => Kind::Conflict,
-            Self::Exhausted(_) => Kind::Internal,
+            Self::Condemned { .. } | Self::NothingToDrop { .. } | Self::NotHeld { .. } => Kind::Usage,
+            Self::TooSlow { .. } | Self::LeaseHeld { .. } | Self::LeaseOver | Self::Protected { .. } => Kind::Conflict,
+            Self::Exhausted(_) | Self::RecordFull => Kind::Internal,
             Self::Cancelled => Kind::Cancelled,
         }
     }

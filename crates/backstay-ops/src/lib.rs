@@ -29,6 +29,7 @@ pub mod prove;
 mod rebuild;
 pub mod rescue;
 pub mod restore;
+pub mod retain;
 mod scan;
 pub mod state;
 pub mod trust;

@@ -262,25 +262,29 @@ async fn mark(vault: &Vault, catalog: &Catalog, front: &ManifestFront, outcome: 
         _ => return Ok(()),
     };
     let evidence = serde_json::to_value(outcome).expect("a report can be written as JSON");
-    put_mark(vault, catalog, About { front, kind, evidence, at: vault.env.clock.now() }).await
+    put_mark(vault, catalog, About { front, kind, releases: None, evidence, at: vault.env.clock.now() }).await
 }
 
 /// A mark to be put on a snapshot.
 pub(crate) struct About<'a> {
     pub front: &'a ManifestFront,
     pub kind: MarkKind,
+    /// The hold it takes back.
+    pub releases: Option<ObjectId>,
     pub evidence: serde_json::Value,
     pub at: Moment,
 }
 
 pub(crate) async fn put_mark(vault: &Vault, catalog: &Catalog, about: About<'_>) -> Result<(), OpsError> {
-    let signer = vault.signer(Role::Reader)?;
+    // A keeper may hold and release too.
+    let signer = vault.signer(Role::Reader).or_else(|_| vault.signer(Role::Keeper))?;
     let mark = Mark {
         source: about.front.name.source.clone(),
         snapshot: about.front.name.id,
         kind: about.kind,
         root: about.front.facts.root,
         at: about.at,
+        releases: about.releases,
         evidence: about.evidence,
     };
     let signing = Signing { key: signer, id: vault.repo.fresh_id(vault.env.random.as_ref()) };

@@ -8,10 +8,11 @@
 
 use crate::OpsError;
 use crate::disk::{self, At, Disk, PathError};
+use backstay_format::facts::Prune;
 use backstay_model::{BranchNo, Digest, Moment, ObjectId, Position, RepoId, Sequence, SignerKey, SourceName};
 use backstay_sqlite::FileIdentity;
 use backstay_store::remember::REMEMBERED_MAX;
-use backstay_store::repo::{RepoError, SeenConf};
+use backstay_store::repo::{Record, RepoError, SeenConf};
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,18 @@ pub struct SeenSource {
     /// Objects a check found damaged: the next backup stores their live units again.
     #[serde(default)]
     pub suspects: Vec<ObjectId>,
+}
+
+/// What is remembered of a keeper's work in the repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenKeeper {
+    /// The newest prune record seen.
+    #[serde(default)]
+    pub prune: Option<SeenHead>,
+    /// The last turn this host asked for, written before it was: if it is still the newest and nobody here
+    /// is at work, whoever had it is dead.
+    #[serde(default)]
+    pub turn: Option<SeenHead>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +176,36 @@ impl State {
         folders.filter_map(kept).collect()
     }
 
+    /// Refuses prune records older than one this host has seen. The outer error is the disk's.
+    pub fn check_prune(&self, newest: Option<&Record<Prune>>) -> Result<Result<(), RepoError>, PathError> {
+        let Some(seen) = self.keeper()?.prune else { return Ok(Ok(())) };
+        let found = newest.map_or(0, |record| record.chain.sequence.get());
+        let other = newest.is_some_and(|record| found == seen.sequence.get() && record.digest != seen.digest);
+        let older = found < seen.sequence.get() || other;
+        let error = RepoError::RolledBack { what: "set of prune records", seen: seen.sequence.get(), found };
+        Ok(if older { Err(error) } else { Ok(()) })
+    }
+
+    /// What is remembered of a keeper's work.
+    pub fn keeper(&self) -> Result<SeenKeeper, PathError> {
+        Ok(read(&self.dir.join("keeper.json"))?.unwrap_or_default())
+    }
+
+    pub fn update_keeper(&self, change: impl Fn(&mut SeenKeeper)) -> Result<(), PathError> {
+        let _lock = wait_for(&self.dir.join("state.lock"))?;
+        let mut seen = self.keeper()?;
+        change(&mut seen);
+        self.write(&self.dir.join("keeper.json"), &seen)
+    }
+
+    /// Takes the keeper's work on this host for this process; `None` when another process has it.
+    pub fn lock_keeper(&self) -> Result<Option<SourceLock>, PathError> {
+        let path = self.dir.join("keeper.lock");
+        let file = File::options().write(true).create(true).truncate(false).open(&path).at("open", &path)?;
+        let taken = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        Ok(taken.then_some(SourceLock { _file: file }))
+    }
+
     /// The folder of one source.
     pub fn source_dir(&self, source: &SourceName) -> Result<PathBuf, PathError> {
         let dir = self.dir.join(source.as_str());
@@ -249,7 +292,7 @@ fn wait_for(path: &Path) -> Result<File, PathError> {
     Ok(file)
 }
 
-/// Held while a source is being backed up. Released when dropped, or when the process dies.
+/// Held while a source is being backed up, or a keeper is at work. Released when dropped, or when the process dies.
 pub struct SourceLock {
     _file: File,
 }

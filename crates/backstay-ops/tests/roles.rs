@@ -89,6 +89,7 @@ async fn what_a_role_must_not_do_the_store_refuses_and_the_signature_would_not_h
         kind: backstay_model::catalog::MarkKind::Proven,
         root,
         at: backstay_model::Moment::from_millis(0).expect("in range"),
+        releases: None,
         evidence: serde_json::Value::Null,
     };
     let signer = wide.vault.signer.take().expect("a signer");

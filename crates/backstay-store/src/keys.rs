@@ -76,6 +76,32 @@ pub fn audit(signer: &SignerKey, number: u64) -> Key {
     Key::new(format!("{}{number:016x}", audit_prefix(signer)))
 }
 
+pub fn prune(number: u64) -> Key {
+    Key::new(format!("{PRUNE_PREFIX}{number:016x}"))
+}
+
+pub fn lease_prefix(scope: Scope) -> String {
+    format!("ctl/lease/{}/", scope.word())
+}
+
+pub fn lease(scope: Scope, number: u64) -> Key {
+    Key::new(format!("{}{number:016x}", lease_prefix(scope)))
+}
+
+/// What one keeper at a time may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    Prune,
+}
+
+impl Scope {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Scope::Prune => "prune",
+        }
+    }
+}
+
 /// The number a dense slot's name ends in.
 pub fn slot_number(key: &Key) -> Option<u64> {
     let text = key.as_str().rsplit('/').next()?;

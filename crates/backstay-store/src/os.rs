@@ -1,7 +1,7 @@
 //! The machine's own clock and randomness: the one place that asks for either.
 
 use backstay_model::{Clock, Moment, Random};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The wall clock. It may jump either way; nothing may order events by it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,6 +16,12 @@ impl Clock for SystemClock {
             Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
         };
         Moment::from_millis(millis).expect("a machine's clock stays within the years a time can be written in")
+    }
+
+    fn uptime(&self) -> Duration {
+        let spec = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let (seconds, nanos) = (u64::try_from(spec.tv_sec).unwrap_or(0), u32::try_from(spec.tv_nsec).unwrap_or(0));
+        Duration::new(seconds, nanos)
     }
 }
 
@@ -39,6 +45,14 @@ mod tests {
     fn the_clock_stands_in_this_age() {
         let built_after: Moment = "2026-01-01T00:00:00Z".parse().expect("valid");
         assert!(SystemClock.now() > built_after);
+    }
+
+    #[test]
+    fn the_span_since_the_start_is_no_wall_clock_and_never_shrinks() {
+        let (first, second) = (SystemClock.uptime(), SystemClock.uptime());
+        assert!(!first.is_zero() && first <= second);
+        // A machine that has been up for ten years would be news.
+        assert!(first < Duration::from_secs(10 * 366 * 86_400), "{first:?}");
     }
 
     #[test]

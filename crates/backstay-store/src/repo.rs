@@ -10,6 +10,7 @@
 
 mod conf;
 mod error;
+mod keeper;
 mod log;
 mod manifest;
 mod masters;
@@ -18,6 +19,7 @@ mod records;
 mod verbatim;
 
 pub use error::RepoError;
+pub use keeper::{LeaseDraft, LeaseSlot, PruneHead};
 pub use log::{LogDraft, LogFront, LogObject, LogSigning};
 pub use manifest::{Draft, Fronts, Manifest, ManifestFront, Root, SealedBody};
 pub use masters::{NewWrap, Unlocked};

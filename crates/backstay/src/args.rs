@@ -12,10 +12,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 mod keys;
+mod retention;
 #[cfg(test)]
 mod tests;
 
 pub use keys::{AuditArgs, AuditPerms, Enroll, KeyVerb, SignerVerb};
+pub use retention::{Retention, RetentionVerb};
 
 /// Keeps SQLite databases recoverable, and proves it.
 #[derive(Debug, Parser)]
@@ -67,6 +69,7 @@ pub enum Command {
     Rescue(Rescue),
     Import(Import),
     Maintain(Maintain),
+    Retention(Retention),
     Config(ConfigArgs),
     Repo(Repo),
     Audit(AuditArgs),

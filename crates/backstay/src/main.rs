@@ -104,6 +104,7 @@ async fn dispatch(context: &Context, command: &Command) -> Outcome {
         Command::Import(args) => commands::import::run(context, args).await,
         Command::Rescue(args) => commands::rescue::run(context, args).await,
         Command::Status(args) => commands::status::run(context, args).await,
+        Command::Retention(args) => commands::retention::run(context, &args.verb).await,
         Command::Show(args) => commands::show::run(context, args).await,
         Command::Check(args) => commands::check::run(context, args).await,
         Command::Repo(args) => commands::repo::run(context, &args.verb).await,

@@ -192,6 +192,22 @@ fn copied() -> House {
     house
 }
 
+golden!(retention_without_rules, House::new(), ["retention", "plan"]);
+golden!(retention_plan, ruled(), ["retention", "plan"]);
+golden!(retention_apply, ruled(), ["retention", "apply"]);
+golden!(retention_hold, House::new(), ["retention", "hold", "shop", "--reason", "audit"]);
+
+/// Three snapshots, of which one is asked for.
+fn ruled() -> House {
+    let house = House::new();
+    for item in ["soap", "rope"] {
+        house.sql(&format!("INSERT INTO item(name) VALUES ('{item}')"));
+        house.ok(&["backup"]);
+    }
+    house.edit("backstay.toml", "[sources.shop]", "[retention]\nlast = 1\n\n[sources.shop]");
+    house
+}
+
 golden!(check_deep_with_a_wrong_answer, questioned(), ["check", "--deep"]);
 
 /// A snapshot that is whole and does not answer as its owner expects.

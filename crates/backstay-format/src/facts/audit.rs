@@ -51,6 +51,12 @@ pub enum AuditAct {
         source: SourceName,
         to: String,
     },
+    /// A turn somebody else had not given back was asked for. The time the store gives this record
+    /// says whether that turn was over.
+    LeaseContested {
+        scope: String,
+        number: u64,
+    },
     /// The key was written into a recovery kit.
     KitMade {
         master: String,

@@ -39,7 +39,7 @@ const TYPES: [(&str, Check); 10] = [
     ("Lease", again::<Lease>),
 ];
 
-const OPTIONAL: [(&str, &str); 7] = [
+const OPTIONAL: [(&str, &str); 8] = [
     ("Conf", "older"),
     ("Conf", "recipients"),
     ("Branch", "parent"),
@@ -47,6 +47,7 @@ const OPTIONAL: [(&str, &str); 7] = [
     ("Manifest", "keep"),
     ("Manifest", "following"),
     ("Log", "next"),
+    ("Mark", "releases"),
 ];
 
 fn canonical(value: &Value) -> Vec<u8> {

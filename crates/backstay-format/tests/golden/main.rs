@@ -3,7 +3,7 @@
 
 mod samples;
 
-use backstay_format::facts::{self, Log, Manifest, Stream};
+use backstay_format::facts::{self, Lease, Log, Manifest, Prune, Stream};
 use backstay_format::log;
 use backstay_format::object::Object;
 use backstay_format::table::Table;
@@ -51,6 +51,9 @@ fn this_build_reads_the_bytes_of_version_1() {
         object.frames.iter().map(|f| object.frame(f)).collect::<Vec<_>>(),
         [Ok(&b"sealed facts"[..]), Ok(&b"sealed root"[..])]
     );
+    let facts = |name: &str| Object::parse(&golden(name)).expect("a whole record").front.facts.to_vec();
+    assert_eq!(facts::parse::<Prune>("facts", &facts("prune.bin")), Ok(samples::prune_facts()));
+    assert_eq!(facts::parse::<Lease>("facts", &facts("lease.bin")), Ok(samples::lease_facts()));
     for name in ["conf.bin", "mark.bin", "pack.bin", "log.bin"] {
         assert!(Object::parse(&golden(name)).is_ok(), "{name}");
     }

@@ -1,7 +1,9 @@
 //! One value of each structure, always the same: what the golden files hold.
 
 use backstay_format::directory::{self, Holding};
-use backstay_format::facts::{self, After, Engine, Log, Manifest, Span, Stream};
+use backstay_format::facts::{
+    self, After, Condemned, CondemnedSnapshot, Engine, Head, Lease, Log, Manifest, Prune, PrunedSource, Span, Stream,
+};
 use backstay_format::log::{self, Part, Record};
 use backstay_format::object::{Builder, Digest, FramePlace, Seal, Signed};
 use backstay_format::table::{Reference, Table};
@@ -9,7 +11,7 @@ use backstay_format::tree::{Leaf, Node, NodeRef, Run};
 use backstay_format::{Fingerprint, Header, ObjectType};
 use backstay_model::catalog::{Keep, Quality};
 use backstay_model::{
-    BranchNo, ByteLen, Moment, ObjectId, PageSize, Position, RepoId, Sequence, SignerKey, StreamId, Tx,
+    BranchNo, ByteLen, Moment, ObjectId, PageSize, Position, Ranges, RepoId, Sequence, SignerKey, StreamId, Tx,
 };
 
 pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/v1");
@@ -133,12 +135,34 @@ pub fn records() -> Vec<Record> {
     vec![record(Part::Whole, 7, vec![1, 9]), record(Part::First, 8, vec![2])]
 }
 
+pub fn prune_facts() -> Prune {
+    let head = Head { sequence: Sequence::new(9), digest: Digest::from_bytes([0xab; 32]) };
+    let at = |millis| Moment::from_millis(millis).expect("in range");
+    let condemned = Condemned {
+        at: at(1_794_900_000_000),
+        snapshots: vec![CondemnedSnapshot { id: ObjectId::from_bytes([0x0d; 16]), sequence: Sequence::new(7) }],
+        packs: vec![ObjectId::from_bytes([0x0c; 16])],
+    };
+    let gone: Ranges = [(1, 5), (7, 7)].into_iter().collect();
+    let source = "shop".parse().expect("a legal name");
+    let shop = PrunedSource { source, head: Some(head), gone, pending: vec![condemned] };
+    Prune { at: at(1_795_000_000_123), sources: vec![shop] }
+}
+
+pub fn lease_facts() -> Lease {
+    let at = |millis| Moment::from_millis(millis).expect("in range");
+    let holder = SignerKey::from_bytes([0x51; 32]);
+    Lease { holder, from: at(1_795_000_000_000), until: at(1_795_003_600_000) }
+}
+
 /// Every golden file by name, as this build writes it.
 pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     let (facts, table) = (facts::encode(&manifest_facts()), table().encode());
     vec![
         ("conf.bin", object(ObjectType::Conf, b"{}", b"", &[])),
         ("mark.bin", object(ObjectType::Mark, br#"{"a":1}"#, b"", &[])),
+        ("prune.bin", object(ObjectType::Prune, &facts::encode(&prune_facts()), b"", &[])),
+        ("lease.bin", object(ObjectType::Lease, &facts::encode(&lease_facts()), b"", &[])),
         ("manifest.bin", object(ObjectType::Manifest, &facts, &table, &[b"sealed facts", b"sealed root"])),
         ("pack.bin", object(ObjectType::Pack, b"", b"", &[b"sealed units", b"sealed nodes", b"sealed directory"])),
         ("header.bin", header(ObjectType::Pack).encode()),

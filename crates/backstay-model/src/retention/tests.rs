@@ -35,7 +35,9 @@ fn snapshot(n: u64, ms: i64, marks: &[MarkKind]) -> Snapshot {
 /// The sequences of the kept, oldest first, on the last day of the history.
 fn kept(snapshots: &[Snapshot], policy: RetentionPolicy) -> Vec<u64> {
     let now = snapshots.iter().map(|s| s.taken).max().expect("there are some");
-    let decisions = decide(snapshots, &policy, now, &TimeZone::UTC);
+    let candidates: Vec<Candidate<'_>> =
+        snapshots.iter().map(|snapshot| Candidate { snapshot, stored: moment(0), complete: true }).collect();
+    let decisions = decide(&candidates, &policy, now, &TimeZone::UTC);
     assert_eq!(decisions.len(), snapshots.len(), "every snapshot has its decision");
     let kept = decisions.iter().filter(|d| matches!(d.fate, Fate::Keep(_)));
     let mut kept: Vec<u64> =
@@ -117,4 +119,120 @@ fn a_clock_that_jumped_does_not_free_the_newest() {
     let all = vec![snapshot(1, 10 * DAY, &[]), snapshot(2, 11 * DAY, &[]), snapshot(3, DAY, &[])];
     let policy = RetentionPolicy { last: 1, ..Default::default() };
     assert_eq!(kept(&all, policy), [2, 3]);
+}
+
+#[test]
+fn an_unproven_snapshot_never_pushes_out_a_proven_one() {
+    let mut all = year();
+    all[..360].iter_mut().for_each(|s| s.marks = vec![MarkKind::Proven]);
+    for policy in
+        [RetentionPolicy { last: 3, ..Default::default() }, RetentionPolicy { daily: 3, ..Default::default() }]
+    {
+        assert_eq!(kept(&all, policy), [358, 359, 360, 363, 364, 365], "three of each");
+    }
+}
+
+#[test]
+fn times_from_the_future_take_one_slot_together() {
+    let mut all = year();
+    let now = all[364].taken;
+    // Ten snapshots on ten days of another year, by a clock that was wrong.
+    (100..110).for_each(|n| all[n].taken = moment(now.as_millis() + (400 + n as i64) * DAY));
+    let candidates: Vec<Candidate<'_>> =
+        all.iter().map(|snapshot| Candidate { snapshot, stored: moment(0), complete: true }).collect();
+    let policy = RetentionPolicy { daily: 7, ..Default::default() };
+    let kept =
+        decide(&candidates, &policy, now, &TimeZone::UTC).into_iter().filter(|d| matches!(d.fate, Fate::Keep(_)));
+    let mut kept: Vec<u64> =
+        kept.map(|d| all.iter().find(|s| s.id == d.snapshot).expect("known").sequence.get()).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, [359, 360, 361, 362, 363, 364, 365]);
+}
+
+#[test]
+fn what_the_store_got_lately_is_recent_whatever_its_time_says() {
+    let old = [snapshot(1, DAY, &[]), snapshot(2, 2 * DAY, &[])];
+    let now = moment(1000 * DAY);
+    let stored =
+        |millis| old.iter().map(move |snapshot| Candidate { snapshot, stored: moment(millis), complete: true });
+    let policy = RetentionPolicy { days: 7, ..Default::default() };
+    let freed = |candidates: Vec<Candidate<'_>>| {
+        decide(&candidates, &policy, now, &TimeZone::UTC).iter().filter(|d| matches!(d.fate, Fate::Free(_))).count()
+    };
+    assert_eq!(freed(stored(990 * DAY).collect()), 1);
+    assert_eq!(freed(stored(994 * DAY).collect()), 0);
+}
+
+#[test]
+fn a_snapshot_whose_objects_are_not_listed_is_neither_freed_nor_counted() {
+    let mut all = year();
+    all[364].marks = vec![MarkKind::Proven];
+    let candidates: Vec<Candidate<'_>> = all
+        .iter()
+        .map(|snapshot| Candidate { snapshot, stored: moment(0), complete: snapshot.sequence.get() < 364 })
+        .collect();
+    let policy = RetentionPolicy { last: 1, ..Default::default() };
+    let decisions = decide(&candidates, &policy, all[364].taken, &TimeZone::UTC);
+    let of = |n: usize| &decisions.iter().find(|d| d.snapshot == all[n - 1].id).expect("decided").fate;
+    assert_eq!(of(365), &Fate::Keep(vec![Reason::Newest, Reason::Incomplete, Reason::LastProven]));
+    assert_eq!(of(364), &Fate::Keep(vec![Reason::Incomplete]));
+    assert_eq!(of(363), &Fate::Keep(vec![Reason::Newest, Reason::Last]));
+    assert_eq!(of(362), &Fate::Free(Freed::Outlived));
+}
+
+#[test]
+fn an_imported_copy_frees_neither_the_latest_nor_its_proof() {
+    let mut all = year();
+    all[300].marks = vec![MarkKind::Proven];
+    for copy in &mut all[360..] {
+        (copy.imported, copy.marks) = (true, vec![MarkKind::Proven]);
+    }
+    let policy = RetentionPolicy { last: 1, ..Default::default() };
+    assert_eq!(kept(&all, policy), [301, 360, 365]);
+}
+
+/// Whatever the history and the rules, some things never go.
+#[test]
+fn no_policy_frees_the_newest_the_last_proven_a_pin_or_a_promise() {
+    let mut dice: u64 = 7;
+    let mut roll = |sides: u64| {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (dice >> 33) % sides
+    };
+    for _ in 0..500 {
+        let mut all = Vec::new();
+        for n in 1..=1 + roll(40) {
+            let mut marks = Vec::new();
+            for kind in [MarkKind::Proven, MarkKind::Quarantined, MarkKind::Pinned] {
+                marks.extend((roll(4) == 0).then_some(kind));
+            }
+            let mut snapshot = snapshot(n, roll(400) as i64 * DAY / 4, &marks);
+            snapshot.keep = (roll(9) == 0).then_some(Keep::ForEver);
+            all.push(snapshot);
+        }
+        let mut number = || if roll(3) == 0 { roll(9) as u32 } else { 0 };
+        let policy = RetentionPolicy {
+            last: number(),
+            days: number(),
+            hourly: number(),
+            daily: number(),
+            weekly: number(),
+            monthly: number(),
+            yearly: number(),
+        };
+        let kept = kept(&all, policy);
+        let good = || all.iter().filter(|s| !s.is_quarantined());
+        let wanted = [
+            all.last().map(|s| s.sequence),
+            good().next_back().map(|s| s.sequence),
+            good().rfind(|s| s.is_proven()).map(|s| s.sequence),
+        ];
+        for sequence in wanted.into_iter().flatten() {
+            assert!(kept.contains(&sequence.get()), "{sequence:?} of {all:?}");
+        }
+        for held in all.iter().filter(|s| s.has(MarkKind::Pinned) || s.keep.is_some()) {
+            assert!(kept.contains(&held.sequence.get()), "{held:?}");
+        }
+        assert!(policy.is_set() || kept.len() == all.len());
+    }
 }

@@ -4,7 +4,7 @@ use super::report::BaseUse;
 use super::{BackupRequest, Plan, Purpose};
 use crate::OpsError;
 use crate::base::Base;
-use crate::catalog::Vault;
+use crate::catalog::{PruneRead, Vault, record_of};
 use crate::rebuild;
 use crate::state::{Identity, SeenSource};
 use backstay_model::backup::{self, Lineage, Tip, World};
@@ -142,10 +142,15 @@ async fn choose_base(
     gathered: &mut Gathered,
 ) -> Result<(), OpsError> {
     let dir = vault.state.source_dir(&request.source)?;
+    let condemned = condemned(vault, request).await?;
     for front in fronts {
         if front.facts.quality != Quality::Whole {
             gathered.why_full = "the newest snapshot is not whole";
             continue;
+        }
+        if condemned.contains(&front.name.id) {
+            gathered.why_full = "the newest snapshot is condemned";
+            return Ok(());
         }
         // What made it bad may lie in an object that older snapshots refer to as well: building on one
         // of those would only make the next bad one.
@@ -169,6 +174,14 @@ async fn choose_base(
         return Ok(());
     }
     Ok(())
+}
+
+/// What must not be referred to any more, if this host may read it. One that may not builds on the newest,
+/// which is never condemned.
+async fn condemned(vault: &Vault, request: &BackupRequest) -> Result<HashSet<ObjectId>, OpsError> {
+    let head = PruneRead::of(&vault.repo).await?.head;
+    let recorded = head.as_ref().and_then(|head| record_of(&head.record.facts, &request.source));
+    Ok(recorded.iter().flat_map(|r| &r.pending).flat_map(|batch| &batch.snapshots).map(|s| s.id).collect())
 }
 
 async fn is_quarantined(vault: &Vault, name: &SnapshotName) -> Result<bool, OpsError> {

@@ -301,6 +301,7 @@ pub async fn mark(vault: &Vault, snapshot: ObjectId, kind: MarkKind) {
         kind,
         root: front.facts.root,
         at: vault.env.clock.now(),
+        releases: None,
         evidence: serde_json::json!({ "test": "hostile" }),
     };
     let signer = vault.signer.as_ref().expect("a signer");

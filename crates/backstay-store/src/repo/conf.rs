@@ -74,6 +74,7 @@ impl Repository {
             }
         }
         self.add_slots(&mut ends, keys::PRUNE_PREFIX, ObjectType::Prune, signer).await?;
+        self.add_slots(&mut ends, &keys::lease_prefix(keys::Scope::Prune), ObjectType::Lease, signer).await?;
         if let Some(last) = self.audit(signer).await?.last() {
             ends.add(keys::audit_prefix(signer), last.chain.sequence, last.digest);
         }

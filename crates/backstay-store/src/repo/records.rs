@@ -175,7 +175,7 @@ impl Draft {
 
 impl Repository {
     /// Reads and verifies one record of this repository, signed by someone enrolled for one of `roles`.
-    async fn record<F: DeserializeOwned>(
+    pub(super) async fn record<F: DeserializeOwned>(
         &self,
         key: &Key,
         kind: ObjectType,
@@ -338,7 +338,7 @@ impl Repository {
         self.put_slot(&key, self.sign(ObjectType::Audit, facts::encode(&facts), chain, new)).await
     }
 
-    fn sign(&self, kind: ObjectType, facts: Vec<u8>, chain: Chain, new: Signing<'_>) -> Bytes {
+    pub(super) fn sign(&self, kind: ObjectType, facts: Vec<u8>, chain: Chain, new: Signing<'_>) -> Bytes {
         Draft { kind, repo: self.id(), object: new.id, chain, facts }.sign(new.key)
     }
 }

@@ -155,8 +155,15 @@ async fn repeat(vault: &Vault, snapshots: u64) -> Result<(), Failed> {
             vault.repo.put_fresh(&keys::snapshot(&source, Sequence::new(sequence), &id), bytes).await?;
         }
         let (root, at) = (model.front.facts.root, vault.env.clock.now());
-        let facts =
-            Mark { source: source.clone(), snapshot: id, kind: MarkKind::Proven, root, at, evidence: evidence.clone() };
+        let facts = Mark {
+            source: source.clone(),
+            snapshot: id,
+            kind: MarkKind::Proven,
+            root,
+            at,
+            releases: None,
+            evidence: evidence.clone(),
+        };
         let mark: ObjectId = vault.repo.fresh_id(random);
         vault.repo.put_mark(facts, mark_chain, Signing { key: signer, id: mark }).await?;
         // The next one follows what was just put.

@@ -71,6 +71,7 @@ fn words(act: &AuditAct) -> String {
             format!("removed the signer {name} (configuration {generation})")
         }
         AuditAct::SourceHandedOver { source, to } => format!("gave the fingerprint key of {source} to {to}"),
+        AuditAct::LeaseContested { scope, .. } => format!("asked whether another keeper's turn to {scope} was over"),
         AuditAct::KitMade { .. } => "wrote a recovery kit".to_owned(),
     }
 }

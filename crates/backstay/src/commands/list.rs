@@ -94,6 +94,8 @@ pub struct Row {
     pub label: Option<Label>,
     pub keep: Option<Keep>,
     pub marks: Vec<MarkKind>,
+    /// It will be deleted, and may lack objects already.
+    pub condemned: bool,
 }
 
 #[derive(Debug, Clone, serde::Serialize)]
@@ -129,11 +131,15 @@ impl Row {
             label: snapshot.label.clone(),
             keep: snapshot.keep,
             marks: snapshot.marks.clone(),
+            condemned: false,
         }
     }
 
     /// The strongest thing known of it.
     pub fn state(&self) -> &'static str {
+        if self.condemned {
+            return "condemned";
+        }
         match (self.quality, self.quarantined, self.proven) {
             (Quality::AsIs, _, _) => "QUARANTINED (as is)",
             (_, true, _) => "QUARANTINED",
@@ -157,6 +163,8 @@ impl ListView {
     fn add(&mut self, source: &SourceName, catalog: &Catalog, all: bool) {
         let shown = catalog.snapshots.iter().filter(|snapshot| all || !snapshot.has(MarkKind::Tombstoned));
         self.snapshots.extend(shown.map(|snapshot| Row::of(source, snapshot)));
+        let condemned = catalog.condemned.iter().filter(|_| all);
+        self.snapshots.extend(condemned.map(|snapshot| Row { condemned: true, ..Row::of(source, snapshot) }));
         self.broken.extend(broken(source, catalog));
         self.mark_faults.extend(mark_faults(source, catalog));
         self.older.extend(catalog.older.then(|| source.clone()));

@@ -20,6 +20,7 @@ pub mod permissions;
 pub mod repo;
 pub mod rescue;
 pub mod restore;
+pub mod retention;
 pub mod show;
 pub mod signer;
 pub mod status;

@@ -14,7 +14,7 @@ use backstay_model::moment::human_span;
 use backstay_model::status::{Concern, Point, ProofPolicy, Situation, Status, judge};
 use backstay_model::{Kind, Moment, SourceName, Verdict};
 use backstay_ops::catalog::{Catalog, Vault};
-use backstay_ops::custody;
+use backstay_ops::{custody, retain};
 use jiff::tz::TimeZone;
 
 pub async fn run(context: &Context, args: &args::Status) -> Outcome {
@@ -30,8 +30,10 @@ pub async fn run(context: &Context, args: &args::Status) -> Outcome {
         verdict: Verdict::Pass,
         sources: Vec::new(),
         key_confirmed: custody::custody(&vault).await?.confirmed,
+        retained: retain::last_run(&vault).await.ok().flatten(),
         sealed: !vault.repo.is_unsealed(),
         copies: Vec::new(),
+        now: context.clock.now(),
         zone: context.zone.clone(),
     };
     for source in &chosen {
@@ -64,6 +66,8 @@ async fn one(context: &Context, vault: &Vault, source: &SourceSettings) -> Resul
         snapshots: catalog.snapshots.len(),
         broken: list::broken(&source.name, &catalog),
         mark_faults: list::mark_faults(&source.name, &catalog),
+        condemned: catalog.condemned.len(),
+        has_rules: policy.retention.rules.is_set(),
         status,
     })
 }
@@ -82,9 +86,13 @@ pub struct StatusView {
     pub sources: Vec<SourceStatus>,
     /// When a copy of the key kept elsewhere was last shown to open the repository.
     pub key_confirmed: Option<Moment>,
+    /// When retention last had a turn; a host that may not see that says nothing.
+    pub retained: Option<Moment>,
     pub sealed: bool,
     /// How far each copy of the repository has come.
     pub copies: Vec<CopyStatus>,
+    #[serde(skip)]
+    pub now: Moment,
     #[serde(skip)]
     pub zone: TimeZone,
 }
@@ -99,6 +107,10 @@ pub struct SourceStatus {
     pub snapshots: usize,
     pub broken: Vec<Broken>,
     pub mark_faults: Vec<Fault>,
+    /// Snapshots that wait to be deleted.
+    pub condemned: usize,
+    #[serde(skip)]
+    pub has_rules: bool,
 }
 
 impl View for StatusView {
@@ -116,6 +128,9 @@ impl View for StatusView {
             }
         };
         page.evidence("key", &key);
+        if let Some(words) = self.retention_words() {
+            page.evidence("retention", &words);
+        }
         if !self.sealed {
             page.evidence("UNSEALED", "anyone who can read the repository can read the data");
         }
@@ -125,7 +140,28 @@ impl View for StatusView {
     }
 }
 
+/// Rules that nobody applied for so long are worth a word.
+const NOT_APPLIED_MILLIS: i64 = 7 * 86_400_000;
+
 impl StatusView {
+    /// Whether the rules are applied, where there are any.
+    fn retention_words(&self) -> Option<String> {
+        if !self.sources.iter().any(|row| row.has_rules) {
+            return None;
+        }
+        let run = "run `backstay retention apply`, daily";
+        Some(match self.retained {
+            None => format!("rules are set and were never applied: {run}"),
+            Some(at) if self.now.millis_since(at) > NOT_APPLIED_MILLIS => {
+                format!("last applied {}: {run}", time::local(at, &self.zone))
+            }
+            Some(at) => {
+                let waiting: usize = self.sources.iter().map(|row| row.condemned).sum();
+                format!("last applied {}; {waiting} snapshots wait to be deleted", time::local(at, &self.zone))
+            }
+        })
+    }
+
     fn next(&self) -> Option<String> {
         let Some(row) = self.sources.iter().find(|row| row.status.verdict != Verdict::Pass) else {
             let copy = self.copies.iter().find(|copy| copy.verdict != Verdict::Pass)?;

@@ -33,6 +33,15 @@ pub const KEYS: &[&str] = &[
     "limits.download",
     "limits.store_deadline",
     "status.max_age",
+    "retention.last",
+    "retention.days",
+    "retention.hourly",
+    "retention.daily",
+    "retention.weekly",
+    "retention.monthly",
+    "retention.yearly",
+    "retention.grace",
+    "retention.zone",
 ];
 
 /// Every setting of one source, below `sources.<name>`.
@@ -47,6 +56,15 @@ pub const SOURCE_KEYS: &[&str] = &[
     "capture.hold_max",
     "capture.log_growth_max",
     "status.max_age",
+    "retention.last",
+    "retention.days",
+    "retention.hourly",
+    "retention.daily",
+    "retention.weekly",
+    "retention.monthly",
+    "retention.yearly",
+    "retention.grace",
+    "retention.zone",
 ];
 
 /// What may be set of a copy, below `copies.<name>`: how a repository is found and reached, and what it keeps.

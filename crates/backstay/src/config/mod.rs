@@ -17,6 +17,7 @@ pub mod gcs;
 pub mod keys;
 pub mod origin;
 pub mod raw;
+pub mod retention;
 pub mod secret;
 pub mod settings;
 pub mod store;

@@ -4,6 +4,7 @@ use super::copies::{self, CopyName, CopySettings};
 use super::error::ConfigError;
 use super::origin::Origin;
 use super::raw::{RawConfig, Written};
+use super::retention::Retention;
 use super::secret::KeySource;
 use super::store::StoreSettings;
 use super::value::Named;
@@ -85,6 +86,7 @@ pub struct Policy {
     pub capture: Capture,
     /// The age from which the newest proven backup is too old.
     pub max_age: Duration,
+    pub retention: Retention,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -327,7 +329,7 @@ impl<'a> Reader<'a> {
 
 /// The settings of one source: its own where it has them, the general ones elsewhere. Without a source, the general
 /// ones alone.
-struct Below<'a, 'n> {
+pub(super) struct Below<'a, 'n> {
     reader: &'n Reader<'a>,
     source: Option<&'n SourceName>,
 }
@@ -338,7 +340,11 @@ impl Below<'_, '_> {
     }
 
     /// A flag or a variable outranks the file even where the file is more specific.
-    fn with<T>(&self, key: &str, read: impl Fn(Named<'_>) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
+    pub(super) fn with<T>(
+        &self,
+        key: &str,
+        read: impl Fn(Named<'_>) -> Result<T, ConfigError>,
+    ) -> Result<T, ConfigError> {
         self.maybe(key, read)?
             .ok_or_else(|| ConfigError::Missing { path: self.reader.file.to_owned(), key: key.to_owned() })
     }
@@ -363,7 +369,7 @@ impl Below<'_, '_> {
 
     fn policy(&self) -> Result<Policy, ConfigError> {
         let max_age = self.with("status.max_age", |named| named.duration())?;
-        Ok(Policy { proof: self.proof()?, capture: self.capture()?, max_age })
+        Ok(Policy { proof: self.proof()?, capture: self.capture()?, max_age, retention: Retention::read(self)? })
     }
 
     fn proof(&self) -> Result<Proof, ConfigError> {

@@ -66,6 +66,19 @@ impl From<OpsError> for Diagnostic {
             OpsError::CopyRivals { .. } => plain
                 .hint("Nothing was written there; somebody backed up into the copy, or the original was put back to an older state.")
                 .hint("Run `backstay list` on both, and copy to an empty place if both histories matter."),
+            OpsError::Condemned { .. } => plain.hint("Run `backstay list` to see which points stay."),
+            OpsError::TooSlow { .. } => plain
+                .hint("Run `backstay backup` again: what it stored is not lost time, and is deleted later.")
+                .hint("Look at what slows it down; `limits.threads` and `limits.upload_in_flight` say how much it may use."),
+            OpsError::LeaseHeld { .. } => plain.hint("Wait for it to end, then run `backstay retention apply` again."),
+            OpsError::LeaseOver => plain.hint("Run `backstay retention apply` again: it goes on."),
+            OpsError::Protected { .. } => plain
+                .hint("Take a new backup first, or take the hold back with `backstay retention release`; `backstay retention plan` shows why."),
+            OpsError::NothingToDrop { source_name, .. } => {
+                plain.hint(format!("Run `backstay list {source_name} --all` to see which there are."))
+            }
+            OpsError::NotHeld { .. } => plain.hint("Run `backstay list` to see which are."),
+            OpsError::RecordFull => plain.hint("Split the sources over two repositories, and tell us: this should not happen."),
             OpsError::Cancelled => Diagnostic::cancelled(),
         }
     }

@@ -37,7 +37,7 @@ fn of_operations() {
         OpsError::Busy { source_name: source_name.clone(), pid: Some(17) },
         OpsError::NotEnrolled { role: "a writer" },
         OpsError::Rival { source_name: source_name.clone(), rival: id(2) },
-        OpsError::BaseVanished { manifest: id(1) },
+        OpsError::BaseVanished { manifest: id(1), committed: Some(id(2)) },
         OpsError::RootMismatch { wanted: Digest::ZERO, found: Digest::from_bytes([1; 32]) },
         OpsError::TargetExists { path: path() },
         OpsError::NoFolder { path: PathBuf::from("/srv/nowhere") },

@@ -1,0 +1,317 @@
+//! What may be condemned and what may be deleted, decided from what was found of one source.
+//!
+//! Two decisions, at different times. `plan` says what to condemn: the manifests that retention frees and
+//! the packs that nothing needs any more. `due` says what to delete: what was condemned longer ago than
+//! the grace and is, looked at anew, still needed by nothing. Between them stands everything that can go
+//! wrong: so both refuse (`doubts`) when what was found cannot be the whole truth. A listing is a hint
+//! about what exists; that something is not in it frees nothing.
+
+use crate::catalog::Snapshot;
+use crate::retention::{self, Candidate, Decision, Fate, Freed, Reason, RetentionPolicy};
+use crate::{Digest, Moment, ObjectId, Ranges, Sequence};
+use jiff::tz::TimeZone;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A run of a writer that takes longer than this does not commit: what it refers to may have been
+/// condemned. An object no manifest names may be such a run's, unless it is older than this.
+pub const WRITER_DEADLINE_MILLIS: i64 = 12 * 3_600_000;
+
+/// The shortest time between condemning and deleting that needs no exclusive turn.
+pub const GRACE_MIN_MILLIS: i64 = 24 * 3_600_000;
+const _: () = assert!(2 * WRITER_DEADLINE_MILLIS <= GRACE_MIN_MILLIS);
+
+/// A verified manifest that is not condemned.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub snapshot: Snapshot,
+    /// When the store got it, by the store's clock.
+    pub stored: Moment,
+    pub len: u64,
+    /// The packs it needs.
+    pub needs: Vec<ObjectId>,
+}
+
+/// An object in a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    pub len: u64,
+    pub modified: Moment,
+}
+
+/// A snapshot by its name alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Named {
+    pub sequence: Sequence,
+    pub id: ObjectId,
+}
+
+/// An object that was condemned and has not been seen gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pending<T> {
+    pub object: T,
+    pub at: Moment,
+}
+
+/// What the newest prune record says of the source.
+#[derive(Debug, Clone, Default)]
+pub struct Recorded {
+    pub head: Option<(Sequence, Digest)>,
+    pub gone: Ranges,
+    pub snapshots: Vec<Pending<Named>>,
+    pub packs: Vec<Pending<ObjectId>>,
+}
+
+impl Recorded {
+    pub fn pending(&self) -> usize {
+        self.snapshots.len() + self.packs.len()
+    }
+
+    fn condemned_packs(&self) -> BTreeSet<ObjectId> {
+        self.packs.iter().map(|pending| pending.object).collect()
+    }
+}
+
+/// One source as it was found.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    pub standing: Vec<Standing>,
+    /// Manifests nobody can verify, and that are not condemned.
+    pub unverified: Vec<Named>,
+    /// Names among the manifests that this build does not know: a manifest of another kind, perhaps.
+    pub unread: Vec<String>,
+    pub mark_faults: usize,
+    pub recorded: Recorded,
+    /// The newest snapshot this host has seen.
+    pub seen: Option<(Sequence, Digest)>,
+    pub packs: BTreeMap<ObjectId, Listed>,
+    /// The condemned manifests that are still listed, and how long they are.
+    pub condemned: BTreeMap<ObjectId, u64>,
+}
+
+/// What a person gives up in so many words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GivenUp {
+    pub snapshots: BTreeSet<ObjectId>,
+    /// Numbers of snapshots that are missing.
+    pub missing: Ranges,
+}
+
+/// Why what was found cannot be the whole truth.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(tag = "doubt", rename_all = "kebab-case")]
+pub enum Doubt {
+    /// A manifest cannot be verified: what it needs is not known.
+    Unverified { id: ObjectId, sequence: Sequence },
+    /// Something among the manifests has a name this build does not know.
+    Unread { name: String },
+    /// Snapshots are missing that no prune took.
+    Hole { from: u64, to: u64 },
+    /// The newest snapshot that the last prune, or this host, has seen is not there.
+    HeadMissing { sequence: Sequence },
+    /// Marks are missing or cannot be verified: a hold may be among them.
+    Marks { count: usize },
+    /// An older state of the source is served than this host has seen.
+    RolledBack { seen: u64, found: u64 },
+}
+
+/// Everything that forbids to condemn or delete anything of the source.
+pub fn doubts(found: &Found, given_up: &GivenUp) -> Vec<Doubt> {
+    let unverified = || found.unverified.iter().filter(|named| !given_up.snapshots.contains(&named.id));
+    let mut doubts: Vec<Doubt> =
+        unverified().map(|named| Doubt::Unverified { id: named.id, sequence: named.sequence }).collect();
+    doubts.extend(found.unread.iter().map(|name| Doubt::Unread { name: name.clone() }));
+    let explained = found.recorded.gone.with(&given_up.missing);
+    let here = found.standing.iter().map(|s| s.snapshot.sequence).chain(unverified().map(|named| named.sequence));
+    let here: Ranges = here.map(Sequence::get).collect();
+    let heads = [found.recorded.head, found.seen];
+    let newest = here.runs().last().map(|(_, to)| *to).max(heads.iter().flatten().map(|(s, _)| s.get()).max());
+    let holes = here.with(&explained).holes(Sequence::FIRST.get(), newest.unwrap_or(0));
+    doubts.extend(holes.into_iter().map(|(from, to)| Doubt::Hole { from, to }));
+    for (sequence, digest) in heads.into_iter().flatten() {
+        let is_it = |s: &Standing| (s.snapshot.sequence, s.snapshot.digest) == (sequence, digest);
+        let missing = !found.standing.iter().any(is_it) && !explained.contains(sequence.get());
+        doubts.extend(missing.then_some(Doubt::HeadMissing { sequence }));
+    }
+    doubts.dedup();
+    if found.mark_faults > 0 {
+        doubts.push(Doubt::Marks { count: found.mark_faults });
+    }
+    doubts
+}
+
+/// What is to be done to a source.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub policy: RetentionPolicy,
+    pub zone: TimeZone,
+    pub now: Moment,
+    pub grace_millis: i64,
+    pub given_up: GivenUp,
+    /// How many objects may be condemned: a record has a size. What is beyond comes next time.
+    pub most: usize,
+}
+
+/// What is to be condemned.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Every snapshot's fate, newest first.
+    pub decisions: Vec<Decision>,
+    pub snapshots: Vec<Named>,
+    pub packs: Vec<ObjectId>,
+    pub bytes: u64,
+    /// Numbers of which no snapshot stays.
+    pub gone: Ranges,
+    /// Objects that are free, and for which this time there was no room.
+    pub put_off: usize,
+    /// Objects no manifest names, and that may still be a running backup's.
+    pub young: usize,
+    /// Packs that a snapshot which stays needs, and that are not listed.
+    pub missing: BTreeSet<ObjectId>,
+    /// Snapshots that a person gave up and that stay all the same, and why.
+    pub refused: Vec<(ObjectId, Vec<Reason>)>,
+}
+
+/// Decides what to condemn. Only for a source without doubts.
+pub fn plan(found: &Found, rules: &Rules) -> Plan {
+    let mut plan = Plan { decisions: decide(found, rules), ..Plan::default() };
+    give_up(&mut plan, &rules.given_up);
+    let mut freed: Vec<&Standing> = freed(found, &plan.decisions);
+    plan.put_off = freed.len().saturating_sub(rules.most);
+    freed.truncate(rules.most);
+    let leaving: BTreeSet<ObjectId> = freed.iter().map(|s| s.snapshot.id).collect();
+    let unverified = found.unverified.iter().filter(|named| rules.given_up.snapshots.contains(&named.id));
+    plan.snapshots = freed.iter().map(|s| Named { sequence: s.snapshot.sequence, id: s.snapshot.id }).collect();
+    plan.snapshots.extend(unverified);
+    plan.bytes = freed.iter().map(|s| s.len).sum();
+    let staying = || found.standing.iter().filter(|s| !leaving.contains(&s.snapshot.id));
+    let needed: BTreeSet<ObjectId> = staying().flat_map(|s| &s.needs).copied().collect();
+    plan.missing = needed.iter().filter(|pack| !found.packs.contains_key(pack)).copied().collect();
+    let of_the_freed: BTreeSet<ObjectId> = freed.iter().flat_map(|s| &s.needs).copied().collect();
+    condemn_packs(&mut plan, found, rules, (&needed, &of_the_freed));
+    let stays: BTreeSet<u64> = staying().map(|s| s.snapshot.sequence.get()).collect();
+    let gone = plan.snapshots.iter().map(|named| named.sequence.get()).filter(|n| !stays.contains(n));
+    plan.gone = gone.collect::<Ranges>().with(&rules.given_up.missing);
+    plan
+}
+
+fn decide(found: &Found, rules: &Rules) -> Vec<Decision> {
+    let candidates: Vec<Candidate<'_>> = found
+        .standing
+        .iter()
+        .map(|s| Candidate {
+            snapshot: &s.snapshot,
+            stored: s.stored,
+            complete: s.needs.iter().all(|pack| found.packs.contains_key(pack)),
+        })
+        .collect();
+    retention::decide(&candidates, &rules.policy, rules.now, &rules.zone)
+}
+
+/// What a person gave up goes, unless it stays by right.
+fn give_up(plan: &mut Plan, given_up: &GivenUp) {
+    for decision in plan.decisions.iter_mut().filter(|d| given_up.snapshots.contains(&d.snapshot)) {
+        match &decision.fate {
+            Fate::Keep(reasons) if reasons.iter().any(|reason| reason.is_a_right()) => {
+                plan.refused.push((decision.snapshot, reasons.clone()));
+            }
+            _ => decision.fate = Fate::Free(Freed::GivenUp),
+        }
+    }
+}
+
+/// The oldest first: if there is no room for all, those are the ones that go.
+fn freed<'a>(found: &'a Found, decisions: &[Decision]) -> Vec<&'a Standing> {
+    let free: BTreeSet<ObjectId> =
+        decisions.iter().filter(|d| matches!(d.fate, Fate::Free(_))).map(|d| d.snapshot).collect();
+    let mut freed: Vec<&Standing> = found.standing.iter().filter(|s| free.contains(&s.snapshot.id)).collect();
+    freed.sort_by_key(|s| (s.snapshot.sequence, s.snapshot.id));
+    freed
+}
+
+/// Packs that nothing needs: those of the manifests that go, and, once no run can refer to them any more,
+/// those that no manifest names. Without a policy what nobody names stays too.
+fn condemn_packs(
+    plan: &mut Plan,
+    found: &Found,
+    rules: &Rules,
+    (needed, of_the_freed): (&BTreeSet<ObjectId>, &BTreeSet<ObjectId>),
+) {
+    let condemned = found.recorded.condemned_packs();
+    for (id, listed) in &found.packs {
+        if needed.contains(id) || condemned.contains(id) {
+            continue;
+        }
+        let old = rules.now.millis_since(listed.modified) >= WRITER_DEADLINE_MILLIS;
+        match of_the_freed.contains(id) || (old && rules.policy.is_set()) {
+            false => plan.young += usize::from(!old),
+            true if plan.snapshots.len() + plan.packs.len() >= rules.most => plan.put_off += 1,
+            true => {
+                plan.packs.push(*id);
+                plan.bytes += listed.len;
+            }
+        }
+    }
+}
+
+/// A condemned object that a snapshot needs all the same: it is not deleted, and somebody broke a rule.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Spared {
+    pub pack: ObjectId,
+    pub needed_by: ObjectId,
+}
+
+/// What may be deleted now, and what waits.
+#[derive(Debug, Clone, Default)]
+pub struct Due {
+    /// Deleted first, so that at no time a manifest lacks its packs.
+    pub snapshots: Vec<Named>,
+    pub packs: Vec<ObjectId>,
+    pub bytes: u64,
+    pub spared: Vec<Spared>,
+    pub waiting: usize,
+    pub waiting_bytes: u64,
+    /// When the last of those that wait may go.
+    pub waiting_until: Option<Moment>,
+}
+
+/// Decides what to delete of what was condemned and is still listed. Only for a source without doubts.
+pub fn due(found: &Found, rules: &Rules) -> Due {
+    let mut due = Due::default();
+    let mut needed_by: BTreeMap<ObjectId, ObjectId> = BTreeMap::new();
+    for standing in &found.standing {
+        needed_by.extend(standing.needs.iter().map(|pack| (*pack, standing.snapshot.id)));
+    }
+    for Pending { object, at } in &found.recorded.snapshots {
+        let Some(len) = found.condemned.get(&object.id) else { continue };
+        if due.is_over(*at, *len, rules) {
+            due.snapshots.push(*object);
+        }
+    }
+    for Pending { object: pack, at } in &found.recorded.packs {
+        let Some(listed) = found.packs.get(pack) else { continue };
+        match needed_by.get(pack) {
+            Some(needed_by) => due.spared.push(Spared { pack: *pack, needed_by: *needed_by }),
+            None if due.is_over(*at, listed.len, rules) => due.packs.push(*pack),
+            None => {}
+        }
+    }
+    due
+}
+
+impl Due {
+    fn is_over(&mut self, at: Moment, len: u64, rules: &Rules) -> bool {
+        let over = rules.now.millis_since(at) >= rules.grace_millis;
+        if over {
+            self.bytes += len;
+        } else {
+            self.waiting += 1;
+            self.waiting_bytes += len;
+            let until = Moment::from_millis(at.as_millis().saturating_add(rules.grace_millis));
+            self.waiting_until = self.waiting_until.max(until);
+        }
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests;

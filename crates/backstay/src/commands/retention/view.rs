@@ -1,0 +1,188 @@
+//! What retention says: for each source what goes and when, what stays and why, and what is in doubt.
+
+use crate::output::table::{Align, Table};
+use crate::output::time;
+use crate::output::{Page, View};
+use backstay_model::Moment;
+use backstay_model::Verdict;
+use backstay_model::prune::Doubt;
+use backstay_model::retention::{Decision, Fate, Freed};
+use backstay_ops::retain::{HoldReport, RetainReport, SourceReport, Tally};
+use jiff::tz::TimeZone;
+
+#[derive(serde::Serialize)]
+pub struct RetentionView {
+    #[serde(flatten)]
+    pub report: RetainReport,
+    #[serde(skip)]
+    pub zone: TimeZone,
+}
+
+impl View for RetentionView {
+    fn render(&self, page: &mut Page) {
+        for row in &self.report.sources {
+            self.source(page, row);
+        }
+        if let Some(why) = &self.report.stopped {
+            page.evidence("stopped", why);
+        }
+        if let Some(next) = self.next() {
+            page.next(&next);
+        }
+    }
+}
+
+impl RetentionView {
+    fn source(&self, page: &mut Page, row: &SourceReport) {
+        page.verdict(row.verdict, row.source.as_str(), &self.headline(row));
+        for doubt in &row.doubts {
+            page.evidence("DOUBT", &doubt_words(doubt));
+        }
+        for spared in &row.spared {
+            let words = format!(
+                "pack {} is condemned and snapshot {} needs it: it stays, and a writer broke a rule",
+                spared.pack.short(),
+                spared.needed_by.short()
+            );
+            page.evidence("SPARED", &words);
+        }
+        for missing in &row.missing {
+            page.evidence(
+                "MISSING",
+                &format!("pack {} is not listed, and a snapshot that stays needs it", missing.short()),
+            );
+        }
+        if !row.doubts.is_empty() {
+            return;
+        }
+        let at = |moment: Moment| time::local(moment, &self.zone);
+        let (gone, freed) = if self.report.performed { ("deleted", "condemned") } else { ("to delete", "to condemn") };
+        page.evidence(gone, &tally_words(row.deleted));
+        let goes = row.goes.map(|goes| format!("; it goes from {}", at(goes))).unwrap_or_default();
+        page.evidence(freed, &(tally_words(row.condemned) + &goes));
+        if let Some(until) = row.waiting.until {
+            let waiting = row.waiting;
+            page.evidence(
+                "waiting",
+                &format!("{} objects, {}; the last goes from {}", waiting.objects, waiting.bytes, at(until)),
+            );
+        }
+        if row.put_off > 0 {
+            page.evidence(
+                "put off",
+                &format!("{} objects that did not fit into one record; run it again", row.put_off),
+            );
+        }
+        if row.young > 0 {
+            page.evidence(
+                "too young",
+                &format!("{} objects no snapshot names, perhaps of a running backup", row.young),
+            );
+        }
+        if let Some(oldest) = row.oldest.filter(|oldest| oldest.before != oldest.after) {
+            page.evidence("reach", &format!("back to {}; before, to {}", at(oldest.after), at(oldest.before)));
+        }
+        if !self.report.performed {
+            page.table(&self.fates(&row.snapshots));
+        }
+    }
+
+    fn headline(&self, row: &SourceReport) -> String {
+        let (stay, go) = row.snapshots.iter().fold((0, 0), |(stay, go), d| match d.fate {
+            Fate::Keep(_) => (stay + 1, go),
+            Fate::Free(_) => (stay, go + 1),
+        });
+        match (row.doubts.is_empty(), row.policy.is_set() || go > 0) {
+            (false, _) => "nothing of it is touched: what was found cannot be all there is".to_owned(),
+            (true, false) => format!("no rule is set: all {stay} snapshots stay"),
+            (true, true) => format!(
+                "{stay} snapshots stay, {go} {}",
+                if self.report.performed { "are condemned" } else { "would go" }
+            ),
+        }
+    }
+
+    fn fates(&self, decisions: &[Decision]) -> Table {
+        let mut table = Table::new([
+            ("SNAPSHOT", Align::Left),
+            ("TAKEN", Align::Left),
+            ("FATE", Align::Left),
+            ("WHY", Align::Left),
+        ]);
+        for decision in decisions {
+            let (fate, why) = match &decision.fate {
+                Fate::Keep(reasons) => {
+                    ("stays", reasons.iter().map(|reason| reason.words()).collect::<Vec<_>>().join(", "))
+                }
+                Fate::Free(Freed::Outlived) => ("goes", "no rule asks for it any more".to_owned()),
+                Fate::Free(Freed::Quarantined) => ("goes", "quarantined, and a good one is there".to_owned()),
+                Fate::Free(Freed::GivenUp) => ("goes", "given up".to_owned()),
+            };
+            table.row([decision.snapshot.short(), time::local(decision.taken, &self.zone), fate.to_owned(), why]);
+        }
+        table
+    }
+
+    fn next(&self) -> Option<String> {
+        let doubted = self.report.sources.iter().find(|row| row.verdict != Verdict::Pass);
+        let something = |row: &SourceReport| row.condemned != Tally::default() || row.deleted != Tally::default();
+        match doubted {
+            Some(row) => Some(format!("backstay check {}", row.source)),
+            None if self.report.stopped.is_some() => Some("backstay retention apply".to_owned()),
+            None if !self.report.performed && self.report.sources.iter().any(something) => {
+                Some("backstay retention apply".to_owned())
+            }
+            None => None,
+        }
+    }
+}
+
+fn tally_words(tally: Tally) -> String {
+    if tally == Tally::default() {
+        return "nothing".to_owned();
+    }
+    format!("{} snapshots and {} packs, {}", tally.snapshots, tally.packs, tally.bytes)
+}
+
+fn doubt_words(doubt: &Doubt) -> String {
+    match doubt {
+        Doubt::Unverified { id, sequence } => {
+            format!(
+                "snapshot {} (number {}) cannot be verified; what it needs is not known",
+                id.short(),
+                sequence.get()
+            )
+        }
+        Doubt::Unread { name } => format!("{name} has a name this version does not know"),
+        Doubt::Hole { from, to } if from == to => format!("snapshot number {from} is missing, and no prune took it"),
+        Doubt::Hole { from, to } => format!("snapshots number {from} to {to} are missing, and no prune took them"),
+        Doubt::HeadMissing { sequence } => {
+            format!("snapshot number {} was the newest once, and is not there", sequence.get())
+        }
+        Doubt::Marks { count } => format!("{count} marks are missing or cannot be verified: one may be a hold"),
+        Doubt::RolledBack { seen, found } => {
+            format!("this host has seen snapshot number {seen}, and {found} is the newest that is served")
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+pub struct HoldView {
+    #[serde(flatten)]
+    pub report: HoldReport,
+    #[serde(skip)]
+    pub zone: TimeZone,
+}
+
+impl View for HoldView {
+    fn render(&self, page: &mut Page) {
+        let HoldReport { source, snapshot, taken, held, reasons } = &self.report;
+        let what = if *held { "is held: no rule frees it" } else { "is released: the rules decide" };
+        page.verdict(Verdict::Pass, source.as_str(), &format!("snapshot {} {what}", snapshot.short()));
+        page.evidence("taken", &time::local(*taken, &self.zone));
+        for reason in reasons {
+            page.evidence("reason", reason);
+        }
+        page.next(&format!("backstay retention plan {source}"));
+    }
+}
