@@ -60,6 +60,8 @@ pub enum Conditions {
     Honoured,
     /// As some stores do: a put with `If-None-Match: *` overwrites.
     Ignored,
+    /// The put overwrites, and is answered as if it had not.
+    Pretended,
 }
 
 /// What clients of the adversary speak.
@@ -172,6 +174,11 @@ impl Adversary {
         std::mem::take(&mut self.shared.state().requests)
     }
 
+    /// The same, without forgetting them.
+    pub fn requests_so_far(&self) -> Vec<String> {
+        self.shared.state().requests.clone()
+    }
+
     /// The heads of the requests since the last call: header lines, names in lower case.
     pub fn take_heads(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.state().heads)
@@ -240,8 +247,12 @@ impl Shared {
         let answer = match request.method.as_str() {
             "PUT" => {
                 let _alone = self.puts.lock().unwrap_or_else(PoisonError::into_inner);
-                self.forget_if_overwriting(&request);
-                self.pass_on(&request, request.body.len())?
+                let overwrote = self.forget_if_overwriting(&request);
+                let answer = self.pass_on(&request, request.body.len())?;
+                if overwrote && self.conditions == Conditions::Pretended {
+                    return answer_with(&mut client, 412, "", &refusal("PreconditionFailed"));
+                }
+                answer
             }
             _ => self.pass_on(&request, request.body.len())?,
         };
@@ -320,13 +331,14 @@ impl Shared {
     }
 
     /// The condition is part of what is signed, so that it cannot be left out; but what it asks for can be made true.
-    fn forget_if_overwriting(&self, request: &Request) {
+    /// Whether there was something to overwrite.
+    fn forget_if_overwriting(&self, request: &Request) -> bool {
         let conditional = String::from_utf8_lossy(&request.head).to_lowercase().contains("\r\nif-none-match:");
-        if self.conditions == Conditions::Ignored && request.method == "PUT" && conditional {
-            let name = request.target.trim_start_matches(&format!("/{BUCKET}/")).split('?').next().unwrap_or_default();
-            // There is mostly nothing to remove.
-            let _ = std::fs::remove_file(self.bucket.join(name));
+        if self.conditions == Conditions::Honoured || request.method != "PUT" || !conditional {
+            return false;
         }
+        let name = request.target.trim_start_matches(&format!("/{BUCKET}/")).split('?').next().unwrap_or_default();
+        std::fs::remove_file(self.bucket.join(name)).is_ok()
     }
 
     /// Passes a request on with this much of its body, and brings the answer.

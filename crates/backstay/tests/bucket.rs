@@ -288,3 +288,50 @@ fn a_list_reads_nothing_twice_and_misses_nothing_new() {
     assert_eq!(far.json(&["list", "shop"])["snapshots"], listed["snapshots"]);
     assert_eq!(wire.take_requests().len(), 4, "it was made whole again");
 }
+
+/// One that overwrites and says that it refused: only looking at what is there tells.
+#[test]
+fn a_store_that_only_pretends_to_refuse_is_found() {
+    let server = S3Server::start();
+    let wire = Adversary::start(&server, Conditions::Pretended, None);
+    let far = Far::new(wire.endpoint());
+    let (exit, out, err) = far.init();
+    assert_eq!((exit, &value(&out)["conditional_put"]), (0, &false.into()), "{out}{err}");
+}
+
+/// Where one writer is the rule and two come all the same: the slower one is told, and so is whoever looks
+/// afterwards, since there are two children of one parent.
+#[test]
+fn two_writers_at_a_store_that_overwrites_are_noticed() {
+    let server = S3Server::start();
+    let wire = Adversary::start(&server, Conditions::Ignored, None);
+    let one = Far::new(wire.endpoint());
+    let (exit, out, err) = one.init();
+    assert_eq!((exit, &value(&out)["conditional_put"]), (0, &false.into()), "{out}{err}");
+    assert!(one.ok(&["repo", "show"]).contains("let one host back up each source, and one maintain"));
+
+    // Another host with the same configuration and key, at its own address.
+    let slow = Adversary::start(&server, Conditions::Ignored, None);
+    let two = Far::new(slow.endpoint());
+    for name in ["backstay.toml", "backstay.key", "shop.db"] {
+        fs::copy(one.house.path(name), two.house.path(name)).expect("copied");
+    }
+    two.house.edit("backstay.toml", &one.endpoint, &two.endpoint);
+    two.house.sql("UPDATE item SET name = 'two' WHERE id % 3 = 0");
+    one.house.sql("UPDATE item SET name = 'one' WHERE id % 3 = 1");
+    // It has read what is there, and is about to store its first pack, while the other begins and ends.
+    slow.next("PUT", Trouble::Slow(Duration::from_secs(4)));
+    let mut command = two.command(&["backup", "shop", "--no-proof", "--json"]);
+    let child =
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("runs");
+    while !slow.requests_so_far().iter().any(|request| request.starts_with("PUT")) {
+        std::thread::yield_now();
+    }
+    one.ok(&["backup", "shop", "--no-proof"]);
+    let (exit, out, err) = ended(child.wait_with_output().expect("it ends"));
+    assert!(exit == 5 && out.contains("another writer"), "{exit}: {out}{err}");
+    let (exit, out, _) = one.run(&["check"]);
+    assert!(exit == 1 && out.contains("two writers"), "{exit}: {out}");
+    let (exit, out, _) = one.run(&["status"]);
+    assert!(exit != 0 && out.contains("two writers"), "{exit}: {out}");
+}

@@ -100,7 +100,11 @@ impl View for RepoView {
         page.evidence("master", &self.master);
         let sealed = if self.sealed { "yes" } else { "NO: anyone who can read the repository can read the data" };
         page.evidence("sealed", sealed);
-        let exclusive = if self.conditional_put { "refused by the store" } else { "NOT refused: let one host write" };
+        let exclusive = if self.conditional_put {
+            "refused by the store"
+        } else {
+            "NOT refused: let one host back up each source, and one maintain"
+        };
         page.evidence("overwriting", exclusive);
         for signer in &self.signers {
             let roles: Vec<&str> = signer.roles.iter().map(|role| role.word()).collect();
