@@ -6,6 +6,7 @@
 
 pub mod backup;
 pub mod catalog;
+pub mod checking;
 pub mod copies;
 pub mod id;
 pub mod kind;

@@ -9,6 +9,8 @@
 //! known of the snapshots that need it, so they are inconclusive and never quarantined. Nothing to look
 //! at is no pass either.
 
+mod memory;
+
 use crate::catalog::{Catalog, Vault};
 use crate::prove::{About, put_mark, with_causes};
 use crate::{Event, OpsError, rebuild};
@@ -19,6 +21,7 @@ use backstay_format::layout::FRAME_RAW_MAX;
 use backstay_format::object::Object;
 use backstay_format::table::Reference;
 use backstay_model::catalog::{MarkKind, Snapshot};
+use backstay_model::checking::Select;
 use backstay_model::{Digest, Kind, Kinded, ObjectId, SourceName, Verdict};
 use backstay_store::keys;
 use backstay_store::repo::{Manifest, RepoError, SnapshotReader};
@@ -30,6 +33,25 @@ pub struct CheckRequest {
     /// Only this snapshot, by its id; otherwise all of them.
     pub snapshot: Option<ObjectId>,
     pub depth: Depth,
+}
+
+/// How much of a source is looked at, and what counts against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope {
+    pub select: Select,
+    pub holes: Holes,
+}
+
+/// Whether numbers without a snapshot are a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holes {
+    Damage,
+    /// A copy need not hold everything the original had.
+    ByRight,
+}
+
+impl Scope {
+    pub const EVERYTHING: Self = Self { select: Select::All, holes: Holes::Damage };
 }
 
 /// How far the check goes.
@@ -50,6 +72,8 @@ pub struct CheckReport {
     pub bytes: u64,
     /// Packs nobody refers to: left by runs that died, they cost space and nothing else.
     pub unreferenced: u64,
+    /// Objects that were left for another time; nothing is known of them from this run.
+    pub left: u64,
     pub problems: Vec<Problem>,
     pub millis: u64,
 }
@@ -57,7 +81,10 @@ pub struct CheckReport {
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct CheckedSnapshot {
     pub id: ObjectId,
+    /// Inconclusive while some of its objects were not looked at.
     pub verdict: Verdict,
+    /// Objects it refers to that were left for another time.
+    pub left: u64,
 }
 
 /// One thing that is wrong, and the snapshots that cannot be restored because of it.
@@ -86,6 +113,13 @@ impl Problem {
 struct Objects {
     looked_at: HashMap<Described, Option<Wrong>>,
     bytes: u64,
+    /// Only these are looked at; `None` is all.
+    chosen: Option<BTreeSet<ObjectId>>,
+    left: BTreeSet<ObjectId>,
+    /// Manifests that were read and hold.
+    manifests: BTreeSet<ObjectId>,
+    /// Bytes looked at when what was learnt was last written down.
+    remembered: u64,
 }
 
 /// What is wrong with an object or a manifest.
@@ -125,6 +159,11 @@ impl Objects {
     fn all(&self) -> BTreeSet<ObjectId> {
         self.looked_at.keys().map(|(id, _)| *id).collect()
     }
+
+    /// Everything that some manifest refers to.
+    fn referenced(&self) -> BTreeSet<ObjectId> {
+        self.looked_at.keys().map(|(id, _)| *id).chain(self.left.iter().copied()).collect()
+    }
 }
 
 fn described(manifest: &Manifest, reference: &Reference, reader: Option<&SnapshotReader>) -> Described {
@@ -142,20 +181,32 @@ fn described(manifest: &Manifest, reference: &Reference, reader: Option<&Snapsho
     (reference.object, Digest::from_bytes(*hasher.finalize().as_bytes()))
 }
 
+/// Looks at everything.
 pub async fn check(vault: &Vault, request: &CheckRequest) -> Result<CheckReport, OpsError> {
+    check_within(vault, request, Scope::EVERYTHING).await
+}
+
+/// Looks at what the scope names, and remembers what was found good.
+pub async fn check_within(vault: &Vault, request: &CheckRequest, scope: Scope) -> Result<CheckReport, OpsError> {
     let began = vault.env.clock.now();
     let catalog = vault.catalog(&request.source).await?;
     let source = request.source.clone();
     vault.env.tell(Event::Began { source, what: "checking", bytes: None });
-    let mut objects = Objects::default();
-    let mut problems = history_problems(vault, &request.source, &catalog).await?;
+    let chosen = memory::chosen(vault, request, (&catalog, scope.select)).await?;
+    let mut objects = Objects { chosen, ..Objects::default() };
+    let mut problems = history_problems(vault, &request.source, (&catalog, scope.holes)).await?;
     let mut snapshots = Vec::new();
     let mut sealed_elsewhere = None;
     let chosen = catalog.snapshots.iter().filter(|s| request.snapshot.is_none_or(|id| id == s.id));
     for snapshot in chosen {
         vault.env.cancel.check()?;
+        memory::remember_now_and_then(vault, request, &mut objects);
+        let mut left = 0;
         let (verdict, found) = match check_snapshot(vault, request, &catalog, snapshot, &mut objects).await {
-            Ok(found) => (verdict_of(&found), found),
+            Ok((found, passed_over)) => {
+                left = passed_over;
+                (verdict_of(&found), found)
+            }
             // Sealed to somebody else: nothing is known of it, and nothing may be said against it.
             Err(OpsError::Repo(error @ RepoError::Sealed { .. })) if error.kind() == Kind::Denied => {
                 let found = vec![(format!("snapshot {}", snapshot.id), Wrong::Unreadable(with_causes(&error)))];
@@ -164,12 +215,14 @@ pub async fn check(vault: &Vault, request: &CheckRequest) -> Result<CheckReport,
             }
             Err(error) => {
                 remember_suspects(vault, request, &objects)?;
+                memory::remember(vault, request, &mut objects);
                 // What stopped the check may well stop this too; the check says so itself.
                 let _ = quarantine(vault, &catalog, &snapshots, &problems).await;
                 return Err(error);
             }
         };
-        snapshots.push(CheckedSnapshot { id: snapshot.id, verdict });
+        let verdict = if left > 0 { verdict.and(Verdict::Inconclusive) } else { verdict };
+        snapshots.push(CheckedSnapshot { id: snapshot.id, verdict, left });
         add_problems(&mut problems, snapshot.id, found);
     }
     if let Some(error) = sealed_elsewhere.filter(|_| snapshots.iter().all(|s| s.verdict == Verdict::Inconclusive)) {
@@ -187,32 +240,47 @@ pub async fn check(vault: &Vault, request: &CheckRequest) -> Result<CheckReport,
     }
     let unreferenced = unreferenced(request, &catalog, &packs, &objects);
     remember_suspects(vault, request, &objects)?;
+    memory::remember(vault, request, &mut objects);
+    if request.snapshot.is_none() && catalog.broken.is_empty() {
+        memory::restrict(vault, request, &objects);
+    }
     quarantine(vault, &catalog, &snapshots, &problems).await?;
     vault.env.tell(Event::Ended);
-    let verdicts = snapshots.iter().map(|checked| checked.verdict).chain(problems.iter().map(|p| p.verdict));
-    // With nothing to look at, nothing was found out.
-    let verdict = verdicts.reduce(Verdict::and).unwrap_or(Verdict::Inconclusive);
     Ok(CheckReport {
         source: request.source.clone(),
-        verdict,
+        verdict: overall(&snapshots, &problems),
         depth: request.depth,
         snapshots,
         objects: objects.all().len() as u64,
         bytes: objects.bytes,
         unreferenced,
+        left: objects.left.len() as u64,
         problems,
         millis: vault.env.clock.now().millis_since(began).max(0) as u64,
     })
 }
 
+fn overall(snapshots: &[CheckedSnapshot], problems: &[Problem]) -> Verdict {
+    // What was left for another time says nothing, for or against.
+    let told = snapshots.iter().filter(|checked| checked.left == 0 || checked.verdict == Verdict::Fail);
+    let looked = (!snapshots.is_empty()).then_some(Verdict::Pass);
+    let verdicts = told.map(|checked| checked.verdict).chain(looked).chain(problems.iter().map(|p| p.verdict));
+    // With nothing to look at, nothing was found out.
+    verdicts.reduce(Verdict::and).unwrap_or(Verdict::Inconclusive)
+}
+
 /// What is wrong with the history as a whole: objects that cannot be verified, holes, rivals.
-async fn history_problems(vault: &Vault, source: &SourceName, catalog: &Catalog) -> Result<Vec<Problem>, OpsError> {
+async fn history_problems(
+    vault: &Vault,
+    source: &SourceName,
+    (catalog, holes): (&Catalog, Holes),
+) -> Result<Vec<Problem>, OpsError> {
     let broken = catalog.broken.iter().map(|(name, error)| Problem::of(name.key().to_string(), error, vec![name.id]));
     let mut problems: Vec<Problem> = broken.collect();
     if let Some(fault) = vault.repo.conf_fault() {
         problems.push(Problem::of(keys::conf(vault.repo.conf().generation).to_string(), fault, Vec::new()));
     }
-    problems.extend(chain_problems(catalog));
+    problems.extend(chain_problems(catalog, holes));
     let faults = catalog.mark_faults.iter();
     problems.extend(faults.map(|fault| Problem::of(keys::mark_prefix(source), fault.error(), Vec::new())));
     let fault = catalog.prune_fault.iter();
@@ -234,7 +302,7 @@ fn without_branch(catalog: &Catalog, branches: u64) -> Option<Problem> {
 }
 
 /// Every snapshot follows the one before it: none is missing, none was exchanged, none has a rival.
-fn chain_problems(catalog: &Catalog) -> Vec<Problem> {
+fn chain_problems(catalog: &Catalog, holes: Holes) -> Vec<Problem> {
     let mut by_sequence: BTreeMap<u64, Vec<&Snapshot>> = BTreeMap::new();
     for snapshot in &catalog.snapshots {
         by_sequence.entry(snapshot.sequence.get()).or_default().push(snapshot);
@@ -259,7 +327,8 @@ fn chain_problems(catalog: &Catalog) -> Vec<Problem> {
                 Some(before) if !before.iter().any(follows) => {
                     say(snapshot, "it does not follow the snapshot before it: the history was forked or exchanged");
                 }
-                None if *sequence > 1
+                None if holes == Holes::Damage
+                    && *sequence > 1
                     && !unverified.contains(&(sequence - 1))
                     && !catalog.gone.contains(sequence - 1) =>
                 {
@@ -292,26 +361,31 @@ async fn check_snapshot(
     catalog: &Catalog,
     snapshot: &Snapshot,
     objects: &mut Objects,
-) -> Result<Vec<Finding>, OpsError> {
+) -> Result<(Vec<Finding>, u64), OpsError> {
     let front = catalog.front(&snapshot.id).expect("every snapshot of a catalog has its front");
     let key = front.name.key().to_string();
     let manifest = match vault.repo.manifest(&front.name).await {
         Ok(manifest) => manifest,
-        Err(error) => return finding(vault, request, error.into(), key).await,
+        Err(error) => return Ok((finding(vault, request, error.into(), key).await?, 0)),
     };
     objects.bytes += manifest.len();
     let reader = match (request.depth, &vault.unsealer) {
         (Depth::Authentic, Some(unsealer)) => {
             match SnapshotReader::open(vault.repo.clone(), manifest.clone(), unsealer) {
                 Ok(reader) => Some(reader),
-                Err(error) => return finding(vault, request, error.into(), key).await,
+                Err(error) => return Ok((finding(vault, request, error.into(), key).await?, 0)),
             }
         }
         (Depth::Authentic, None) => return Err(RepoError::NoIdentity.into()),
         (Depth::Intact, _) => None,
     };
-    let mut found = Vec::new();
+    let (mut found, mut left) = (Vec::new(), 0);
     for reference in manifest.table.refs() {
+        if objects.chosen.as_ref().is_some_and(|chosen| !chosen.contains(&reference.object)) {
+            objects.left.insert(reference.object);
+            left += 1;
+            continue;
+        }
         if let Some(wrong) =
             check_object(vault, request, Look { manifest: &manifest, reference, reader: reader.as_ref() }, objects)
                 .await?
@@ -319,12 +393,15 @@ async fn check_snapshot(
             found.push((keys::pack(&request.source, &reference.object).to_string(), wrong));
         }
     }
-    if let (Some(reader), true) = (&reader, found.is_empty())
+    if let (Some(reader), true) = (&reader, found.is_empty() && left == 0)
         && let Err(error) = restorable(vault, request, reader).await
     {
         found.extend(finding(vault, request, error, key).await?);
     }
-    Ok(found)
+    if found.is_empty() && left == 0 {
+        objects.manifests.insert(snapshot.id);
+    }
+    Ok((found, left))
 }
 
 /// Whether the maps lead to what was captured, and a restore would know what to do with it.
@@ -430,7 +507,7 @@ fn unreferenced(request: &CheckRequest, catalog: &Catalog, packs: &[ObjectId], o
     if request.snapshot.is_some() {
         return 0;
     }
-    let mut known = objects.all();
+    let mut known = objects.referenced();
     known.extend(catalog.condemned_packs(&request.source));
     packs.iter().filter(|id| !known.contains(id)).count() as u64
 }

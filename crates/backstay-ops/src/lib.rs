@@ -7,6 +7,7 @@ pub mod backup;
 mod base;
 pub mod catalog;
 pub mod check;
+pub mod checked;
 pub mod copy;
 pub mod custody;
 pub mod disk;

@@ -240,6 +240,13 @@ impl State {
         Ok(new)
     }
 
+    /// Replaces a file in its folder's own lock by what `make` makes of it then.
+    pub(crate) fn replace_locked(&self, path: &Path, make: impl FnOnce() -> Vec<u8>) -> Result<(), PathError> {
+        let _lock = wait_for(&disk::folder_of(path).join("state.lock"))?;
+        disk::sweep_staged(self.disk.as_ref(), path);
+        disk::replace(self.disk.as_ref(), path, &make(), 0o600)
+    }
+
     /// Only under the lock of the folder the file lies in.
     fn write<T: Serialize>(&self, path: &Path, value: &T) -> Result<(), PathError> {
         let bytes = serde_json::to_vec_pretty(value).expect("plain facts can be written to memory");

@@ -197,7 +197,9 @@ pub struct Show {
 
 /// Check that what is stored is intact, and with the key that it is authentic
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  backstay check shop --deep")]
+#[command(after_help = "Examples:\n  backstay check shop --deep\n  backstay check --sample 5%\n\n\
+    Without --all, --sample or --older-than: what the newest snapshot needs, and of the rest what has gone unchecked\n\
+    longest, up to `check.budget` bytes of each database.")]
 pub struct Check {
     /// The database, by its name in backstay.toml; all of them when none is named
     #[arg(value_name = "SOURCE")]
@@ -211,6 +213,15 @@ pub struct Check {
     /// Of this copy of the repository, by its name in backstay.toml
     #[arg(long, value_name = "COPY")]
     pub from_copy: Option<CopyName>,
+    /// Look at everything, however much it is
+    #[arg(long, conflicts_with = "snapshot")]
+    pub all: bool,
+    /// Look at so many percent of the bytes, what has gone unchecked longest first
+    #[arg(long, value_name = "PERCENT", conflicts_with_all = ["snapshot", "all"])]
+    pub sample: Option<Percent>,
+    /// Look at what has not been checked for this long
+    #[arg(long, value_name = "SPAN", conflicts_with_all = ["snapshot", "all", "sample"])]
+    pub older_than: Option<Age>,
 }
 
 /// Restore a source to a new file, or in place with the old file kept
@@ -479,6 +490,19 @@ impl FromStr for NamedPath {
             name: name.parse().map_err(|bad: backstay_model::name::BadSourceName| bad.to_string())?,
             path: path.into(),
         })
+    }
+}
+
+/// `5%`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Percent(pub u8);
+
+impl FromStr for Percent {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_suffix('%').unwrap_or(text).trim().parse().ok();
+        let number = number.filter(|percent| (1..=100).contains(percent));
+        number.map(Self).ok_or_else(|| "write 1% to 100%".to_owned())
     }
 }
 

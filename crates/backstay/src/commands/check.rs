@@ -1,17 +1,19 @@
 //! `backstay check`: are the stored bytes still what was signed, and with `--deep`, does it restore?
 
 use super::backup;
-use crate::args;
+use crate::args::{self, Percent};
+use crate::config::Settings;
 use crate::config::settings::SourceSettings;
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
 use crate::output::{Page, Traffic, View, counted, time};
 use crate::vault;
 use backstay_model::catalog::{Target, choose};
+use backstay_model::checking::Select;
 use backstay_model::{ByteLen, ObjectId, SourceName, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::catalog::Vault;
-use backstay_ops::check::{self, CheckReport, CheckRequest, Depth, Problem};
+use backstay_ops::check::{self, CheckReport, CheckRequest, CheckedSnapshot, Depth, Holes, Problem, Scope};
 use backstay_ops::prove::{self, Cause, ProofOutcome, ProofReport, ProofRequest};
 
 pub async fn run(context: &Context, args: &args::Check) -> Outcome {
@@ -23,7 +25,7 @@ pub async fn run(context: &Context, args: &args::Check) -> Outcome {
     let mut view = CheckView { verdict: Verdict::Pass, sources: Vec::new(), foreign, store: context.meters.read() };
     for source in chosen {
         context.cancel.check()?;
-        view.sources.push(one(&vault, source, args).await?);
+        view.sources.push(one(&vault, source, (args, scope(&settings, args))).await?);
     }
     view.verdict = view.sources.iter().fold(Verdict::Pass, |all, row| all.and(row.verdict));
     view.store = context.meters.read();
@@ -31,7 +33,11 @@ pub async fn run(context: &Context, args: &args::Check) -> Outcome {
     Ok(Done::With(view.verdict))
 }
 
-async fn one(vault: &Vault, source: &SourceSettings, args: &args::Check) -> Result<SourceCheck, Diagnostic> {
+async fn one(
+    vault: &Vault,
+    source: &SourceSettings,
+    (args, scope): (&args::Check, Scope),
+) -> Result<SourceCheck, Diagnostic> {
     let named = match &args.snapshot {
         None => None,
         Some(prefix) => {
@@ -42,7 +48,7 @@ async fn one(vault: &Vault, source: &SourceSettings, args: &args::Check) -> Resu
     };
     let depth = if vault.unsealer.is_some() { Depth::Authentic } else { Depth::Intact };
     let request = CheckRequest { source: source.name.clone(), snapshot: named, depth };
-    let report = check::check(vault, &request).await?;
+    let report = check::check_within(vault, &request, scope).await?;
     let catalog = vault.catalog(&source.name).await?;
     let newest = choose(&catalog.snapshots, &Target::Latest).ok().map(|snapshot| snapshot.id);
     let proof = match (args.deep, named.or(newest)) {
@@ -51,6 +57,19 @@ async fn one(vault: &Vault, source: &SourceSettings, args: &args::Check) -> Resu
     };
     let verdict = proof.as_ref().map_or(report.verdict, |proof| report.verdict.and(deep_verdict(&proof.outcome)));
     Ok(SourceCheck { source: source.name.clone(), verdict, report, proof, good: newest })
+}
+
+/// What the flags ask for; without one, everything comes round in time.
+fn scope(settings: &Settings, args: &args::Check) -> Scope {
+    let select = match (args.all, args.sample, &args.older_than) {
+        (true, _, _) => Select::All,
+        (_, Some(Percent(percent)), _) => Select::Sample { percent },
+        (_, _, Some(age)) => Select::OlderThan { millis: vault::millis(age.span) },
+        _ => Select::Newest { budget: settings.check_budget.get() },
+    };
+    // A copy may lack what its own rules freed.
+    let holes = if settings.standing_in.is_some() { Holes::ByRight } else { Holes::Damage };
+    Scope { select, holes }
 }
 
 async fn deep(vault: &Vault, source: &SourceSettings, snapshot: ObjectId) -> Result<ProofReport, OpsError> {
@@ -126,11 +145,16 @@ pub fn render_foreign(foreign: &[String], page: &mut Page) {
 impl SourceCheck {
     fn words(&self) -> String {
         let count = self.report.snapshots.len();
-        let bad = self.report.snapshots.iter().filter(|checked| checked.verdict != Verdict::Pass).count();
+        let of_part = |checked: &&CheckedSnapshot| checked.left > 0 && checked.verdict == Verdict::Inconclusive;
+        let part = self.report.snapshots.iter().filter(of_part).count();
+        let bad = self.report.snapshots.iter().filter(|checked| checked.verdict != Verdict::Pass).count() - part;
         match (self.report.verdict, self.report.depth) {
             (Verdict::Inconclusive, _) if count == 0 => "there is no snapshot to check".to_owned(),
             (Verdict::Inconclusive, _) => format!("of {}, {bad} could not be checked", counted(count, "snapshot")),
             _ if count == 0 => "DAMAGE: no snapshot is left to rely on".to_owned(),
+            (Verdict::Pass, _) if part > 0 => {
+                format!("what was looked at holds; all of {} of {}", count - part, counted(count, "snapshot"))
+            }
             (Verdict::Pass, Depth::Authentic) if count == 1 => "1 snapshot is intact and authentic".to_owned(),
             (Verdict::Pass, Depth::Authentic) => format!("{count} snapshots are intact and authentic"),
             (Verdict::Pass, Depth::Intact) if count == 1 => "1 snapshot is intact".to_owned(),
@@ -144,6 +168,12 @@ impl SourceCheck {
         let read = ByteLen::new(self.report.bytes);
         let took = time::took(self.report.millis);
         page.evidence("read", &format!("{}, {read} in {took}", counted(self.report.objects, "object")));
+        if self.report.left > 0 {
+            page.evidence(
+                "left",
+                &format!("{} for another time: they come round", counted(self.report.left, "object")),
+            );
+        }
         if self.report.depth == Depth::Intact {
             page.evidence("depth", "digests and signatures; opening them needs the key, which is not here");
         }

@@ -7,13 +7,14 @@ use crate::config::settings::SourceSettings;
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
 use crate::output::time;
-use crate::output::{Page, View};
+use crate::output::{Page, View, counted};
 use crate::vault;
 use backstay_model::catalog::MarkKind;
 use backstay_model::moment::human_span;
 use backstay_model::status::{Concern, Point, ProofPolicy, Situation, Status, judge};
 use backstay_model::{Kind, Moment, SourceName, Verdict};
 use backstay_ops::catalog::{Catalog, Vault};
+use backstay_ops::checked::CheckedSummary;
 use backstay_ops::{custody, retain};
 use jiff::tz::TimeZone;
 
@@ -68,6 +69,7 @@ async fn one(context: &Context, vault: &Vault, source: &SourceSettings) -> Resul
         mark_faults: list::mark_faults(&source.name, &catalog),
         condemned: catalog.condemned.len(),
         has_rules: policy.retention.rules.is_set(),
+        checked: vault.state.checked(&source.name).summary(),
         status,
     })
 }
@@ -111,6 +113,8 @@ pub struct SourceStatus {
     pub condemned: usize,
     #[serde(skip)]
     pub has_rules: bool,
+    /// What this host's checks have looked at; null when none has.
+    pub checked: Option<CheckedSummary>,
 }
 
 impl View for StatusView {
@@ -203,6 +207,9 @@ impl SourceStatus {
             _ => "not checked: run `backstay check`".to_owned(),
         };
         page.evidence("intact", &intact);
+        if let Some(checked) = &self.checked {
+            page.evidence("checked", &checked_words(checked, zone));
+        }
         page.evidence("proven", &self.status.proven.as_ref().map_or("never".to_owned(), point));
         for concern in self.status.concerns.iter().skip(1) {
             page.evidence("also", &concern_words(concern));
@@ -213,6 +220,16 @@ impl SourceStatus {
         for fault in &self.mark_faults {
             page.evidence("MARKS", &fault.problem);
         }
+    }
+}
+
+/// How far the checks have come round.
+fn checked_words(checked: &CheckedSummary, zone: &TimeZone) -> String {
+    let objects = counted(checked.objects, "object");
+    let oldest = checked.oldest.map_or("never".to_owned(), |at| time::local(at, zone));
+    match checked.never {
+        0 => format!("{objects}, the longest ago {oldest}"),
+        never => format!("{never} of {objects} NEVER, the others {oldest} or later"),
     }
 }
 

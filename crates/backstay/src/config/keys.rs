@@ -42,6 +42,7 @@ pub const KEYS: &[&str] = &[
     "retention.yearly",
     "retention.grace",
     "retention.zone",
+    "check.budget",
 ];
 
 /// Every setting of one source, below `sources.<name>`.

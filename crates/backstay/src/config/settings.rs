@@ -30,6 +30,8 @@ pub struct Settings {
     pub key: Option<KeySource>,
     pub state_dir: PathBuf,
     pub limits: Limits,
+    /// What a check looks at beside the newest snapshot.
+    pub check_budget: ByteLen,
     /// What holds for a source that says nothing else.
     pub general: Policy,
     pub sources: BTreeMap<SourceName, SourceSettings>,
@@ -174,6 +176,7 @@ pub fn build(raw: &RawConfig, file: &Path, working_dir: &Path) -> Result<Setting
         key: reader.key()?,
         state_dir: reader.path(reader.must("state_dir")?)?,
         limits: reader.limits()?,
+        check_budget: reader.must("check.budget")?.size()?,
         general: Below { reader: &reader, source: None }.policy()?,
         sources,
         copies: copies::read(raw, &reader)?,
