@@ -33,8 +33,9 @@ pub struct SpacePolicy {
     pub small: u64,
 }
 
-/// The objects to leave, as indices into `objects`: the emptiest first, within the budget; then, when
-/// there are too many objects, the smallest.
+/// The objects to leave, as indices into `objects`: the emptiest first, within the budget; then, if that
+/// is not enough, the emptied most of those that no budget would ever cover, such as a full pack of a
+/// small database; then, when there are too many objects, the smallest.
 pub fn evacuate(objects: &[ObjectUse], policy: SpacePolicy) -> Vec<usize> {
     let mut referred: u64 = objects.iter().map(|o| o.stored).sum();
     let live: u64 = objects.iter().map(ObjectUse::live_bytes).sum();
@@ -54,6 +55,15 @@ pub fn evacuate(objects: &[ObjectUse], policy: SpacePolicy) -> Vec<usize> {
             referred -= dead(objects, i);
             chosen.push(i);
         }
+    }
+
+    let never_fits = |i: &usize| objects[*i].live_bytes() > policy.budget && dead(objects, *i) > 0;
+    let rest = (0..objects.len()).filter(never_fits);
+    if referred > allowed
+        && let Some(worst) = rest.max_by_key(|i| dead(objects, *i))
+    {
+        left = left.saturating_sub(objects[worst].live_bytes());
+        chosen.push(worst);
     }
 
     let is_small = |i: &usize| objects[*i].stored < policy.small && !chosen.contains(i);
@@ -102,6 +112,13 @@ mod tests {
     fn the_emptiest_go_first_and_only_as_many_as_needed() {
         let objects = [object(1000, 95), object(1000, 10), object(1000, 60), object(1000, 95)];
         assert_eq!(evacuate(&objects, POLICY), [1], "leaving it alone brings 4000/2600 down to 3100/2600");
+    }
+
+    #[test]
+    fn an_object_that_no_budget_covers_goes_all_the_same_once_it_must() {
+        let objects = [object(10_000, 78), object(100, 90), object(20_000, 79)];
+        assert_eq!(evacuate(&objects, POLICY), [1, 2], "one of the two, the one with more dead bytes");
+        assert!(evacuate(&[object(10_000, 81)], POLICY).is_empty());
     }
 
     #[test]
