@@ -66,10 +66,11 @@ pub struct SeenKeeper {
     /// The newest prune record seen.
     #[serde(default)]
     pub prune: Option<SeenHead>,
-    /// The last turn this host asked for, written before it was: if it is still the newest and nobody here
-    /// is at work, whoever had it is dead.
+    /// The last two turns this host asked for, each written before it was: if one of them is still the
+    /// newest and nobody here is at work, whoever had it is dead. Two, because asking for the next, or
+    /// giving the last back, may have failed after it was written here.
     #[serde(default)]
-    pub turn: Option<SeenHead>,
+    pub turns: Vec<SeenHead>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

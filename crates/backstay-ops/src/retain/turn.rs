@@ -39,7 +39,7 @@ impl<'v> Turn<'v> {
         let lock = vault.state.lock_keeper()?.ok_or_else(this_host)?;
         let newest = vault.repo.newest_lease(Scope::Prune).await?;
         if let Some(slot) = newest.as_ref().filter(|slot| !slot.is_given_back()) {
-            let abandoned = vault.state.keeper()?.turn.is_some_and(|turn| turn.digest == slot.record.digest);
+            let abandoned = vault.state.keeper()?.turns.iter().any(|turn| turn.digest == slot.record.digest);
             if !abandoned {
                 refuse_unless_over(vault, slot).await?;
             }
@@ -136,7 +136,11 @@ async fn put(vault: &Vault, last: Option<Record<Lease>>, length: Duration) -> Re
     let signing = Signing { key: signer, id: vault.repo.fresh_id(vault.env.random.as_ref()) };
     let draft = vault.repo.draft_lease(Scope::Prune, &facts, next(last.as_ref())?, signing)?;
     let turn = SeenHead { sequence: draft.record.chain.sequence, digest: draft.record.digest };
-    vault.state.update_keeper(|seen| seen.turn = Some(turn))?;
+    vault.state.update_keeper(|seen| {
+        seen.turns.push(turn);
+        let excess = seen.turns.len().saturating_sub(2);
+        seen.turns.drain(..excess);
+    })?;
     match vault.repo.put_lease(draft).await {
         Err(RepoError::LostRace { .. }) => {
             let winner = vault.repo.newest_lease(Scope::Prune).await?;
