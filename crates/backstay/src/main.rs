@@ -11,6 +11,7 @@ mod config;
 mod confirm;
 mod context;
 mod diagnostics;
+mod hooks;
 mod output;
 mod passphrase;
 mod vault;
@@ -100,6 +101,10 @@ async fn dispatch(context: &Context, command: &Command) -> Outcome {
         Command::Backup(args) => commands::backup::run(context, args).await,
         Command::List(args) => commands::list::run(context, args).await,
         Command::Restore(args) => commands::restore::run(context, args).await,
+        Command::Schedule(args) => {
+            let crate::args::ScheduleVerb::Export(args) = &args.verb;
+            commands::schedule::run(context, args)
+        }
         Command::Maintain(args) => commands::maintain::run(context, args).await,
         Command::Import(args) => commands::import::run(context, args).await,
         Command::Rescue(args) => commands::rescue::run(context, args).await,

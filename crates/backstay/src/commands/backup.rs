@@ -7,6 +7,7 @@ use crate::config::Settings;
 use crate::config::settings::{ForeignKeys, Integrity, Proof, SourceSettings};
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
+use crate::hooks::{self, HookDone, Told};
 use crate::output::{Page, Traffic, View, counted, time};
 use crate::vault;
 use backstay_model::catalog::{Keep, Quality};
@@ -61,7 +62,7 @@ pub async fn back_up(
     let mut failures: Vec<Diagnostic> = Vec::new();
     for source in sources {
         context.cancel.check()?;
-        match one(settings, vault, source, wish).await {
+        match one(context, settings, vault, (source, wish)).await {
             Ok(row) => view.sources.push(row),
             Err(OpsError::Cancelled) => return Err(Diagnostic::cancelled()),
             Err(error) => {
@@ -84,9 +85,55 @@ pub async fn back_up(
     Ok(view)
 }
 
-async fn one(settings: &Settings, vault: &Vault, source: &SourceSettings, wish: &Wish) -> Result<SourceView, OpsError> {
+/// The backup with what a person wants around it.
+async fn one(
+    context: &Context,
+    settings: &Settings,
+    vault: &Vault,
+    (source, wish): (&SourceSettings, &Wish),
+) -> Result<SourceView, OpsError> {
+    let ping = source.hooks.ping.as_ref();
+    hooks::ping(context, ping, "/start").await;
+    let mut done = Vec::new();
+    let told = |hook, verdict, snapshot| Told {
+        hook,
+        source: &source.name,
+        path: &source.path,
+        config: &settings.file,
+        verdict,
+        snapshot,
+    };
+    if let Some(hook) = &source.hooks.before_backup {
+        done.push(hooks::run(context, hook, &told("before_backup", None, None)).await);
+    }
+    let taken = match done.iter().find(|done| done.aborts()) {
+        Some(hook) => Ok(SourceView::failed(source.name.clone(), &refused(hook))),
+        None => take(settings, vault, source, wish).await,
+    };
+    let verdict = taken.as_ref().map_or(Verdict::Fail, |view| view.verdict);
+    let snapshot = taken.as_ref().ok().and_then(|view| view.snapshot.clone());
+    if let Some(hook) = &source.hooks.after_backup {
+        done.push(hooks::run(context, hook, &told("after_backup", Some(verdict), snapshot)).await);
+    }
+    let view = taken.map(|view| view.after(done));
+    let is_pass = view.as_ref().is_ok_and(|view| view.verdict == Verdict::Pass);
+    hooks::ping(context, ping, if is_pass { "" } else { "/fail" }).await;
+    view
+}
+
+async fn take(
+    settings: &Settings,
+    vault: &Vault,
+    source: &SourceSettings,
+    wish: &Wish,
+) -> Result<SourceView, OpsError> {
     let report = backup::backup(vault, &request(settings, source, wish)).await?;
     look_at(vault, source, report, wish.malformed).await
+}
+
+fn refused(hook: &HookDone) -> Diagnostic {
+    Diagnostic::new(Kind::Conflict, format!("not backed up, because the hook {} {}", hook.hook, hook.outcome))
+        .hint(format!("Mend it, or set `hooks.{}.on_failure = \"warn\"`.", hook.hook))
 }
 
 /// What a backup of a source is asked to do.
@@ -199,6 +246,9 @@ pub struct SourceView {
     pub check: Option<CheckReport>,
     /// Why there is no snapshot.
     pub error: Option<serde_json::Value>,
+    /// What was run before and after.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookDone>,
 }
 
 /// What was found out about a stored snapshot.
@@ -222,13 +272,35 @@ impl SourceView {
             proof,
             check,
             error: None,
+            hooks: Vec::new(),
         }
+    }
+
+    /// The same with what was run around it. A backup whose `after_backup` had to pass and did not has not passed.
+    fn after(mut self, hooks: Vec<HookDone>) -> Self {
+        if let Some(hook) = hooks.iter().find(|hook| hook.aborts()) {
+            self.verdict = Verdict::Fail;
+            if self.snapshot.is_some() {
+                self.outcome = format!("{}; the hook {} {}", self.outcome, hook.hook, hook.outcome);
+            }
+        }
+        Self { hooks, ..self }
     }
 
     fn failed(source: SourceName, diagnostic: &Diagnostic) -> Self {
         let outcome = [vec![diagnostic.what.clone()], diagnostic.because.clone()].concat().join(": ");
         let error = diagnostic.json().get("error").cloned();
-        Self { source, verdict: Verdict::Fail, outcome, snapshot: None, backup: None, proof: None, check: None, error }
+        Self {
+            source,
+            verdict: Verdict::Fail,
+            outcome,
+            snapshot: None,
+            backup: None,
+            proof: None,
+            check: None,
+            error,
+            hooks: Vec::new(),
+        }
     }
 }
 
@@ -278,6 +350,9 @@ impl View for BackupView {
 impl SourceView {
     pub fn render(&self, page: &mut Page) {
         page.verdict(self.verdict, self.source.as_str(), &self.outcome);
+        for hook in &self.hooks {
+            page.evidence(hook.hook, &format!("{} ({})", hook.outcome, time::took(hook.millis)));
+        }
         let Some(report) = &self.backup else {
             if let Some(hint) = self.error.as_ref().and_then(|error| error["hints"][0].as_str()) {
                 page.evidence("fix", hint);

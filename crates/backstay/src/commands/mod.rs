@@ -21,6 +21,7 @@ pub mod repo;
 pub mod rescue;
 pub mod restore;
 pub mod retention;
+pub mod schedule;
 pub mod show;
 pub mod signer;
 pub mod status;

@@ -1,17 +1,20 @@
 //! `backstay restore`: a snapshot becomes a new file, or takes the place of the live database, which is kept.
 
 use crate::args::{self, Point, PointArgs, Wanted};
+use crate::config::Settings;
 use crate::config::settings::SourceSettings;
 use crate::confirm;
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
+use crate::hooks::{self, HookDone, Told};
 use crate::output::time;
 use crate::output::{Page, Traffic, View};
 use crate::vault;
 use backstay_model::catalog::Target;
 use backstay_model::moment::human_span;
-use backstay_model::{Moment, Verdict};
-use backstay_ops::restore::{self, Destination, RestorePlan, RestoreReport, RestoreRequest};
+use backstay_model::{Kind, Moment, Verdict};
+use backstay_ops::catalog::Vault;
+use backstay_ops::restore::{self, Destination, Planned, RestorePlan, RestoreReport, RestoreRequest};
 use jiff::tz::TimeZone;
 use std::path::{Path, PathBuf};
 
@@ -36,16 +39,84 @@ pub async fn run(context: &Context, args: &args::Restore) -> Outcome {
         asked,
         plan: planned.plan.clone(),
         report: None,
+        hooks: Vec::new(),
+        way_back: None,
         store: context.meters.read(),
         zone: context.zone.clone(),
     };
     if !args.dry_run {
         confirm_in_place(context, args, &planned.plan)?;
-        view.report = Some(restore::perform(&vault, planned).await?);
+        let (report, hooks) = perform(context, &settings, source, Work { vault: &vault, planned }).await?;
+        view.way_back = hooks.iter().any(HookDone::aborts).then(|| way_back(&report)).flatten();
+        if hooks.iter().any(HookDone::aborts) {
+            view.verdict = Verdict::Fail;
+        }
+        (view.report, view.hooks) = (Some(report), hooks);
     }
     view.store = context.meters.read();
     context.printer.show(&view)?;
-    Ok(Done::With(verdict))
+    Ok(Done::With(view.verdict))
+}
+
+struct Work<'a> {
+    vault: &'a Vault,
+    planned: Planned,
+}
+
+/// The restore, with what a person wants around one in place. What was stopped is started again whether or
+/// not the restore succeeded.
+async fn perform(
+    context: &Context,
+    settings: &Settings,
+    source: &SourceSettings,
+    work: Work<'_>,
+) -> Result<(RestoreReport, Vec<HookDone>), Diagnostic> {
+    let Work { vault, planned } = work;
+    let mut done = Vec::new();
+    if !planned.plan.in_place {
+        return Ok((restore::perform(vault, planned).await?, done));
+    }
+    let snapshot = planned.plan.snapshot.to_string();
+    let told = |hook, verdict| Told {
+        hook,
+        source: &source.name,
+        path: &source.path,
+        config: &settings.file,
+        verdict,
+        snapshot: Some(snapshot.clone()),
+    };
+    if let Some(hook) = &source.hooks.before_restore {
+        done.push(hooks::run(context, hook, &told("before_restore", None)).await);
+    }
+    let restored = match done.iter().find(|done| done.aborts()) {
+        Some(hook) => Err(refused(hook)),
+        None => restore::perform(vault, planned).await.map_err(Diagnostic::from),
+    };
+    let verdict = if restored.is_ok() { Verdict::Pass } else { Verdict::Fail };
+    if let Some(hook) = &source.hooks.after_restore {
+        done.push(hooks::run(context, hook, &told("after_restore", Some(verdict))).await);
+    }
+    let report = restored?;
+    if let Some(health) = &source.hooks.health {
+        done.push(hooks::probe(context, health).await);
+    }
+    Ok((report, done))
+}
+
+fn refused(hook: &HookDone) -> Diagnostic {
+    Diagnostic::new(Kind::Conflict, format!("not restored, because the hook {} {}", hook.hook, hook.outcome))
+        .because("the database was not touched")
+        .hint(format!("Mend it, or set `hooks.{}.on_failure = \"warn\"`.", hook.hook))
+}
+
+/// How to have the old file back, as words for a person who has just seen the new one fail.
+fn way_back(report: &RestoreReport) -> Option<String> {
+    let to = &report.plan.to;
+    let old = report.kept.iter().find(|kept| kept.was == *to)?;
+    let (old, to) = (old.now.display(), to.display());
+    Some(format!(
+        "the old file is kept; stop what uses the new one, then: rm -f '{to}-wal' '{to}-shm' && mv '{old}' '{to}'"
+    ))
 }
 
 /// What a person asked for as the catalog understands it, and the instant an `--at` stands for.
@@ -110,6 +181,12 @@ pub struct RestoreView {
     pub plan: RestorePlan,
     /// What was done; absent after `--dry-run`.
     pub report: Option<RestoreReport>,
+    /// What was run and asked around it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookDone>,
+    /// How to have the old file back, when something around the restore failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub way_back: Option<String>,
     /// What was asked of the repository's store, every attempt counted.
     pub store: Traffic,
     #[serde(skip)]
@@ -137,6 +214,12 @@ impl View for RestoreView {
         self.store.render(page);
         for passed in &plan.passed_over {
             page.evidence("PASSED OVER", &format!("newer snapshot {}: {}", passed.id.short(), passed.problem));
+        }
+        for hook in &self.hooks {
+            page.evidence(hook.hook, &format!("{} ({})", hook.outcome, time::took(hook.millis)));
+        }
+        if let Some(way_back) = &self.way_back {
+            page.evidence("go back", way_back);
         }
         match &self.report {
             Some(report) => render_report(report, page),

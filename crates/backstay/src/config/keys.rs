@@ -43,6 +43,22 @@ pub const KEYS: &[&str] = &[
     "retention.grace",
     "retention.zone",
     "check.budget",
+    "hooks.before_backup.run",
+    "hooks.before_backup.on_failure",
+    "hooks.before_backup.timeout",
+    "hooks.after_backup.run",
+    "hooks.after_backup.on_failure",
+    "hooks.after_backup.timeout",
+    "hooks.before_restore.run",
+    "hooks.before_restore.on_failure",
+    "hooks.before_restore.timeout",
+    "hooks.after_restore.run",
+    "hooks.after_restore.on_failure",
+    "hooks.after_restore.timeout",
+    "hooks.health_url",
+    "hooks.health_deadline",
+    "ping.url",
+    "ping.deadline",
 ];
 
 /// Every setting of one source, below `sources.<name>`.
@@ -66,6 +82,22 @@ pub const SOURCE_KEYS: &[&str] = &[
     "retention.yearly",
     "retention.grace",
     "retention.zone",
+    "hooks.before_backup.run",
+    "hooks.before_backup.on_failure",
+    "hooks.before_backup.timeout",
+    "hooks.after_backup.run",
+    "hooks.after_backup.on_failure",
+    "hooks.after_backup.timeout",
+    "hooks.before_restore.run",
+    "hooks.before_restore.on_failure",
+    "hooks.before_restore.timeout",
+    "hooks.after_restore.run",
+    "hooks.after_restore.on_failure",
+    "hooks.after_restore.timeout",
+    "hooks.health_url",
+    "hooks.health_deadline",
+    "ping.url",
+    "ping.deadline",
 ];
 
 /// What may be set of a copy, below `copies.<name>`: how a repository is found and reached, and what it keeps.
@@ -81,7 +113,13 @@ pub const KEY_VARIABLE: &str = "BACKSTAY_KEY";
 const OTHER_VARIABLES: &[&str] = &["BACKSTAY_CONFIG", KEY_VARIABLE, "BACKSTAY_LOG"];
 
 /// Settings whose value is a list, which a variable cannot hold without inventing a quoting rule.
-const LISTS: &[&str] = &["key_command"];
+const LISTS: &[&str] = &[
+    "key_command",
+    "hooks.before_backup.run",
+    "hooks.after_backup.run",
+    "hooks.before_restore.run",
+    "hooks.after_restore.run",
+];
 
 /// The settings a variable can set, with the variable's name.
 pub fn by_variable() -> impl Iterator<Item = (&'static str, String)> {

@@ -2,6 +2,7 @@
 
 use super::copies::{self, CopyName, CopySettings};
 use super::error::ConfigError;
+use super::hooks::Hooks;
 use super::origin::Origin;
 use super::raw::{RawConfig, Written};
 use super::retention::Retention;
@@ -79,6 +80,7 @@ pub struct SourceSettings {
     pub path: PathBuf,
     pub smoke: Vec<String>,
     pub policy: Policy,
+    pub hooks: Hooks,
 }
 
 /// How a source is to be treated.
@@ -300,6 +302,7 @@ impl<'a> Reader<'a> {
             path: self.path(Named { key: &path_key, leaf: path })?,
             smoke,
             policy: below.policy()?,
+            hooks: Hooks::read(&below)?,
             name,
         })
     }
@@ -352,7 +355,7 @@ impl Below<'_, '_> {
             .ok_or_else(|| ConfigError::Missing { path: self.reader.file.to_owned(), key: key.to_owned() })
     }
 
-    fn maybe<T>(
+    pub(super) fn maybe<T>(
         &self,
         key: &str,
         read: impl Fn(Named<'_>) -> Result<T, ConfigError>,
