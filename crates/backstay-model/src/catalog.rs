@@ -1,6 +1,6 @@
 //! The restore points of a source as values, and the choice of one of them.
 
-use crate::{BranchNo, ByteLen, Digest, Label, Moment, ObjectId, Position, Sequence};
+use crate::{BranchNo, ByteLen, Digest, Label, Moment, ObjectId, Position, Sequence, Tx};
 
 /// Whether the captured bytes are a whole database or only what could be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -89,6 +89,10 @@ pub enum Target {
     LatestProven,
     /// The newest point at or before this instant.
     At(Moment),
+    /// The same, and where that lies in a gap of the log the nearer side of it.
+    Nearest(Moment),
+    /// A state inside the log of the newest followed branch, by its number.
+    Tx(Tx),
     /// A snapshot's id, or its unambiguous beginning.
     Id(String),
     /// The newest snapshot with this label.
@@ -112,6 +116,15 @@ pub enum NoPoint {
     AmbiguousId { id: String, count: usize },
     #[error("no snapshot is labelled {label:?}")]
     UnknownLabel { label: String },
+    #[error("it is not followed: no snapshot has a log behind it")]
+    NotFollowed,
+    #[error(
+        "no log holds state {tx}: what can be restored ends at {before}{}",
+        .after.map_or_else(String::new, |tx| format!(", and goes on at {tx}"))
+    )]
+    TxNotHeld { tx: u64, before: u64, after: Option<u64> },
+    #[error("{at} lies in a gap of the log: the state before it is of {before}, the one behind it of {after}")]
+    InGap { at: Moment, before: Moment, after: Moment },
     #[error("the history has two newest snapshots, {a} and {b}: two writers backed up this source at once")]
     Rivals { a: ObjectId, b: ObjectId },
 }
@@ -144,7 +157,8 @@ pub fn choose<'a>(snapshots: &'a [Snapshot], target: &Target) -> Result<&'a Snap
         Target::Latest => Ok(newest),
         Target::LatestProven => last(line.into_iter().filter(|s| s.is_proven()))
             .ok_or_else(|| NoPoint::NoneProven { newest: newest.id.short() }),
-        Target::At(at) => {
+        Target::Tx(_) => Err(NoPoint::NotFollowed),
+        Target::At(at) | Target::Nearest(at) => {
             let oldest = good.iter().map(|s| s.taken).min().unwrap_or(newest.taken);
             let early = good.into_iter().filter(|s| s.taken <= *at);
             early.max_by_key(|s| (s.taken, s.sequence)).ok_or(NoPoint::BeforeFirst { at: *at, oldest })

@@ -22,11 +22,13 @@ use crate::catalog::Vault;
 use crate::env::blocking;
 use crate::state::SeenHead;
 use crate::{Event, OpsError};
+use backstay_format::FingerprintKey;
 use backstay_format::facts::{self, Branch, BranchPoint, BranchReason, Engine, Role};
 use backstay_model::backup::{BranchPlan, Lineage, Place};
 use backstay_model::catalog::{Keep, Quality};
 use backstay_model::prune::WRITER_DEADLINE_MILLIS;
-use backstay_model::{ByteLen, Digest, Label, Moment, ObjectId, SourceName};
+use backstay_model::{BranchNo, ByteLen, Digest, Label, Moment, ObjectId, SourceName};
+use backstay_sqlite::Capture;
 use backstay_store::keys::SnapshotName;
 use backstay_store::repo::{Chain, Draft, Repository, SealedBody, Signing};
 use capture::Captured;
@@ -66,12 +68,30 @@ pub struct Plan {
 }
 
 /// What a run takes a snapshot of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) enum Purpose<'a> {
     /// The database as it is now.
     Live,
+    /// The same, and its log is followed from there.
+    Follow(&'a dyn Begin),
     /// An old copy, as of then: it stands on the branch of imports and diverts nothing.
     Import { taken: Moment, of: &'a Path },
+}
+
+impl Purpose<'_> {
+    pub(crate) fn is_import(self) -> bool {
+        matches!(self, Purpose::Import { .. })
+    }
+}
+
+/// Who follows the source from the snapshot that a backup takes.
+pub(crate) trait Begin: Sync {
+    /// Asked while the capture holds its state, after everything of it was read: to hold the log as well.
+    fn hold(&self, capture: &Capture) -> Result<(), OpsError>;
+    /// When the newest state known before was committed.
+    fn not_before(&self) -> Option<Moment>;
+    /// What the snapshot says of the log after it.
+    fn following(&self, branch: BranchNo, key: &FingerprintKey) -> facts::Following;
 }
 
 /// Backs up one source. The verdict is *stored*: the manifest is durable and everything it refers to
@@ -93,6 +113,7 @@ pub(crate) async fn take(
     let id = vault.repo.fresh_id(vault.env.random.as_ref());
     let taken = match purpose {
         Purpose::Live => never_back(captured.moment, gathered.newest_taken),
+        Purpose::Follow(begin) => never_back(captured.moment, gathered.newest_taken.max(begin.not_before())),
         Purpose::Import { taken, of } => {
             captured.path = of.display().to_string();
             taken
@@ -118,7 +139,9 @@ async fn capture_until_still(
         let gathered = gather::gather(vault, request, purpose).await?;
         let plan = gather::decide(&gathered, purpose)?;
         open_branch(vault, request, &plan, purpose).await?;
-        match blocking(|| capture::capture(vault, request, &gathered, &plan)) {
+        match blocking(|| {
+            capture::capture(vault, request, capture::Basis { gathered: &gathered, plan: &plan, purpose })
+        }) {
             Ok(captured) if gathered.file == Some(captured.identity) => return Ok((gathered, plan, captured)),
             Ok(_) if attempts == 0 => return Err(Replaced { path: request.path.clone() }.into()),
             Ok(_) => {}
@@ -152,7 +175,7 @@ async fn open_branch(
     let BranchPlan::Open { branch, parent, lineage } = plan.place.branch else { return Ok(()) };
     let (_, chain) = vault.repo.next_branch(&request.source).await?;
     let reason = match lineage {
-        _ if purpose != Purpose::Live => BranchReason::Imported,
+        _ if purpose.is_import() => BranchReason::Imported,
         Lineage::Same => BranchReason::First,
         Lineage::Replaced => BranchReason::Replaced,
         Lineage::Takeover => BranchReason::Takeover,
@@ -186,6 +209,10 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
     let Committing { id, taken, began, start, gathered, plan, captured, purpose } = all;
     let table = table::build(gathered.base.as_ref(), &captured)?;
     let place = &plan.place;
+    let following = match purpose {
+        Purpose::Follow(begin) => Some(begin.following(place.branch.branch(), &captured.key)),
+        Purpose::Live | Purpose::Import { .. } => None,
+    };
     let manifest = facts::Manifest {
         source: request.source.clone(),
         branch: place.branch.branch(),
@@ -196,10 +223,10 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
         length: captured.length,
         added: ByteLen::new(captured.packed.stored_bytes),
         quality: captured.quality,
-        imported: purpose != Purpose::Live,
+        imported: purpose.is_import(),
         label: request.label.clone(),
         keep: request.keep,
-        following: None,
+        following,
     };
     let draft = Draft {
         id,
@@ -216,7 +243,7 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
     check_base_still_there(vault, &gathered, None).await?;
     check_keys_still_hold(vault).await?;
     let head = SeenHead { sequence: place.sequence, digest };
-    if purpose == Purpose::Live {
+    if !purpose.is_import() {
         let own = gathered.own.map_or(Digest::ZERO, |own| own.digest);
         unwritten.note("memory", remember_intent(vault, request, &captured, (own, head)));
     }

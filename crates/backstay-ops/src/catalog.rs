@@ -232,6 +232,19 @@ impl Catalog {
         recorded.into_iter().flat_map(|recorded| &recorded.pending).flat_map(|batch| &batch.packs).copied()
     }
 
+    /// Good snapshots with a log behind them, the newest first.
+    pub(crate) fn followed(&self) -> Vec<Snapshot> {
+        let has_log = |s: &&Snapshot| self.front(&s.id).is_some_and(|front| front.facts.following.is_some());
+        let good = self.snapshots.iter().filter(|s| !s.is_quarantined()).filter(has_log);
+        let mut followed: Vec<Snapshot> = good.cloned().collect();
+        followed.sort_by_key(|s| std::cmp::Reverse(s.sequence));
+        followed
+    }
+
+    pub(crate) fn oldest(&self) -> Option<Snapshot> {
+        self.snapshots.iter().filter(|s| !s.is_quarantined()).min_by_key(|s| (s.taken, s.sequence)).cloned()
+    }
+
     pub fn front(&self, id: &ObjectId) -> Option<&ManifestFront> {
         self.fronts.get(id)
     }

@@ -5,7 +5,7 @@ use crate::trust::TrustError;
 use backstay_format::Corrupt;
 use backstay_model::backup::Exhausted;
 use backstay_model::catalog::NoPoint;
-use backstay_model::{ByteLen, Digest, Kind, Kinded, Moment, ObjectId, SourceName};
+use backstay_model::{ByteLen, Digest, Kind, Kinded, Moment, ObjectId, Sequence, SourceName, StreamId};
 use backstay_sqlite::SqliteError;
 use backstay_store::StoreError;
 use backstay_store::repo::RepoError;
@@ -89,6 +89,8 @@ pub enum OpsError {
     NotHeld { snapshot: ObjectId },
     #[error("the prune record would be longer than an object's facts may be")]
     RecordFull,
+    #[error("object {sequence} of the log {stream} is not what it was a moment ago, or is gone")]
+    LogHole { stream: StreamId, sequence: Sequence },
     #[error("cancelled")]
     Cancelled,
 }
@@ -118,7 +120,7 @@ impl Kinded for OpsError {
             Self::Sqlite(error) => error.kind(),
             Self::Path(error) => Kind::of_io(&error.source),
             Self::NoPoint(error) => error.kind(),
-            Self::Unpack { .. } | Self::Format(_) | Self::RootMismatch { .. } => Kind::Corrupt,
+            Self::Unpack { .. } | Self::Format(_) | Self::RootMismatch { .. } | Self::LogHole { .. } => Kind::Corrupt,
             Self::Unsound { .. } | Self::Smoke { .. } => Kind::Corrupt,
             Self::Busy { .. } | Self::Rival { .. } | Self::BaseVanished { .. } | Self::InUse { .. } => Kind::Conflict,
             Self::TargetExists { .. } | Self::SameKeyFile { .. } => Kind::Conflict,

@@ -14,11 +14,12 @@ pub(crate) use swap::{beside, siblings};
 use crate::catalog::{Catalog, Vault};
 use crate::disk::{self, At, DiskFile};
 use crate::leftovers;
+use crate::log::{self, LogPoint, Onto, Resolved};
 use crate::materialize::{self, Target};
 use crate::prove::with_causes;
 use crate::{Event, OpsError};
-use backstay_format::Corrupt;
 use backstay_format::facts::Stream;
+use backstay_format::{Corrupt, FingerprintKey};
 use backstay_model::catalog::{self, Quality, Snapshot};
 use backstay_model::{ByteLen, Moment, ObjectId, SourceName};
 use backstay_sqlite::question::{IntegrityAnswer, SmokeAnswer, SmokeState};
@@ -63,6 +64,8 @@ pub struct RestorePlan {
     pub source: SourceName,
     pub snapshot: ObjectId,
     pub taken: Moment,
+    /// The state inside the log that is led to from the snapshot.
+    pub log: Option<LogPoint>,
     /// How much older than the instant asked for the restore point is.
     pub distance_millis: Option<i64>,
     pub proven: bool,
@@ -111,7 +114,7 @@ pub struct RestoreReport {
 /// Looks at everything and decides. Writes nothing.
 pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, OpsError> {
     let mut catalog = vault.catalog(&request.source).await?;
-    let snapshot = catalog.choose(&request.target)?;
+    let Resolved { snapshot, log } = log::resolve(vault, &mut catalog, &request.target).await?;
     let front = catalog.front(&snapshot.id).expect("every snapshot of a catalog has its front");
     let manifest = vault.repo.manifest(&front.name).await?;
     let in_place = matches!(request.into, Destination::InPlace(_));
@@ -133,7 +136,9 @@ pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, Ops
         return Err(OpsError::TargetExists { path: to });
     }
     let distance_millis = match &request.target {
-        catalog::Target::At(at) => Some(at.millis_since(snapshot.taken)),
+        catalog::Target::At(at) | catalog::Target::Nearest(at) => {
+            Some(at.millis_since(log.as_ref().map_or(snapshot.taken, |log| log.at)))
+        }
         _ => None,
     };
     let passed_over = match request.target {
@@ -146,6 +151,7 @@ pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, Ops
         source: request.source.clone(),
         snapshot: snapshot.id,
         taken: snapshot.taken,
+        log,
         distance_millis,
         proven: snapshot.is_proven(),
         quarantined: snapshot.is_quarantined(),
@@ -192,7 +198,14 @@ pub async fn perform(vault: &Vault, planned: Planned) -> Result<RestoreReport, O
     let source = request.source.clone();
     vault.env.tell(Event::Began { source, what: "restoring", bytes: Some(plan.length.get()) });
     let staged = Staged::write(vault, &reader, &plan.to).await?;
-    let smoke = ask_smoke(vault, &staged, &snapshot, &request)?;
+    let led = plan.log.as_ref().filter(|log| !log.links.is_empty());
+    if let Some(log) = led {
+        let fingerprint = &reader.body().facts.fingerprint;
+        let key = FingerprintKey::new(fingerprint.id, *fingerprint.key.as_bytes());
+        let main = staged.main();
+        log::apply(vault, log, (&snapshot, &key), &Onto { file: main.file.as_ref(), path: &main.path }).await?;
+    }
+    let smoke = ask_smoke(vault, &staged, &snapshot, (&request, led.is_some()))?;
     let (kept, unseen) = match &request.into {
         Destination::New(_) => (swap::into_new(vault, &staged, &plan.to)?, Vec::new()),
         Destination::InPlace(_) => {
@@ -294,9 +307,10 @@ fn ask_smoke(
     vault: &Vault,
     staged: &Staged<'_>,
     snapshot: &Snapshot,
-    request: &RestoreRequest,
+    (request, has_log): (&RestoreRequest, bool),
 ) -> Result<Vec<SmokeAnswer>, OpsError> {
-    if request.smoke.is_empty() || snapshot.quality != Quality::Whole {
+    // A state that was put together from a log is looked at whether or not anybody asks.
+    if request.smoke.is_empty() && !has_log || snapshot.quality != Quality::Whole {
         return Ok(Vec::new());
     }
     let questions = Questions {

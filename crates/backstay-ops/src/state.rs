@@ -276,6 +276,16 @@ impl State {
         written.and_then(|_| file.write_all(more)).at("write", &path)
     }
 
+    /// A value of its own that a caller under the source's lock keeps beside the rest.
+    pub(crate) fn recall<T: DeserializeOwned>(&self, source: &SourceName, file: &str) -> Result<Option<T>, PathError> {
+        read(&self.dir.join(source.as_str()).join(file))
+    }
+
+    pub(crate) fn note<T: Serialize>(&self, source: &SourceName, file: &str, value: &T) -> Result<(), PathError> {
+        let path = self.source_dir(source)?.join(file);
+        self.write(&path, value)
+    }
+
     /// Takes the source for this process, or says who has it.
     pub fn lock(&self, source: &SourceName) -> Result<SourceLock, OpsError> {
         let path = self.source_dir(source)?.join("lock");

@@ -62,6 +62,7 @@ pub enum Command {
     Init(Init),
     Status(Status),
     Backup(Backup),
+    Follow(Follow),
     List(List),
     Show(Show),
     Check(Check),
@@ -164,6 +165,19 @@ pub struct Backup {
     pub as_is: bool,
 }
 
+/// Make every commit of databases in WAL mode durable in the repository, until stopped
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  backstay follow\n  backstay follow shop --once\n\n\
+    Begins with a snapshot where there is none to go on from. SIGTERM ends it when everything is durable.")]
+pub struct Follow {
+    /// The sources; all of them when none is named
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<SourceName>,
+    /// Make durable what there is, and end
+    #[arg(long)]
+    pub once: bool,
+}
+
 /// List the snapshots, newest first
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  backstay list shop --json")]
@@ -236,6 +250,12 @@ pub struct Restore {
     pub source: SourceName,
     #[command(flatten)]
     pub point: PointArgs,
+    /// This state of a followed source, by its number
+    #[arg(long, value_name = "N", conflicts_with = "which")]
+    pub tx: Option<u64>,
+    /// Where --at lies in a gap of the log, the nearer side of it
+    #[arg(long, requires = "at")]
+    pub nearest: bool,
     /// Write this new file and leave the database alone
     #[arg(long, value_name = "FILE")]
     pub to: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! The capture of a backup: the scan of a live database, what has to be taken again, the new map.
 
 use super::gather::Gathered;
-use super::{BackupRequest, Malformed, Plan};
+use super::{BackupRequest, Malformed, Plan, Purpose};
 use crate::base::Base;
 use crate::catalog::Vault;
 use crate::disk::At;
@@ -67,7 +67,7 @@ impl Captured {
     }
 }
 
-pub fn capture(vault: &Vault, request: &BackupRequest, gathered: &Gathered, plan: &Plan) -> Result<Captured, OpsError> {
+pub fn capture(vault: &Vault, request: &BackupRequest, basis: Basis<'_>) -> Result<Captured, OpsError> {
     let options = CaptureOptions {
         busy: request.busy,
         hold_max: request.hold_max,
@@ -75,7 +75,7 @@ pub fn capture(vault: &Vault, request: &BackupRequest, gathered: &Gathered, plan
         spool_dir: vault.state.source_dir(&request.source)?,
     };
     match Capture::open(&request.path, options, vault.env.clock.clone()) {
-        Ok(live) => capture_live(vault, request, Basis { gathered, plan }, live),
+        Ok(live) => capture_live(vault, request, basis, live),
         Err(error) if is_malformed(&error) && request.malformed == Malformed::CaptureAsIs => {
             capture_as_is(vault, request)
         }
@@ -87,9 +87,11 @@ fn is_malformed(error: &SqliteError) -> bool {
     matches!(error, SqliteError::NotADatabase { .. } | SqliteError::Encrypted { .. } | SqliteError::Malformed { .. })
 }
 
-struct Basis<'a> {
-    gathered: &'a Gathered,
-    plan: &'a Plan,
+/// What a capture builds on, and who goes on from it.
+pub struct Basis<'a> {
+    pub gathered: &'a Gathered,
+    pub plan: &'a Plan,
+    pub purpose: Purpose<'a>,
 }
 
 fn capture_live(
@@ -119,6 +121,9 @@ fn capture_live(
     };
     let held = || live.check_log().map_err(OpsError::from);
     let mut units_stored = run(vault, request, Pass { scan: &scan, held: &held }, &mut packer, &seen)?;
+    if let Purpose::Follow(begin) = basis.purpose {
+        begin.hold(&live)?;
+    }
     let mut settled = live.settle(&mut &seen, &hasher)?;
     while let Some((number, bytes)) = settled.changed.next()? {
         vault.env.cancel.check()?;

@@ -17,7 +17,7 @@ use backstay_store::repo::ManifestFront;
 use std::collections::HashSet;
 
 /// How far back a backup looks for a snapshot it can build on.
-const LOOK_BACK: usize = 16;
+pub(crate) const LOOK_BACK: usize = 16;
 
 /// How far above the newest verified snapshot a number is still believed to have been used.
 const NUMBERS_AHEAD: u64 = 1 << 20;
@@ -202,7 +202,7 @@ async fn missing_objects(vault: &Vault, request: &BackupRequest, base: &Base) ->
 
 pub fn decide(gathered: &Gathered, purpose: Purpose<'_>) -> Result<Plan, OpsError> {
     let lineage = match purpose {
-        Purpose::Live => lineage(gathered),
+        Purpose::Live | Purpose::Follow(_) => lineage(gathered),
         Purpose::Import { .. } => Lineage::Same,
     };
     let world = World {
@@ -236,7 +236,7 @@ fn lineage(gathered: &Gathered) -> Lineage {
 
 /// A tip this host does not remember writing was written by another host, by a clone of this one, or
 /// by this one before its disk went back. Without any memory the signature has to do.
-fn tip_is_ours(vault: &Vault, seen: &SeenSource, tip: Option<&ManifestFront>) -> bool {
+pub(crate) fn tip_is_ours(vault: &Vault, seen: &SeenSource, tip: Option<&ManifestFront>) -> bool {
     let Some(tip) = tip else { return true };
     if seen.written.is_empty() {
         return vault.signer.as_ref().is_none_or(|signer| signer.public() == tip.signer);

@@ -123,6 +123,10 @@ impl Making {
         making
     }
 
+    pub fn dir(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub fn sql(&self, sql: &str) {
         self.conn.as_ref().expect("open").execute_batch(sql).expect("sql");
     }
@@ -232,6 +236,12 @@ async fn correct_identity(dir: &Path) {
     let process = Process::open(dir, Arc::new(OsDisk), None).await.expect("open");
     let state = &process.vault.state;
     let file: Identity = FileIdentity::of_path(&process.db()).expect("there").into();
+    let followed = state.dir().join("shop/follow.json");
+    if let Ok(text) = fs::read(&followed) {
+        let mut memory: serde_json::Value = serde_json::from_slice(&text).expect("a memory");
+        memory["file"] = serde_json::to_value(file).expect("an identity");
+        fs::write(&followed, memory.to_string()).expect("write");
+    }
     let correct = |seen: &mut SeenSource| {
         seen.file = seen.file.map(|_| file);
         if let Some(restored) = &mut seen.restored {

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod demo;
 pub mod doctor;
 pub mod enroll;
+pub mod follow;
 pub mod import;
 pub mod init;
 pub mod key;

@@ -8,11 +8,11 @@ use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
 use crate::hooks::{self, HookDone, Told};
 use crate::output::time;
-use crate::output::{Page, Traffic, View};
+use crate::output::{Page, Traffic, View, counted};
 use crate::vault;
 use backstay_model::catalog::Target;
 use backstay_model::moment::human_span;
-use backstay_model::{Kind, Moment, Verdict};
+use backstay_model::{Kind, Moment, Tx, Verdict};
 use backstay_ops::catalog::Vault;
 use backstay_ops::restore::{self, Destination, Planned, RestorePlan, RestoreReport, RestoreRequest};
 use jiff::tz::TimeZone;
@@ -22,7 +22,11 @@ pub async fn run(context: &Context, args: &args::Restore) -> Outcome {
     let settings = context.settings()?.on_copy(args.from_copy.as_ref())?;
     let source = settings.source(&args.source)?;
     let vault = vault::open(context, &settings).await?;
-    let (target, asked) = target(context, &args.point)?;
+    let (target, asked) = match (target(context, &args.point)?, args.tx) {
+        (_, Some(tx)) => (Target::Tx(Tx::new(tx)), None),
+        ((Target::At(at), asked), None) if args.nearest => (Target::Nearest(at), asked),
+        (other, None) => other,
+    };
     let request = RestoreRequest {
         source: source.name.clone(),
         target: target.clone(),
@@ -162,7 +166,7 @@ fn confirm_in_place(context: &Context, args: &args::Restore, plan: &RestorePlan)
     if !plan.in_place || plan.to.symlink_metadata().is_err() {
         return Ok(());
     }
-    let age = human_span(context.clock.now().millis_since(plan.taken));
+    let age = human_span(context.clock.now().millis_since(plan.log.as_ref().map_or(plan.taken, |log| log.at)));
     let loss = format!(
         "{} is replaced by its state of {} ago; the present file is kept beside it under another name",
         plan.to.display(),
@@ -206,6 +210,20 @@ impl View for RestoreView {
         };
         page.evidence("snapshot", &format!("{} ({state})", plan.snapshot));
         page.evidence("taken", &time::resolved(plan.taken, &self.zone));
+        if let Some(log) = &plan.log {
+            let state = format!(
+                "{} of {}, from {}",
+                log.tx,
+                time::resolved(log.at, &self.zone),
+                counted(log.objects, "log object")
+            );
+            page.evidence("state", &state);
+            let next = log.next.map_or_else(
+                || "nothing: it is the last one there is".to_owned(),
+                |next| format!("state {} of {}", next.tx, time::resolved(next.at, &self.zone)),
+            );
+            page.evidence("right after", &next);
+        }
         if let (Some(asked), Some(distance)) = (self.asked, plan.distance_millis) {
             let words = format!("{}; the point is {} older", time::resolved(asked, &self.zone), human_span(distance));
             page.evidence("asked for", &words);

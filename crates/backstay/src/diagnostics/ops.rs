@@ -79,6 +79,8 @@ impl From<OpsError> for Diagnostic {
             }
             OpsError::NotHeld { .. } => plain.hint("Run `backstay list` to see which are."),
             OpsError::RecordFull => plain.hint("Split the sources over two repositories, and tell us: this should not happen."),
+            OpsError::LogHole { .. } => plain
+                .hint("Run the same command again; if it stays, name an earlier time with `--at`, or `--tx`."),
             OpsError::Cancelled => Diagnostic::cancelled(),
         }
     }
@@ -138,6 +140,11 @@ fn of_point(plain: Diagnostic, error: &NoPoint) -> Diagnostic {
             plain.hint("Run `backstay list` to see which there are.")
         }
         NoPoint::AmbiguousId { .. } => plain.hint("Write more digits of it; `backstay list --json` shows them all."),
+        NoPoint::NotFollowed => plain.hint("Run `backstay follow` to have its commits kept from now on."),
+        NoPoint::TxNotHeld { before, .. } => plain.hint(format!("Ask for an earlier state, such as `--tx {before}`.")),
+        NoPoint::InGap { before, after, .. } => plain
+            .hint(format!("Ask for one of them: `--at {before}` or `--at {after}`."))
+            .hint("Or add `--nearest`, which takes the nearer one."),
         NoPoint::Rivals { a, b } => {
             plain.hint(format!("Choose one of them with `--snapshot {}` or `--snapshot {}`.", a.short(), b.short()))
         }

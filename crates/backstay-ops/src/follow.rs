@@ -1,0 +1,344 @@
+//! Following a database: every commit of its write-ahead log becomes durable in the repository, in order,
+//! each exactly once; where that cannot be proven a snapshot is taken and the gap recorded.
+//!
+//! Owns the two halves that must not wait for each other: the [`catcher`](catch) reads commits from the log
+//! into a bounded spool and holds the log only that long; the [`shipper`](ship) puts them into the
+//! dense slots of this run's stream. [`Follower::tick`] is one step of both, for whoever drives them.
+//!
+//! A crash at any point leaves a stream whose contiguous part is whole. The next run finds out from the
+//! store what of it is durable, takes the stream's next slot, so that nothing can still come into it, and
+//! goes on in a stream of its own: from the very frame, if the log can still prove it, else by a snapshot.
+//!
+//! Locks: the source's lock on this host as long as it lives; a read mark, see `backstay_sqlite::tail`.
+
+mod begin;
+mod catch;
+mod memory;
+mod ship;
+
+pub use catch::Limits;
+
+use crate::OpsError;
+use crate::backup::{self, BackupRequest, Malformed, Purpose, gather};
+use crate::catalog::Vault;
+use crate::env::blocking;
+use crate::log::{self, LogTip};
+use crate::state::SourceLock;
+use backstay_format::FingerprintKey;
+use backstay_format::facts::{After, Log, Role};
+use backstay_model::{BranchNo, ByteLen, Kind, Kinded, Moment, ObjectId, Sequence, SourceName, StreamId, Tx, seams};
+use backstay_sqlite::{PinLoss, SqliteError, Step, Tail, TailOptions};
+use backstay_store::repo::{Chain, LogDraft, LogSigning, RepoError};
+use begin::Beginning;
+use catch::Catcher;
+use memory::{Memory, Standing};
+use ship::Shipper;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a lost race for a stream's end is run again.
+const ATTEMPTS: u32 = 4;
+
+/// What a person asked for.
+#[derive(Clone)]
+pub struct FollowRequest {
+    pub source: SourceName,
+    pub path: PathBuf,
+    pub busy: Duration,
+    pub hold_max: Duration,
+    pub log_growth_max: ByteLen,
+    pub uploads_in_flight: usize,
+    pub limits: Limits,
+    /// Where tests let others act.
+    pub steps: Arc<dyn Fn(Step) + Send + Sync>,
+}
+
+/// How following began, or began anew.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Began {
+    /// At the very commit where the run before stopped.
+    Continued { tx: Tx },
+    /// With a snapshot. Without a reason there was no log before it.
+    Snapshot { id: ObjectId, branch: BranchNo, tx: Tx, reason: Option<String> },
+}
+
+/// What one step did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Ticked {
+    /// Commits read from the log.
+    pub caught: u64,
+    /// Commits that became durable.
+    pub shipped: u64,
+    /// Log objects put.
+    pub objects: u64,
+    pub bytes: u64,
+    /// Following began anew.
+    pub began: Option<Began>,
+}
+
+/// Where following stands.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Position {
+    pub branch: BranchNo,
+    /// The last state that is durable in the repository, and when it was committed.
+    pub tx: Tx,
+    pub at: Moment,
+    /// Commits and bytes that are read and not yet durable.
+    pub waiting: u64,
+    pub waiting_bytes: u64,
+}
+
+/// One database being followed.
+pub struct Follower<'v> {
+    vault: &'v Vault,
+    request: FollowRequest,
+    catcher: Catcher,
+    shipper: Shipper<'v>,
+    began: Began,
+    _lock: SourceLock,
+}
+
+impl<'v> Follower<'v> {
+    /// Goes on where the run before stopped, or begins with a snapshot.
+    pub async fn start(vault: &'v Vault, request: FollowRequest) -> Result<Self, OpsError> {
+        vault.signer(Role::Writer)?;
+        let lock = vault.state.lock(&request.source)?;
+        let stream = StreamId::from_bytes(seams::fresh(vault.env.random.as_ref()));
+        let mut tail = open_tail(vault, &request)?;
+        let (begun, catcher, shipper) = match resume(vault, &request, &mut tail, stream).await? {
+            Ok(resumed) => {
+                let Resumed { memory, standing, caught, after } = resumed;
+                let shipper = Shipper::new(vault, &request.source, stream, &memory, after, standing.clone());
+                let mut catcher = Catcher::new(tail, &standing, request.limits, vault.env.clock.clone());
+                catcher.take(caught);
+                (Began::Continued { tx: standing.tx }, catcher, shipper)
+            }
+            Err(reason) => {
+                tail.release();
+                let tip = fence(vault, &request.source, stream).await?;
+                let place = Anew { stream, sequence: Sequence::FIRST, previous: None, tip, reason };
+                begin_anew(vault, &request, tail, place).await?
+            }
+        };
+        Ok(Self { vault, request, catcher, shipper, began: begun, _lock: lock })
+    }
+
+    /// How it began.
+    pub fn began(&self) -> &Began {
+        &self.began
+    }
+
+    pub fn position(&self) -> Position {
+        let standing = self.shipper.standing();
+        let (waiting, waiting_bytes) = (self.catcher.waiting() + self.shipper.waiting(), self.catcher.waiting_bytes());
+        Position { branch: self.shipper.branch(), tx: standing.tx, at: standing.time, waiting, waiting_bytes }
+    }
+
+    /// Reads what was committed, without putting it anywhere yet.
+    pub fn catch(&mut self) -> Result<u64, OpsError> {
+        blocking(|| self.catcher.catch())
+    }
+
+    /// One step: reads what was committed, makes all of it durable, and begins anew where it must. An error
+    /// of the store leaves everything where it was: the next step tries the same again.
+    pub async fn tick(&mut self) -> Result<Ticked, OpsError> {
+        let mut ticked = Ticked { caught: self.catch()?, ..Ticked::default() };
+        self.ship(&mut ticked).await?;
+        if let Some(reason) = self.catcher.lost() {
+            self.begin_anew(reason, &mut ticked).await?;
+        }
+        Ok(ticked)
+    }
+
+    async fn ship(&mut self, ticked: &mut Ticked) -> Result<(), OpsError> {
+        loop {
+            if !self.shipper.is_sending() {
+                let pieces = self.catcher.next_pieces();
+                if pieces.is_empty() {
+                    return Ok(());
+                }
+                blocking(|| self.shipper.seal(pieces))?;
+            }
+            // While an object is under way the log goes on being read: a slow store must not hold it.
+            let (catcher, shipper, pause) = (&mut self.catcher, &mut self.shipper, self.request.limits.look);
+            let put = shipper.put();
+            tokio::pin!(put);
+            let sent = loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut put => break sent?,
+                    () = tokio::time::sleep(pause) => ticked.caught += blocking(|| catcher.catch())?,
+                }
+            };
+            ticked.objects += 1;
+            ticked.shipped += sent.commits;
+            ticked.bytes += sent.bytes;
+        }
+    }
+
+    async fn begin_anew(&mut self, reason: String, ticked: &mut Ticked) -> Result<(), OpsError> {
+        let tail = open_tail(self.vault, &self.request)?;
+        self.catcher.release();
+        let standing = self.shipper.standing();
+        let tip = Some(LogTip::of_run(self.shipper.branch(), standing.tx, self.shipper.last_used(), standing.time));
+        let (stream, sequence, previous) = self.shipper.place();
+        let place = Anew { stream, sequence, previous: Some(previous), tip, reason };
+        let (began, catcher, shipper) = begin_anew(self.vault, &self.request, tail, place).await?;
+        (self.catcher, self.shipper) = (catcher, shipper);
+        ticked.began = Some(began.clone());
+        self.began = began;
+        Ok(())
+    }
+}
+
+fn open_tail(vault: &Vault, request: &FollowRequest) -> Result<Tail, OpsError> {
+    let options =
+        TailOptions { steps: request.steps.clone(), ..TailOptions::in_dir(vault.state.source_dir(&request.source)?) };
+    Ok(blocking(|| Tail::open(&request.path, options, vault.env.clock.clone()))?)
+}
+
+struct Resumed {
+    memory: Memory,
+    standing: Standing,
+    caught: backstay_sqlite::Caught,
+    after: After,
+}
+
+/// Looks whether everything that proves continuity is there; if not, says what is missing.
+async fn resume(
+    vault: &Vault,
+    request: &FollowRequest,
+    tail: &mut Tail,
+    next: StreamId,
+) -> Result<Result<Resumed, String>, OpsError> {
+    let say = |why: &str| Ok(Err(why.to_owned()));
+    let Some(memory) = Memory::recall(vault, &request.source)? else {
+        return say("this host remembers nothing of following it");
+    };
+    if memory.file != tail.identity().into() {
+        return say("another file stands at its path");
+    }
+    let seen = vault.state.seen(&request.source)?;
+    let (fronts, _) = vault.repo.newest_fronts(&request.source, gather::LOOK_BACK).await?;
+    let tip = fronts.iter().find(|front| !front.facts.imported);
+    if !gather::tip_is_ours(vault, &seen, tip) || tip.is_none_or(|tip| tip.facts.branch != memory.branch) {
+        return say("the newest snapshot is not one this host took of it");
+    }
+    // Of a snapshot that is not the newest a prune may decide that it is no longer needed.
+    if tip.is_none_or(|front| front.name.id != memory.snapshot) {
+        return say("another snapshot was taken since");
+    }
+    let Some((sequence, previous, standing)) = memory.durable(&vault.repo).await? else {
+        return say("its log goes on beyond what this host remembers");
+    };
+    let caught = match blocking(|| tail.advance(&standing.cursor)) {
+        Ok(Ok(caught)) => caught,
+        Ok(Err(lost)) => return say(&lost.to_string()),
+        Err(SqliteError::NotWal { path }) => return Err(SqliteError::NotWal { path }.into()),
+        Err(error) => return Err(error.into()),
+    };
+    let free = sequence.next().ok_or(backstay_model::backup::Exhausted)?;
+    match close(vault, memory.stream, Chain { sequence: free, previous }, next).await {
+        Ok(()) => {}
+        Err(RepoError::LostRace { .. }) => return say("its log was taken over"),
+        Err(error) => return Err(error.into()),
+    }
+    // Whoever put nothing into its stream leaves its own beginning to the next.
+    let after = match memory.last_object(sequence, previous) {
+        Some((sequence, digest)) => After::Log { stream: memory.stream, sequence, digest },
+        None => memory.after,
+    };
+    Ok(Ok(Resumed { memory, standing, caught, after }))
+}
+
+/// Ends a stream: who finds this object in its slot has been taken over.
+async fn close(vault: &Vault, stream: StreamId, chain: Chain, next: StreamId) -> Result<(), RepoError> {
+    let signer = vault.signer.as_ref().ok_or(RepoError::NoIdentity)?;
+    let random = vault.env.random.as_ref();
+    let sealer = vault.repo.sealer(random);
+    let facts = Log { stream, spans: Vec::new(), next: Some(next) };
+    let with = LogSigning { signer, sealer: &sealer, random };
+    let (bytes, _) = LogDraft::begin(&facts, chain, vault.repo.fresh_id(random), with).finish(&[]);
+    vault.repo.put_log(&stream, chain.sequence, bytes).await
+}
+
+/// Ends whatever stream the newest followed snapshot leads to, and says how far its log reached.
+async fn fence(vault: &Vault, source: &SourceName, next: StreamId) -> Result<Option<LogTip>, OpsError> {
+    let (mut fronts, _) = vault.repo.newest_fronts(source, gather::LOOK_BACK).await?;
+    if fronts.len() >= gather::LOOK_BACK && fronts.iter().all(|front| front.facts.following.is_none()) {
+        // It may have been followed long ago: numbers are never used again.
+        fronts = vault.catalog(source).await?.fronts.into_values().collect();
+        fronts.sort_by_key(|front| std::cmp::Reverse(front.chain.sequence));
+    }
+    let mut attempts = ATTEMPTS;
+    loop {
+        attempts -= 1;
+        let Some(tip) = log::tip(&vault.repo, source, &fronts).await? else { return Ok(None) };
+        match close(vault, tip.stream, tip.free, next).await {
+            Ok(()) => return Ok(Some(tip)),
+            Err(RepoError::LostRace { .. }) if attempts > 0 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Where a snapshot that begins following stands.
+struct Anew {
+    stream: StreamId,
+    sequence: Sequence,
+    previous: Option<backstay_model::Digest>,
+    tip: Option<LogTip>,
+    reason: String,
+}
+
+async fn begin_anew<'v>(
+    vault: &'v Vault,
+    request: &FollowRequest,
+    tail: Tail,
+    place: Anew,
+) -> Result<(Began, Catcher, Shipper<'v>), OpsError> {
+    let backup_request = BackupRequest {
+        source: request.source.clone(),
+        path: request.path.clone(),
+        label: None,
+        keep: None,
+        busy: request.busy,
+        hold_max: request.hold_max,
+        log_growth_max: request.log_growth_max,
+        malformed: Malformed::Refuse,
+        uploads_in_flight: request.uploads_in_flight,
+    };
+    let identity = tail.identity();
+    let beginning = Beginning::new(tail, place.stream, place.sequence, place.tip, place.reason);
+    let report = backup::take(vault, &backup_request, Purpose::Follow(&beginning)).await?;
+    let begun = beginning.done()?;
+    let caught = match blocking(|| begun.tail.catch_up(&begun.cursor))? {
+        Ok(caught) => caught,
+        Err(_) => return Err(SqliteError::PinLost { path: request.path.clone(), why: PinLoss::MarkIgnored }.into()),
+    };
+    let standing = Standing { tx: begun.following.tx, time: report.taken, chain: report.root, cursor: begun.cursor };
+    let memory = Memory::begin(identity.into(), report.branch, report.snapshot, &begun.key, place.stream);
+    let after = After::Snapshot(report.snapshot);
+    let mut shipper = Shipper::new(vault, &request.source, place.stream, &memory, after, standing.clone());
+    if let Some(previous) = place.previous {
+        shipper.go_on_at(place.sequence, previous);
+    }
+    shipper.remember();
+    let mut catcher = Catcher::new(begun.tail, &standing, request.limits, vault.env.clock.clone());
+    catcher.take(caught);
+    let reason = begun.following.resync.map(|resync| resync.reason);
+    let began = Began::Snapshot { id: report.snapshot, branch: report.branch, tx: standing.tx, reason };
+    Ok((began, catcher, shipper))
+}
+
+/// Whether a step that failed like this can simply be tried again.
+pub fn is_passing(error: &OpsError) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::NoSpace)
+}
+
+/// The secret behind the digests of a log, as it is remembered.
+fn key_of(facts: &backstay_format::facts::FingerprintFacts) -> FingerprintKey {
+    FingerprintKey::new(facts.id, *facts.key.as_bytes())
+}

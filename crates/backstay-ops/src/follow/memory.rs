@@ -1,0 +1,105 @@
+//! What a follower writes down for the next run: where it stands, and what it is about to put.
+//!
+//! Written once for each object, before it is put: the next run looks into the store whether that object
+//! is there, and stands at one place or the other. Worth less than the log: when it cannot be written,
+//! or is deleted, the next run begins with a snapshot.
+
+use crate::OpsError;
+use crate::catalog::Vault;
+use crate::state::Identity;
+use backstay_format::FingerprintKey;
+use backstay_format::facts::{After, FingerprintFacts};
+use backstay_model::{BranchNo, Digest, Moment, ObjectId, Sequence, SourceName, StreamId, Tx};
+use backstay_sqlite::LogCursor;
+use backstay_store::repo::{RepoError, Repository};
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "follow.json";
+
+/// A state of the source that is durable in the repository, and its place in the source's own log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    pub tx: Tx,
+    pub time: Moment,
+    /// The digest of the last record, or the root of the snapshot.
+    pub chain: Digest,
+    pub cursor: LogCursor,
+}
+
+/// An object that is about to be put into the next slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    pub digest: Digest,
+    pub standing: Standing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    pub file: Identity,
+    pub branch: BranchNo,
+    /// The snapshot following began with.
+    pub snapshot: ObjectId,
+    pub fingerprint: FingerprintFacts,
+    pub stream: StreamId,
+    /// How many slots of the stream are taken, and the digest of the last.
+    pub slots: u64,
+    pub previous: Digest,
+    /// Slots that were taken when this stretch of the log began.
+    pub before: u64,
+    /// What the first commit of this stretch comes after.
+    pub after: After,
+    pub standing: Option<Standing>,
+    pub pending: Option<Pending>,
+}
+
+impl Memory {
+    pub fn begin(file: Identity, branch: BranchNo, snapshot: ObjectId, key: &FingerprintKey, stream: StreamId) -> Self {
+        let fingerprint = FingerprintFacts { id: key.id, key: Digest::from_bytes(*key.secret()) };
+        let (previous, after) = (Digest::ZERO, After::Snapshot(snapshot));
+        Self {
+            file,
+            branch,
+            snapshot,
+            fingerprint,
+            stream,
+            slots: 0,
+            previous,
+            before: 0,
+            after,
+            standing: None,
+            pending: None,
+        }
+    }
+
+    pub fn recall(vault: &Vault, source: &SourceName) -> Result<Option<Self>, OpsError> {
+        Ok(vault.state.recall(source, FILE)?)
+    }
+
+    pub fn write(&self, vault: &Vault, source: &SourceName) -> Result<(), OpsError> {
+        Ok(vault.state.note(source, FILE, self)?)
+    }
+
+    /// The last slot that is taken, its digest, and where that object stands; `None` when the store has
+    /// more than this remembers.
+    pub async fn durable(&self, repo: &Repository) -> Result<Option<(Sequence, Digest, Standing)>, RepoError> {
+        let Some(standing) = self.standing.clone() else { return Ok(None) };
+        let next = Sequence::new(self.slots.saturating_add(1));
+        let found = match repo.log_front(&self.stream, next).await {
+            Err(error) if error.is_outage() => return Err(error),
+            found => found.ok(),
+        };
+        Ok(match (found, &self.pending) {
+            (Some(None), _) => Some((Sequence::new(self.slots), self.previous, standing)),
+            (Some(Some(front)), Some(pending)) if front.digest == pending.digest => {
+                // Whether more follows shows when the slot after it is taken.
+                Some((next, front.digest, pending.standing.clone()))
+            }
+            _ => None,
+        })
+    }
+
+    /// The last object with commits of this stretch, if there is one.
+    pub fn last_object(&self, sequence: Sequence, digest: Digest) -> Option<(Sequence, Digest)> {
+        (sequence.get() > self.before).then_some((sequence, digest))
+    }
+}

@@ -1,0 +1,126 @@
+//! A follower is stopped at every effect on the store and the disk, and the machine may lose its power on
+//! top: the next one goes on without a hole and without a commit twice, and what was told durable is.
+
+mod rig;
+mod world;
+
+use backstay_model::catalog::Target;
+use backstay_model::{ByteLen, Tx};
+use backstay_ops::OpsError;
+use backstay_ops::follow::{Began, FollowRequest, Follower, Limits};
+use backstay_ops::restore::Destination;
+use backstay_testkit::effects::Effects;
+use rig::{Ended, Making, Process, Run, crash_anything, image};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use world::{rows_of, source};
+
+fn request(process: &Process) -> FollowRequest {
+    FollowRequest {
+        source: source(),
+        path: process.db(),
+        busy: Duration::from_secs(10),
+        hold_max: Duration::from_secs(1),
+        log_growth_max: ByteLen::new(1 << 30),
+        uploads_in_flight: 1,
+        limits: Limits { look: Duration::from_secs(60), ..Limits::STANDARD },
+        steps: Arc::new(|_| {}),
+    }
+}
+
+/// The application, whose log outlives it: it was killed as well.
+fn app(process: &Process) -> Connection {
+    let conn = Connection::open(process.db()).expect("open");
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
+    conn.execute_batch("PRAGMA wal_autocheckpoint=0").expect("set");
+    conn
+}
+
+/// One more row, in a commit of its own.
+fn insert(conn: &Connection) {
+    conn.execute_batch("INSERT INTO t(x) VALUES (hex(randomblob(900)))").expect("sql");
+}
+
+/// Follows, two commits and then one. Says the last state that was told durable.
+async fn follow(process: &Process) -> Result<Tx, OpsError> {
+    let mut follower = Follower::start(&process.vault, request(process)).await?;
+    let conn = app(process);
+    insert(&conn);
+    insert(&conn);
+    follower.tick().await?;
+    insert(&conn);
+    follower.tick().await?;
+    Ok(follower.position().tx)
+}
+
+fn rows(text: &str) -> usize {
+    text.lines().count()
+}
+
+/// Why a next run began anew.
+static REASONS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+async fn goes_on(run: &Run, ended: &Ended) {
+    let process = Process::open(run.dir(), run.next(&Effects::unstopped()), None).await.expect("open");
+    let mut follower = Follower::start(&process.vault, request(&process)).await.expect("the next follower");
+    let first = follower.position().tx;
+    let anew = match follower.began() {
+        Began::Continued { .. } => None,
+        Began::Snapshot { tx, reason, .. } => {
+            REASONS.lock().expect("alone").insert(reason.clone().expect("a reason"));
+            Some(*tx)
+        }
+    };
+    let conn = app(&process);
+    insert(&conn);
+    follower.tick().await.expect("tick");
+    let last = follower.position().tx;
+    drop(follower);
+    let live = image(&run.db()).1;
+    let to = |name: &str| Destination::New(run.dir().join(name));
+    process.restore(Target::Latest, to("latest.db")).await.expect("restore");
+    assert!(rows_of(&run.dir().join("latest.db")) == live, "the newest state is the live one");
+    assert!(!ended.done || first.get() >= 3, "what was told durable is: {first}");
+    // One row each: a commit that is missing or there twice shows in the number of rows.
+    let mut before = None;
+    for tx in first.get().saturating_sub(3)..=last.get() {
+        let name = format!("{tx}.db");
+        let restored = process.restore(Target::Tx(Tx::new(tx)), to(&name)).await;
+        before = match (restored, before) {
+            (Ok(_), before) => {
+                let before = before.filter(|_| anew != Some(Tx::new(tx)));
+                let now = rows(&rows_of(&run.dir().join(&name)));
+                assert!(before.is_none_or(|before| now == before + 1), "state {tx} has one row more");
+                Some(now)
+            }
+            // Behind a gap numbers go on; what lies inside it is nobody's.
+            (Err(OpsError::NoPoint(_)), _) => None,
+            (Err(error), _) => panic!("{tx}: {error}"),
+        };
+    }
+    assert_eq!(before, Some(rows(&live)), "the last number is the newest state");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_goes_on_stopped_anywhere() {
+    let making = Making::database("WAL").repository().await;
+    let process = Process::open(making.dir(), Arc::new(backstay_ops::disk::OsDisk), None).await.expect("open");
+    let tx = follow(&process).await.expect("follows");
+    assert_eq!(tx, Tx::new(3));
+    drop(process);
+    let before = making.done();
+    let act = async |run: &Run, effects: Effects| {
+        let process = Process::open(run.dir(), run.next(&effects), Some(&effects)).await?;
+        follow(&process).await.map(drop)
+    };
+    let sweep = crash_anything("follow", &before, act, goes_on).await;
+    sweep.assert_stopped_at(&["store put, not applied", "store put, applied", "store head", "store get range"]);
+    sweep.assert_stopped_at(&["disk create", "disk write", "disk sync", "disk rename", "disk sync folder"]);
+    let reasons = REASONS.lock().expect("alone").clone();
+    // Between ending the stream before and writing down its own a run is known by the store alone.
+    let known = ["its log goes on beyond what this host remembers", "its log was taken over"];
+    assert!(reasons.iter().all(|reason| known.contains(&reason.as_str())), "{reasons:?}");
+}
