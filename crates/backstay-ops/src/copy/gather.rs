@@ -3,6 +3,7 @@
 use super::{CopyRequest, Destination};
 use crate::catalog::{Catalog, Vault};
 use crate::{OpsError, State};
+use backstay_model::catalog::Snapshot;
 use backstay_model::copies::{self, CopyPlan, Sides};
 use backstay_model::{ObjectId, Sequence, SourceName};
 use backstay_store::repo::{RepoError, Repository};
@@ -31,12 +32,10 @@ pub async fn gather(vault: &Vault, to: &Destination, request: &CopyRequest) -> R
             None => None,
         };
         let unverified: Vec<(Sequence, ObjectId)> = catalog.broken.iter().map(|(n, _)| (n.sequence, n.id)).collect();
-        let nothing = Vec::new();
-        let sides = Sides {
-            original: &catalog.snapshots,
-            unverified: &unverified,
-            copy: there.as_ref().map_or(&nothing, |there| &there.snapshots),
-        };
+        // What is condemned there is still there, and is not sent again while it goes.
+        let held: Vec<Snapshot> =
+            there.iter().flat_map(|there| there.snapshots.iter().chain(&there.condemned)).cloned().collect();
+        let sides = Sides { original: &catalog.snapshots, unverified: &unverified, copy: &held };
         let plan = copies::plan(sides, &request.policy, vault.env.clock.now(), &request.zone)
             .map_err(|rivals| OpsError::CopyRivals { source_name: source.clone(), rivals })?;
         sources.push(SourceSides { source, catalog, there, plan });

@@ -13,7 +13,7 @@ use backstay_store::repo::{Manifest, RepoError, Repository};
 use backstay_store::{Key, Put, StoreError};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub struct Run<'a> {
     vault: &'a Vault,
@@ -24,6 +24,8 @@ pub struct Run<'a> {
     /// Records that are not there yet, when comparing.
     pub lacking: u64,
     pub problems: Vec<Problem>,
+    /// Packs of the source at hand that the copy's keeper has condemned.
+    condemned: HashSet<ObjectId>,
 }
 
 /// What the copy's listing shows of a source's packs.
@@ -42,7 +44,7 @@ enum Handed {
 
 impl<'a> Run<'a> {
     pub fn new(vault: &'a Vault, to: &'a Destination, request: &'a CopyRequest) -> Self {
-        Self { vault, to, request, objects: 0, bytes: 0, lacking: 0, problems: Vec::new() }
+        Self { vault, to, request, objects: 0, bytes: 0, lacking: 0, problems: Vec::new(), condemned: HashSet::new() }
     }
 
     /// The first configurations of a copy that is not there yet; from then on it is one.
@@ -94,6 +96,8 @@ impl<'a> Run<'a> {
         }
         self.branches(&source).await?;
         let mut there = there(copy, &source).await?;
+        // Condemned is final: what will be deleted there must not be referred to again.
+        self.condemned = sides.there.iter().flat_map(|there| there.condemned_packs(&source)).collect();
         let mut copied = 0;
         for id in &sides.plan.missing {
             self.vault.env.cancel.check()?;
@@ -238,6 +242,12 @@ impl<'a> Run<'a> {
             )));
         }
         let key = keys::pack(source, &reference.object);
+        if self.condemned.contains(&reference.object) {
+            return Ok(Handed::WrongThere(RepoError::misplaced(
+                &key,
+                "it is condemned there; it can be sent again once it is gone",
+            )));
+        }
         match there {
             Some(len) if len != reference.stored => {
                 let (wanted, found) = (reference.stored, len);

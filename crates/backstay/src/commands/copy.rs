@@ -11,7 +11,6 @@ use crate::output::{Page, View, counted, time};
 use crate::vault::{self, Reached};
 use backstay_model::catalog::Snapshot;
 use backstay_model::moment::human_span;
-use backstay_model::retention::RetentionPolicy;
 use backstay_model::status::Point;
 use backstay_model::{ByteLen, Kind, SourceName, Verdict};
 use backstay_ops::catalog::Vault;
@@ -64,8 +63,8 @@ async fn one(
     let request = CopyRequest {
         act: if args.check { Act::Compare } else { Act::Copy },
         reread: if args.verify { Reread::Everything } else { Reread::Nothing },
-        policy: RetentionPolicy::default(),
-        zone: context.zone.clone(),
+        policy: of_copy.retention.rules,
+        zone: of_copy.retention.zone.clone(),
         in_flight: settings.limits.upload_in_flight,
     };
     Ok(copy::copy(vault, &to, &request).await?)

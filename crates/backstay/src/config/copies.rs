@@ -3,6 +3,7 @@
 use super::error::ConfigError;
 use super::origin::Origin;
 use super::raw::RawConfig;
+use super::retention::Retention;
 use super::settings::{Reader, RepositoryLocation, Settings};
 use super::store::StoreSettings;
 use backstay_model::SourceName;
@@ -34,6 +35,8 @@ impl fmt::Display for CopyName {
 pub struct CopySettings {
     pub repository: RepositoryLocation,
     pub store: StoreSettings,
+    /// What the copy keeps; without a rule, everything.
+    pub retention: Retention,
 }
 
 /// Reads every copy; `reader` says from which folder paths start.
@@ -50,7 +53,8 @@ pub(super) fn read(raw: &RawConfig, reader: &Reader<'_>) -> Result<BTreeMap<Copy
         let reader = reader.over(&own);
         let repository = reader.repository().map_err(|error| in_copy(name, error))?;
         let store = StoreSettings::read(&reader, &repository).map_err(|error| in_copy(name, error))?;
-        copies.insert(named, CopySettings { repository, store });
+        let retention = reader.retention().map_err(|error| in_copy(name, error))?;
+        copies.insert(named, CopySettings { repository, store, retention });
     }
     Ok(copies)
 }
@@ -79,7 +83,7 @@ impl Settings {
     /// a copy is remembered apart: it is older than the original by right.
     pub fn on_copy(mut self, name: Option<&CopyName>) -> Result<Self, ConfigError> {
         let Some(name) = name else { return Ok(self) };
-        let CopySettings { repository, store } = self.copy(name)?.clone();
+        let CopySettings { repository, store, .. } = self.copy(name)?.clone();
         self.state_dir = self.state_of(name);
         (self.repository, self.store, self.standing_in) = (repository, store, Some(name.clone()));
         Ok(self)

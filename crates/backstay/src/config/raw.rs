@@ -86,8 +86,12 @@ impl RawConfig {
     /// into one bucket is not the way into another.
     pub fn of_copy(&self, name: &str) -> Self {
         let prefix = format!("copies.{name}.");
+        let rules = |key: &str, leaf: &Leaf| key.starts_with("retention.") && leaf.origin == Origin::Default;
+        let defaults = self.leaves.iter().filter(|(key, leaf)| rules(key, leaf));
+        let mut leaves: BTreeMap<String, Leaf> = defaults.map(|(key, leaf)| (key.clone(), leaf.clone())).collect();
         let own = self.leaves.iter().filter_map(|(key, leaf)| Some((key.strip_prefix(&prefix)?, leaf)));
-        Self { leaves: own.map(|(key, leaf)| (key.to_owned(), leaf.clone())).collect(), ..Self::default() }
+        leaves.extend(own.map(|(key, leaf)| (key.to_owned(), leaf.clone())));
+        Self { leaves, ..Self::default() }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Leaf)> {

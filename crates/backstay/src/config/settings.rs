@@ -203,6 +203,10 @@ impl<'a> Reader<'a> {
         self.get(key).ok_or_else(|| ConfigError::Missing { path: self.file.to_owned(), key: key.to_owned() })
     }
 
+    pub(super) fn retention(&self) -> Result<Retention, ConfigError> {
+        Retention::read(&Below { reader: self, source: None })
+    }
+
     /// The same folders over other leaves.
     pub(super) fn over<'b>(&self, raw: &'b RawConfig) -> Reader<'b>
     where
