@@ -77,7 +77,8 @@ impl Base {
         FingerprintKey::new(self.facts.fingerprint.id, *self.facts.fingerprint.key.as_bytes())
     }
 
-    fn path(dir: &Path, manifest: &ObjectId) -> PathBuf {
+    /// Where the base for a manifest lies.
+    pub fn path(dir: &Path, manifest: &ObjectId) -> PathBuf {
         dir.join(format!("base-{manifest}"))
     }
 

@@ -17,6 +17,7 @@ mod fingerprints;
 pub mod follow;
 pub mod import;
 pub mod init;
+pub mod join;
 pub mod journal;
 pub mod kit;
 mod leftovers;

@@ -8,7 +8,7 @@
 
 use crate::OpsError;
 use crate::disk::{self, At, Disk, PathError};
-use backstay_format::facts::Prune;
+use backstay_format::facts::{FingerprintFacts, Prune};
 use backstay_model::{BranchNo, Digest, Moment, ObjectId, Position, RepoId, Sequence, SignerKey, SourceName};
 use backstay_sqlite::FileIdentity;
 use backstay_store::remember::REMEMBERED_MAX;
@@ -216,6 +216,17 @@ impl State {
 
     pub fn seen(&self, source: &SourceName) -> Result<SeenSource, PathError> {
         Ok(read(&self.dir.join(source.as_str()).join("seen.json"))?.unwrap_or_default())
+    }
+
+    /// The fingerprint key another host handed over, for a backup that finds nothing to build on.
+    pub fn fingerprint(&self, source: &SourceName) -> Result<Option<FingerprintFacts>, PathError> {
+        read(&self.dir.join(source.as_str()).join("fingerprint.json"))
+    }
+
+    pub fn keep_fingerprint(&self, source: &SourceName, facts: &FingerprintFacts) -> Result<(), PathError> {
+        let dir = self.source_dir(source)?;
+        let _lock = wait_for(&dir.join("state.lock"))?;
+        self.write(&dir.join("fingerprint.json"), facts)
     }
 
     /// Changes what is remembered of a source, and says what it is then. Nobody else's change is lost:

@@ -7,11 +7,12 @@ use crate::OpsError;
 use crate::catalog::Vault;
 use crate::journal;
 use backstay_format::facts::{AuditAct, Conf, Enrolment, Recipient, Retired, Role, Signer, Until, is_plain_name};
-use backstay_model::{Kind, Kinded, SignerKey};
+use backstay_model::{Kind, Kinded, SignerKey, SourceName};
 use backstay_store::repo::{NewWrap, Repository};
 use backstay_store::seal::wrap::Lock;
 use backstay_store::seal::{Master, MasterIdentity, SealError};
 use backstay_store::signing::{self, SigningKey};
+use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
@@ -39,6 +40,10 @@ pub enum TrustError {
     PassphraseNeeded { name: String },
     #[error("the key does not come from a file, so the new one needs a file to go to")]
     NowhereToWrite,
+    #[error("this host neither wrote the newest snapshot of {source_name} nor can read it")]
+    NothingToHand { source_name: SourceName },
+    #[error("{} cannot be taken: {why}", path.display())]
+    BadAnswer { path: PathBuf, why: &'static str },
     #[error("{text:?} is no recipient the master can be wrapped to")]
     BadRecipient {
         text: String,

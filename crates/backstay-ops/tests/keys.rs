@@ -12,7 +12,7 @@ use backstay_ops::check::Depth;
 use backstay_ops::masters::add;
 use backstay_ops::prove::ProofOutcome;
 use backstay_ops::trust::{self, Enrol, Receiver, TrustError};
-use backstay_ops::{OpsError, journal};
+use backstay_ops::{OpsError, join, journal};
 use backstay_store::repo::RepoError;
 use backstay_store::seal::MasterIdentity;
 use backstay_store::seal::wrap::{self, Opening};
@@ -388,4 +388,57 @@ async fn a_removal_at_every_moment_of_a_backup() {
     assert!(refused > 3, "the backup was interrupted while it ran: {refused} of {at}");
     // The manifest's own put, and what is asked after it, come too late for the removal to matter.
     assert!(slipped <= 3, "{slipped} of {at}");
+}
+
+/// Everything about the file it was given, and nothing about content: it is a writer without an identity.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_joined_goes_on_incrementally_without_reading() {
+    let team = Team::new().await;
+    team.enrolled("db-2", &[Role::Writer]).await;
+    let first = team.first().await;
+    let old = first.backup(&team.db()).await.expect("backup");
+    let joining = team.host("db-2").await;
+    let source = world::source();
+    let to = join::request(&joining.vault, &source).expect("a recipient");
+    assert_eq!(join::request(&joining.vault, &source).expect("the same").text(), to.text());
+    let file = team.folder.path().join("shop.join");
+    join::answer(&first.vault, &source, &to, &file).await.expect("handed over");
+    let mut bytes = std::fs::read(&file).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let damaged = team.folder.path().join("damaged.join");
+    std::fs::write(&damaged, bytes).expect("written");
+    let refused = join::accept(&joining.vault, &source, &damaged).expect_err("damaged on its way");
+    assert!(matches!(refused, OpsError::Trust(TrustError::BadAnswer { .. })), "{refused}");
+    let stranger = team.host("first").await;
+    assert!(join::accept(&stranger.vault, &source, &file).is_err(), "it opens nowhere else");
+    join::accept(&joining.vault, &source, &file).expect("joined");
+    team.sql("UPDATE t SET x = 'changed' WHERE id < 20");
+    let new = joining.backup(&team.db()).await.expect("backup");
+    assert_eq!(new.base, BaseUse::Incremental { on: old.snapshot });
+    assert!(new.units_stored * 4 < old.units_stored, "{} of {}", new.units_stored, old.units_stored);
+    assert!(joining.vault.unsealer.is_none() && joining.restored(Target::Latest).await.is_err());
+    assert_eq!(team.first().await.restored(Target::Latest).await.expect("restore"), team.rows());
+}
+
+/// Where another backup came between, the snapshot is a full one, and still one of the same source: equal content
+/// has an equal root digest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_late_still_brings_the_key() {
+    let team = Team::new().await;
+    team.enrolled("db-2", &[Role::Writer]).await;
+    let (first, source) = (team.first().await, world::source());
+    first.backup(&team.db()).await.expect("backup");
+    let joining = team.host("db-2").await;
+    let to = join::request(&joining.vault, &source).expect("a recipient");
+    let file = team.folder.path().join("shop.join");
+    join::answer(&first.vault, &source, &to, &file).await.expect("handed over");
+    team.sql(CHANGE);
+    let between = first.backup(&team.db()).await.expect("backup").snapshot;
+    join::accept(&joining.vault, &source, &file).expect("joined");
+    let late = joining.backup(&team.db()).await.expect("backup");
+    assert!(matches!(late.base, BaseUse::Full { .. }), "{:?}", late.base);
+    let catalog = first.vault.catalog(&source).await.expect("catalog");
+    let root = |id| catalog.front(&id).expect("listed").facts.root;
+    assert_eq!(root(late.snapshot), root(between));
 }

@@ -16,7 +16,7 @@ mod retention;
 #[cfg(test)]
 mod tests;
 
-pub use keys::{AuditArgs, AuditPerms, Enroll, KeyVerb, SignerVerb};
+pub use keys::{AuditArgs, AuditPerms, Enroll, Join, KeyVerb, SignerVerb, Source, SourceVerb};
 pub use retention::{Retention, RetentionVerb};
 
 /// Keeps SQLite databases recoverable, and proves it.
@@ -75,6 +75,7 @@ pub enum Command {
     Config(ConfigArgs),
     Repo(Repo),
     Audit(AuditArgs),
+    Source(Source),
     Doctor(Doctor),
     Completions(Completions),
     Man(Man),

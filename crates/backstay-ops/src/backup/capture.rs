@@ -2,7 +2,6 @@
 
 use super::gather::Gathered;
 use super::{BackupRequest, Malformed, Plan, Purpose};
-use crate::base::Base;
 use crate::catalog::Vault;
 use crate::disk::At;
 use crate::fingerprints::FingerprintFile;
@@ -104,7 +103,10 @@ fn capture_live(
     let before = live.facts().clone();
     let unit = UnitSize::for_pages(before.page_size);
     let base = basis.gathered.base.as_ref().filter(|base| base.unit() == Some(unit));
-    let key = base.map_or_else(|| fresh_key(vault), Base::key);
+    let key = match base {
+        Some(base) => base.key(),
+        None => known_key(vault, request)?,
+    };
     let hasher = key.units();
     let sealer = vault.repo.sealer(vault.env.random.as_ref());
     let mut packer = new_packer(vault, request, &sealer);
@@ -254,6 +256,12 @@ fn new_packer<'a>(vault: &'a Vault, request: &'a BackupRequest, sealer: &'a Seal
         in_flight: request.uploads_in_flight,
     };
     Packer::new(parts, Handle::current())
+}
+
+/// The key another host handed over, or a new one.
+fn known_key(vault: &Vault, request: &BackupRequest) -> Result<FingerprintKey, OpsError> {
+    let known = vault.state.fingerprint(&request.source)?;
+    Ok(known.map_or_else(|| fresh_key(vault), |known| FingerprintKey::new(known.id, *known.key.as_bytes())))
 }
 
 fn fresh_key(vault: &Vault) -> FingerprintKey {

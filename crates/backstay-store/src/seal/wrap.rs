@@ -24,18 +24,21 @@ pub const WRAPPED_MAX: u64 = 1 << 20;
 /// An identity file for each of `identities`, as `age -d -i` takes it, sealed.
 pub fn wrap(identities: &[MasterIdentity], to: Lock<'_>) -> Bytes {
     let text: String = identities.iter().map(|identity| identity.secret_text() + "\n").collect();
-    let encryptor = match to {
-        Lock::Recipient(master) => {
-            let recipient: &dyn age::Recipient = &master.recipient;
-            age::Encryptor::with_recipients(std::iter::once(recipient)).expect("there is one recipient")
+    match to {
+        Lock::Recipient(master) => seal_bytes(text.as_bytes(), master).into(),
+        Lock::Passphrase(words) => {
+            let words = SecretString::from(words.to_owned());
+            sealed_by(age::Encryptor::with_user_passphrase(words), text.as_bytes()).into()
         }
-        Lock::Passphrase(words) => age::Encryptor::with_user_passphrase(SecretString::from(words.to_owned())),
-    };
-    let mut wrapped = Vec::with_capacity(512);
-    let mut writer = encryptor.wrap_output(&mut wrapped).expect("memory takes the header");
-    writer.write_all(text.as_bytes()).expect("memory takes the text");
+    }
+}
+
+fn sealed_by(encryptor: age::Encryptor, plain: &[u8]) -> Vec<u8> {
+    let mut sealed = Vec::with_capacity(plain.len() + 1024);
+    let mut writer = encryptor.wrap_output(&mut sealed).expect("memory takes the header");
+    writer.write_all(plain).expect("memory takes the bytes");
     writer.finish().expect("memory takes the tag");
-    wrapped.into()
+    sealed
 }
 
 /// The identities in a wrap, in their order.
@@ -61,6 +64,27 @@ pub fn open(wrapped: &[u8], with: Opening<'_>) -> Result<Vec<MasterIdentity>, Se
     reader.take(WRAPPED_MAX).read_to_string(&mut text).map_err(|e| damaged(e.into()))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(MasterIdentity::parse).collect()
+}
+
+/// Any bytes, sealed to one recipient as an age file.
+pub fn seal_bytes(plain: &[u8], to: &Master) -> Vec<u8> {
+    let recipient: &dyn age::Recipient = &to.recipient;
+    let encryptor = age::Encryptor::with_recipients(std::iter::once(recipient)).expect("there is one recipient");
+    sealed_by(encryptor, plain)
+}
+
+/// What `seal_bytes` sealed, at most `most` bytes of it.
+pub fn open_bytes(sealed: &[u8], identity: &MasterIdentity, most: u64) -> Result<Vec<u8>, SealError> {
+    let damaged = |source| SealError::Wrap { source };
+    let decryptor = age::Decryptor::new_buffered(sealed).map_err(|e| damaged(e.into()))?;
+    let identity: &dyn age::Identity = &identity.0;
+    let reader = decryptor.decrypt(std::iter::once(identity)).map_err(|error| match error {
+        age::DecryptError::NoMatchingKeys => SealError::WrongKey,
+        other => damaged(other.into()),
+    })?;
+    let mut plain = Vec::new();
+    reader.take(most).read_to_end(&mut plain).map_err(|e| damaged(e.into()))?;
+    Ok(plain)
 }
 
 #[cfg(test)]

@@ -158,3 +158,40 @@ pub struct AuditArgs {
     #[arg(value_name = "SOURCE")]
     pub source: Option<SourceName>,
 }
+
+/// Look after a source across hosts
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Example:\n  backstay source join shop --request")]
+pub struct Source {
+    #[command(subcommand)]
+    pub verb: SourceVerb,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub enum SourceVerb {
+    Join(Join),
+}
+
+/// Go on with a source that another host backs up, without being able to read it
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  backstay source join shop --request\n  \
+    backstay source join shop --answer age1... --to shop.join\n  backstay source join shop --accept shop.join")]
+pub struct Join {
+    /// The database, by its name in backstay.toml
+    #[arg(value_name = "SOURCE")]
+    pub source: SourceName,
+    /// On the new host: print what the other host must be told
+    #[arg(long, conflicts_with_all = ["answer", "accept"], required_unless_present_any = ["answer", "accept"])]
+    pub request: bool,
+    /// On a host that backs it up, or can read it: hand it over to what the new host printed
+    #[arg(long, value_name = "RECIPIENT", conflicts_with = "accept")]
+    pub answer: Option<String>,
+    /// Where to write the answer; SOURCE.join when nothing is said
+    #[arg(long, value_name = "FILE", requires = "answer")]
+    pub to: Option<PathBuf>,
+    /// On the new host: take the answer
+    #[arg(long, value_name = "FILE")]
+    pub accept: Option<PathBuf>,
+}

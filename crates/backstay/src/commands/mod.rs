@@ -25,4 +25,5 @@ pub mod retention;
 pub mod schedule;
 pub mod show;
 pub mod signer;
+pub mod source;
 pub mod status;

@@ -119,6 +119,11 @@ fn of_trust(plain: Diagnostic, error: &TrustError) -> Diagnostic {
             "Run it where the passphrase can be typed, or first run `backstay repo key remove {name:?}`."
         )),
         TrustError::NowhereToWrite => plain.hint("Name a new file with `--key-file FILE`."),
+        TrustError::NothingToHand { .. } => {
+            plain.hint("Run it on the host that backs the source up now, or on one that can read.")
+        }
+        TrustError::BadAnswer { .. } => plain
+            .hint("Run `backstay source join SOURCE --request` here, and make the answer again for what it prints."),
         TrustError::BadRecipient { .. } => plain.hint(
             "Give an `age1...` recipient, as `age-keygen` prints it, or `--passphrase`; keys of ssh are not taken.",
         ),

@@ -76,6 +76,8 @@ fn of_trust() {
         TrustError::Unsealed,
         TrustError::PassphraseNeeded { name: "the safe".to_owned() },
         TrustError::NowhereToWrite,
+        TrustError::NothingToHand { source_name: "shop".parse().expect("a name") },
+        TrustError::BadAnswer { path: PathBuf::from("shop.join"), why: "it was not made for this host" },
         TrustError::BadRecipient { text: "ssh-ed25519".to_owned(), source },
     ];
     insta::assert_snapshot!(all(errors.into_iter().map(OpsError::from).collect()));
