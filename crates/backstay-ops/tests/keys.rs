@@ -6,9 +6,10 @@ mod world;
 
 use backstay_format::facts::{AuditAct, Role};
 use backstay_model::catalog::Target;
-use backstay_model::{Kind, Kinded};
+use backstay_model::{ByteLen, Kind, Kinded};
 use backstay_ops::backup::BaseUse;
 use backstay_ops::check::Depth;
+use backstay_ops::follow::{FollowRequest, Follower, Limits};
 use backstay_ops::masters::add;
 use backstay_ops::prove::ProofOutcome;
 use backstay_ops::trust::{self, Enrol, Receiver, TrustError};
@@ -20,6 +21,7 @@ use backstay_store::{Key, Page, Put, Store, StoreError};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use team::{Host, Team, by_id, key_file};
 
 const CHANGE: &str = "UPDATE t SET x = printf('%0100d', id) WHERE id % 40 = 3";
@@ -50,6 +52,32 @@ async fn a_removed_writer_signs_nothing_new_and_what_it_signed_is_restored() {
     assert_eq!(reader.check(Depth::Authentic).await.expect("check").verdict, backstay_model::Verdict::Pass);
     reader.backup(&team.db()).await.expect("another host goes on");
     assert_eq!(reader.restored(Target::Latest).await.expect("restore"), team.rows());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_commit_a_removed_writer_followed_is_restored() {
+    let team = Team::new().await;
+    team.enrolled("db-2", &[Role::Writer]).await;
+    let second = team.host("db-2").await;
+    team.sql("PRAGMA journal_mode=WAL");
+    let request = FollowRequest {
+        source: world::source(),
+        path: team.db(),
+        busy: Duration::from_secs(10),
+        hold_max: Duration::from_secs(1),
+        log_growth_max: ByteLen::new(1 << 30),
+        uploads_in_flight: 1,
+        limits: Limits::STANDARD,
+        steps: Arc::new(|_| {}),
+    };
+    let mut follower = Follower::start(&second.vault, request).await.expect("follow");
+    team.sql(CHANGE);
+    assert_eq!(follower.tick().await.expect("tick").shipped, 1);
+    let rows = team.rows();
+    let first = team.first().await;
+    let report = trust::remove_signer(&first.custodian(), "db-2").await.expect("removed");
+    assert!(report.until.iter().any(|until| until.below.starts_with("data/log/")), "{:?}", report.until);
+    assert_eq!(team.first().await.restored(Target::Latest).await.expect("restore"), rows);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

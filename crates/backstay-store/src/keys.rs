@@ -47,6 +47,8 @@ pub fn pack(source: &SourceName, id: &ObjectId) -> Key {
     Key::new(format!("{}{id}", pack_prefix(source)))
 }
 
+pub const LOGS_PREFIX: &str = "data/log/";
+
 pub fn log_prefix(stream: &StreamId) -> String {
     format!("data/log/{stream}/")
 }

@@ -75,10 +75,29 @@ impl Repository {
         }
         self.add_slots(&mut ends, keys::PRUNE_PREFIX, ObjectType::Prune, signer).await?;
         self.add_slots(&mut ends, &keys::lease_prefix(keys::Scope::Prune), ObjectType::Lease, signer).await?;
+        self.add_streams(&mut ends, signer).await?;
         if let Some(last) = self.audit(signer).await?.last() {
             ends.add(keys::audit_prefix(signer), last.chain.sequence, last.digest);
         }
         Ok(ends.0)
+    }
+
+    /// A stream of log objects belongs to one writer: the newest that can be read says to whom.
+    async fn add_streams(&self, ends: &mut Ends, signer: &SignerKey) -> Result<(), RepoError> {
+        let mut done: Option<String> = None;
+        for entry in self.list(keys::LOGS_PREFIX).await?.iter().rev() {
+            let Some((stream, _)) = entry.key.as_str().rsplit_once('/') else { continue };
+            if done.as_deref() == Some(stream) || keys::slot_number(&entry.key).is_none() {
+                continue;
+            }
+            let bytes = self.store.get(&entry.key).await?;
+            let Ok(record) = Record::<serde_json::Value>::parse(&entry.key, &bytes, ObjectType::Log) else { continue };
+            done = Some(stream.to_owned());
+            if record.signer == *signer && record.repo == self.id {
+                ends.add(format!("{stream}/"), record.chain.sequence, record.digest);
+            }
+        }
+        Ok(())
     }
 
     /// Looks from the newest slot back for the last one of a signer.
