@@ -82,6 +82,9 @@ pub struct RestorePlan {
     pub moved_aside: Vec<PathBuf>,
     /// Newer manifests that cannot be verified or read, and so were not chosen.
     pub passed_over: Vec<PassedOver>,
+    /// Why the log ends where it does, if more follows that cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_fault: Option<String>,
 }
 
 /// A snapshot that may hold what was asked for, and cannot be used.
@@ -114,7 +117,7 @@ pub struct RestoreReport {
 /// Looks at everything and decides. Writes nothing.
 pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, OpsError> {
     let mut catalog = vault.catalog(&request.source).await?;
-    let Resolved { snapshot, log } = log::resolve(vault, &mut catalog, &request.target).await?;
+    let Resolved { snapshot, log, fault } = log::resolve(vault, &mut catalog, &request.target).await?;
     let front = catalog.front(&snapshot.id).expect("every snapshot of a catalog has its front");
     let manifest = vault.repo.manifest(&front.name).await?;
     let in_place = matches!(request.into, Destination::InPlace(_));
@@ -164,6 +167,7 @@ pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, Ops
         objects: manifest.table.refs().len(),
         holders,
         passed_over,
+        log_fault: fault,
     };
     Ok(Planned { plan, manifest, snapshot, request })
 }

@@ -13,11 +13,13 @@ use std::time::Duration;
 
 mod keys;
 mod retention;
+mod run;
 #[cfg(test)]
 mod tests;
 
 pub use keys::{AuditArgs, AuditPerms, Enroll, Join, KeyVerb, SignerVerb, Source, SourceVerb};
 pub use retention::{Retention, RetentionVerb};
+pub use run::Run;
 
 /// Keeps SQLite databases recoverable, and proves it.
 #[derive(Debug, Parser)]
@@ -63,6 +65,7 @@ pub enum Command {
     Status(Status),
     Backup(Backup),
     Follow(Follow),
+    Run(Run),
     List(List),
     Show(Show),
     Check(Check),

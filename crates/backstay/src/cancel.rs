@@ -6,6 +6,8 @@
 use crate::diagnostics::Diagnostic;
 use backstay_model::{Kind, Kinded};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 /// Says whether somebody wants to stop. Cheap to clone and to ask.
@@ -13,12 +15,14 @@ use tokio::sync::watch;
 pub struct Cancel {
     wish: watch::Receiver<bool>,
     operations: backstay_ops::Cancel,
+    handed_over: Arc<AtomicBool>,
 }
 
 /// The other end.
 pub struct Canceller {
     wish: watch::Sender<bool>,
     operations: backstay_ops::Cancel,
+    handed_over: Arc<AtomicBool>,
 }
 
 /// The work was stopped by a person or a supervisor.
@@ -41,7 +45,9 @@ impl From<Cancelled> for Diagnostic {
 pub fn pair() -> (Canceller, Cancel) {
     let (sender, receiver) = watch::channel(false);
     let operations = backstay_ops::Cancel::default();
-    (Canceller { wish: sender, operations: operations.clone() }, Cancel { wish: receiver, operations })
+    let handed_over = Arc::new(AtomicBool::new(false));
+    let canceller = Canceller { wish: sender, operations: operations.clone(), handed_over: handed_over.clone() };
+    (canceller, Cancel { wish: receiver, operations, handed_over })
 }
 
 impl Canceller {
@@ -59,6 +65,11 @@ impl Cancel {
     /// For blocking work: `?` between two steps.
     pub fn check(&self) -> Result<(), Cancelled> {
         if self.is_wanted() { Err(Cancelled) } else { Ok(()) }
+    }
+
+    /// From now on signals are somebody else's: they are no wish to stop this program.
+    pub fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::Relaxed);
     }
 
     /// The same wish in the form the operations look at.
@@ -85,13 +96,17 @@ impl Cancel {
 }
 
 /// Turns signals into the wish, until the process ends.
-pub async fn listen(canceller: Canceller) -> io::Result<()> {
+pub async fn listen(canceller: Canceller) -> io::Result<std::convert::Infallible> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    for patience_left in [true, false] {
+    let mut patience_left = true;
+    loop {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+        }
+        if canceller.handed_over.load(Ordering::Relaxed) {
+            continue;
         }
         if !patience_left {
             #[expect(
@@ -100,7 +115,7 @@ pub async fn listen(canceller: Canceller) -> io::Result<()> {
             )]
             std::process::exit(Kind::Cancelled.meaning().exit.into());
         }
+        patience_left = false;
         canceller.cancel();
     }
-    Ok(())
 }

@@ -19,6 +19,8 @@ pub enum Done {
     /// It has no verdict; it simply did what was asked.
     Plainly,
     With(Verdict),
+    /// What it ran for somebody decides.
+    Exit(u8),
 }
 
 impl Done {
@@ -26,6 +28,7 @@ impl Done {
         match self {
             Done::Plainly => 0,
             Done::With(verdict) => verdict.exit(),
+            Done::Exit(exit) => exit,
         }
     }
 }

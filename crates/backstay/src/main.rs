@@ -100,6 +100,7 @@ async fn dispatch(context: &Context, command: &Command) -> Outcome {
         Command::Init(args) => commands::init::run(context, args).await,
         Command::Backup(args) => commands::backup::run(context, args).await,
         Command::Follow(args) => commands::follow::run(context, args).await,
+        Command::Run(args) => commands::run::run(context, args).await,
         Command::List(args) => commands::list::run(context, args).await,
         Command::Restore(args) => commands::restore::run(context, args).await,
         Command::Schedule(args) => {

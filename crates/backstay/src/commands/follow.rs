@@ -77,18 +77,7 @@ impl<'v> Followed<'v> {
         vault: &'v Vault,
         source: &SourceSettings,
     ) -> Result<Self, Diagnostic> {
-        let capture = &source.policy.capture;
-        let request = FollowRequest {
-            source: source.name.clone(),
-            path: source.path.clone(),
-            busy: capture.busy_timeout,
-            hold_max: capture.hold_max,
-            log_growth_max: capture.log_growth_max,
-            uploads_in_flight: settings.limits.upload_in_flight.get() as usize,
-            limits: Limits::STANDARD,
-            steps: Arc::new(|_| {}),
-        };
-        let follower = Follower::start(vault, request).await?;
+        let follower = Follower::start(vault, request(settings, source)).await?;
         let began = follower.began().clone();
         context.printer.talk(&format!("{}: {}", source.name, words(&began)));
         Ok(Self { source: source.name.clone(), follower, began, sum: Ticked::default(), leave_until: None })
@@ -148,6 +137,21 @@ impl<'v> Followed<'v> {
     }
 }
 
+/// How a source is followed, as it is configured.
+pub(super) fn request(settings: &Settings, source: &SourceSettings) -> FollowRequest {
+    let capture = &source.policy.capture;
+    FollowRequest {
+        source: source.name.clone(),
+        path: source.path.clone(),
+        busy: capture.busy_timeout,
+        hold_max: capture.hold_max,
+        log_growth_max: capture.log_growth_max,
+        uploads_in_flight: settings.limits.upload_in_flight.get() as usize,
+        limits: Limits::STANDARD,
+        steps: Arc::new(|_| {}),
+    }
+}
+
 /// Why a step failed: something that may pass by itself, or not.
 enum Failed {
     Passing(Diagnostic),
@@ -162,7 +166,7 @@ impl From<Failed> for Diagnostic {
     }
 }
 
-fn words(began: &Began) -> String {
+pub(super) fn words(began: &Began) -> String {
     match began {
         Began::Continued { tx } => format!("goes on after state {tx}"),
         Began::Snapshot { id, tx, reason: None, .. } => format!("followed from snapshot {}, state {tx}", id.short()),

@@ -22,6 +22,7 @@ pub mod repo;
 pub mod rescue;
 pub mod restore;
 pub mod retention;
+pub mod run;
 pub mod schedule;
 pub mod show;
 pub mod signer;

@@ -159,6 +159,9 @@ fn warn(context: &Context, plan: &RestorePlan, target: &Target) {
             .printer
             .warn(&format!("the newer snapshot {newer} cannot be used and is passed over: {}", passed.problem));
     }
+    if let Some(fault) = &plan.log_fault {
+        context.printer.warn(&format!("newer commits may exist that cannot be used, and are passed over: {fault}"));
+    }
 }
 
 /// In place of a database that is there, the name must be given.
@@ -232,6 +235,9 @@ impl View for RestoreView {
         self.store.render(page);
         for passed in &plan.passed_over {
             page.evidence("PASSED OVER", &format!("newer snapshot {}: {}", passed.id.short(), passed.problem));
+        }
+        if let Some(fault) = &plan.log_fault {
+            page.evidence("PASSED OVER", &format!("what follows in the log: {fault}"));
         }
         for hook in &self.hooks {
             page.evidence(hook.hook, &format!("{} ({})", hook.outcome, time::took(hook.millis)));
