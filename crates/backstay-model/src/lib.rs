@@ -16,6 +16,7 @@ pub mod number;
 pub mod prune;
 pub mod ranges;
 pub mod retention;
+pub mod scrub;
 pub mod seams;
 pub mod space;
 pub mod status;

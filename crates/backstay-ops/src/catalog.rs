@@ -171,11 +171,11 @@ impl Catalog {
     }
 
     fn marks_by_snapshot(&self) -> MarksBySnapshot {
-        // A hold that was taken back, by a mark on the same snapshot, says nothing any more.
+        // A hold or a quarantine that was taken back, by a mark on the same snapshot, says nothing any more.
         let release = |mark: &Record<Mark>| Some((mark.facts.snapshot, mark.facts.root, mark.facts.releases?));
         let released: HashSet<_> = self.marks.iter().filter_map(release).collect();
         let is_over = |mark: &Record<Mark>| {
-            mark.facts.kind == MarkKind::Pinned
+            matches!(mark.facts.kind, MarkKind::Pinned | MarkKind::Quarantined)
                 && released.contains(&(mark.facts.snapshot, mark.facts.root, mark.object))
         };
         let mut marks = MarksBySnapshot::new();

@@ -120,6 +120,7 @@ struct Objects {
     manifests: BTreeSet<ObjectId>,
     /// Bytes looked at when what was learnt was last written down.
     remembered: u64,
+    bad: Vec<BadObject>,
 }
 
 /// What is wrong with an object or a manifest.
@@ -188,6 +189,41 @@ pub async fn check(vault: &Vault, request: &CheckRequest) -> Result<CheckReport,
 
 /// Looks at what the scope names, and remembers what was found good.
 pub async fn check_within(vault: &Vault, request: &CheckRequest, scope: Scope) -> Result<CheckReport, OpsError> {
+    Ok(examine(vault, request, (scope, Marking::Now)).await?.report)
+}
+
+/// Whether what is found damaged is quarantined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marking {
+    Now,
+    /// The caller may still bring back what is damaged, and a quarantine is not easily undone.
+    Later,
+}
+
+/// A check and what it was made of.
+pub(crate) struct Examined {
+    pub report: CheckReport,
+    pub catalog: Catalog,
+    /// Objects that are not what a manifest says of them.
+    pub bad: Vec<BadObject>,
+    /// Every object that a manifest refers to.
+    pub referenced: BTreeSet<ObjectId>,
+}
+
+/// An object that is not what a manifest says of it.
+#[derive(Debug, Clone)]
+pub(crate) struct BadObject {
+    pub reference: Reference,
+    pub missing: bool,
+    /// It is what another manifest says of it.
+    pub good_for_another: bool,
+}
+
+pub(crate) async fn examine(
+    vault: &Vault,
+    request: &CheckRequest,
+    (scope, marking): (Scope, Marking),
+) -> Result<Examined, OpsError> {
     let began = vault.env.clock.now();
     let catalog = vault.catalog(&request.source).await?;
     let source = request.source.clone();
@@ -214,10 +250,7 @@ pub async fn check_within(vault: &Vault, request: &CheckRequest, scope: Scope) -
                 (Verdict::Inconclusive, found)
             }
             Err(error) => {
-                remember_suspects(vault, request, &objects)?;
-                memory::remember(vault, request, &mut objects);
-                // What stopped the check may well stop this too; the check says so itself.
-                let _ = quarantine(vault, &catalog, &snapshots, &problems).await;
+                give_up(vault, request, (&catalog, &snapshots, &problems), (&mut objects, marking)).await?;
                 return Err(error);
             }
         };
@@ -225,28 +258,20 @@ pub async fn check_within(vault: &Vault, request: &CheckRequest, scope: Scope) -
         snapshots.push(CheckedSnapshot { id: snapshot.id, verdict, left });
         add_problems(&mut problems, snapshot.id, found);
     }
-    if let Some(error) = sealed_elsewhere.filter(|_| snapshots.iter().all(|s| s.verdict == Verdict::Inconclusive)) {
-        return Err(error.into());
-    }
-    if request.snapshot.is_some() && snapshots.is_empty() {
-        let id = request.snapshot.map(|id| id.to_string()).unwrap_or_default();
-        return Err(backstay_model::catalog::NoPoint::UnknownId { id }.into());
-    }
+    anything_seen(request, &snapshots, sealed_elsewhere)?;
     let packs = packs(vault, &request.source).await?;
-    if catalog.snapshots.is_empty() && catalog.broken.is_empty() && !packs.is_empty() {
-        let object = format!("data/{}/snap/", request.source);
-        let what = "packs are stored and no manifest is: the snapshots are gone, or none was ever finished".into();
-        problems.push(Problem { object, what, verdict: Verdict::Fail, snapshots: Vec::new() });
-    }
+    problems.extend(without_manifests(request, &catalog, &packs));
     let unreferenced = unreferenced(request, &catalog, &packs, &objects);
     remember_suspects(vault, request, &objects)?;
     memory::remember(vault, request, &mut objects);
     if request.snapshot.is_none() && catalog.broken.is_empty() {
         memory::restrict(vault, request, &objects);
     }
-    quarantine(vault, &catalog, &snapshots, &problems).await?;
+    if marking == Marking::Now {
+        quarantine(vault, &catalog, &snapshots, &problems).await?;
+    }
     vault.env.tell(Event::Ended);
-    Ok(CheckReport {
+    let report = CheckReport {
         source: request.source.clone(),
         verdict: overall(&snapshots, &problems),
         depth: request.depth,
@@ -257,10 +282,53 @@ pub async fn check_within(vault: &Vault, request: &CheckRequest, scope: Scope) -
         left: objects.left.len() as u64,
         problems,
         millis: vault.env.clock.now().millis_since(began).max(0) as u64,
-    })
+    };
+    let good = objects.ids(false);
+    objects.bad.iter_mut().for_each(|bad| bad.good_for_another = good.contains(&bad.reference.object));
+    Ok(Examined { report, catalog, referenced: objects.referenced(), bad: objects.bad })
 }
 
-fn overall(snapshots: &[CheckedSnapshot], problems: &[Problem]) -> Verdict {
+/// What a check that cannot go on has learnt all the same. What stopped it may well stop this too; the check
+/// says so itself.
+async fn give_up(
+    vault: &Vault,
+    request: &CheckRequest,
+    (catalog, snapshots, problems): (&Catalog, &[CheckedSnapshot], &[Problem]),
+    (objects, marking): (&mut Objects, Marking),
+) -> Result<(), OpsError> {
+    remember_suspects(vault, request, objects)?;
+    memory::remember(vault, request, objects);
+    if marking == Marking::Now {
+        let _ = quarantine(vault, catalog, snapshots, problems).await;
+    }
+    Ok(())
+}
+
+/// Where everything is sealed to somebody else, or what was named is not there, nothing was found out.
+fn anything_seen(
+    request: &CheckRequest,
+    snapshots: &[CheckedSnapshot],
+    sealed_elsewhere: Option<RepoError>,
+) -> Result<(), OpsError> {
+    if let Some(error) = sealed_elsewhere.filter(|_| snapshots.iter().all(|s| s.verdict == Verdict::Inconclusive)) {
+        return Err(error.into());
+    }
+    match request.snapshot {
+        Some(id) if snapshots.is_empty() => {
+            Err(backstay_model::catalog::NoPoint::UnknownId { id: id.to_string() }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn without_manifests(request: &CheckRequest, catalog: &Catalog, packs: &[ObjectId]) -> Option<Problem> {
+    let none = catalog.snapshots.is_empty() && catalog.broken.is_empty() && !packs.is_empty();
+    let object = format!("data/{}/snap/", request.source);
+    let what = "packs are stored and no manifest is: the snapshots are gone, or none was ever finished".into();
+    none.then_some(Problem { object, what, verdict: Verdict::Fail, snapshots: Vec::new() })
+}
+
+pub(crate) fn overall(snapshots: &[CheckedSnapshot], problems: &[Problem]) -> Verdict {
     // What was left for another time says nothing, for or against.
     let told = snapshots.iter().filter(|checked| checked.left == 0 || checked.verdict == Verdict::Fail);
     let looked = (!snapshots.is_empty()).then_some(Verdict::Pass);
@@ -455,7 +523,14 @@ async fn check_object(
     }
     let found = match look_at_object(vault, manifest, reference, reader).await {
         Ok(()) => None,
-        Err(error) => Some(wrong(vault, request, error).await?),
+        Err(error) => {
+            let missing = matches!(error, OpsError::Repo(RepoError::Missing { .. }));
+            let wrong = wrong(vault, request, error).await?;
+            if matches!(wrong, Wrong::Damaged(_)) {
+                objects.bad.push(BadObject { reference: reference.clone(), missing, good_for_another: false });
+            }
+            Some(wrong)
+        }
     };
     objects.bytes += if found.is_none() { reference.stored } else { 0 };
     objects.looked_at.insert(described, found.clone());
@@ -527,7 +602,7 @@ fn remember_suspects(vault: &Vault, request: &CheckRequest, objects: &Objects) -
 }
 
 /// Says of every damaged snapshot, for everyone, that it must not be relied on.
-async fn quarantine(
+pub(crate) async fn quarantine(
     vault: &Vault,
     catalog: &Catalog,
     snapshots: &[CheckedSnapshot],

@@ -35,6 +35,7 @@ pub mod rescue;
 pub mod restore;
 pub mod retain;
 mod scan;
+pub mod scrub;
 pub mod state;
 pub mod trust;
 mod verified;

@@ -34,7 +34,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use gather::{Gathered, Known, gather};
 use jiff::tz::TimeZone;
 use record::Decided;
-use turn::Turn;
+pub(crate) use turn::Turn;
 
 /// Deletions in flight, and how many follow one look at the clock.
 const AT_ONCE: usize = 8;

@@ -6,7 +6,7 @@
 use crate::seal::Master;
 use crate::seam::Key;
 use backstay_model::catalog::MarkKind;
-use backstay_model::{BranchNo, ObjectId, Sequence, SignerKey, SourceName, StreamId};
+use backstay_model::{BranchNo, Digest, ObjectId, Sequence, SignerKey, SourceName, StreamId};
 
 pub const CONF_PREFIX: &str = "ctl/conf/";
 pub const SOURCES_PREFIX: &str = "data/";
@@ -131,6 +131,127 @@ impl SnapshotName {
     }
 }
 
+/// A second place for the bytes of an object below `data/`, while the object itself is being replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spare {
+    /// The object they are the bytes of.
+    pub of: Key,
+    /// Of all the bytes.
+    pub digest: Digest,
+}
+
+const SPARE: &str = "spare";
+
+impl Spare {
+    /// `data/<folder>/spare/<rest of the name, + for />+<digest>`.
+    pub fn key(&self) -> Option<Key> {
+        let (folder, _) = folder_of(&self.of)?;
+        let rest = self.of.as_str().strip_prefix(SOURCES_PREFIX)?.strip_prefix(folder)?.strip_prefix('/')?;
+        Key::parse(&format!("{SOURCES_PREFIX}{folder}/{SPARE}/{}+{}", rest.replace('/', "+"), self.digest)).ok()
+    }
+
+    pub fn parse(key: &Key) -> Option<Self> {
+        let (folder, rest) = key.as_str().strip_prefix(SOURCES_PREFIX)?.split_once('/')?;
+        let (name, digest) = rest.strip_prefix(SPARE)?.strip_prefix('/')?.rsplit_once('+')?;
+        let of = Key::parse(&format!("{SOURCES_PREFIX}{folder}/{}", name.replace('+', "/"))).ok()?;
+        let spare = Self { of, digest: digest.parse().ok()? };
+        (spare.key().as_ref() == Some(key)).then_some(spare)
+    }
+}
+
+/// Where the spares of a folder below `data/` lie.
+pub fn spare_prefix(folder: &str) -> String {
+    format!("{SOURCES_PREFIX}{folder}/{SPARE}/")
+}
+
+/// What an object is, by its name alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Conf(u64),
+    Wrap,
+    Lease(u64),
+    Audit(SignerKey, u64),
+    Mark(SourceName, (ObjectId, MarkKind, ObjectId)),
+    Prune(u64),
+    Branch(SourceName, BranchNo),
+    Snapshot(SnapshotName),
+    Pack(SourceName, ObjectId),
+    Log(StreamId, Sequence),
+    Spare(Spare),
+    /// A name this build would not have made.
+    Unknown,
+}
+
+impl Place {
+    pub fn of(key: &Key) -> Self {
+        Self::below_ctl(key).or_else(|| Self::below_data(key)).unwrap_or(Self::Unknown)
+    }
+
+    fn below_ctl(key: &Key) -> Option<Self> {
+        let (area, rest) = key.as_str().strip_prefix("ctl/")?.split_once('/')?;
+        let number = slot_number(key);
+        let place = match area {
+            "conf" => Self::Conf(number?),
+            "master" => Self::Wrap,
+            "prune" => Self::Prune(number?),
+            "lease" => Self::Lease(number?),
+            "audit" => Self::Audit(rest.split_once('/')?.0.parse().ok()?, number?),
+            "mark" => {
+                let source: SourceName = rest.split_once('/')?.0.parse().ok()?;
+                let named = parse_mark(&source, key)?;
+                return Some(Self::Mark(source, named));
+            }
+            _ => return None,
+        };
+        let slot = match &place {
+            Self::Conf(n) => Some(conf(*n)),
+            Self::Prune(n) => Some(prune(*n)),
+            Self::Lease(n) => Some(lease(Scope::Prune, *n)),
+            Self::Audit(signer, n) => Some(audit(signer, *n)),
+            _ => None,
+        };
+        slot.is_none_or(|slot| slot == *key).then_some(place)
+    }
+
+    fn below_data(key: &Key) -> Option<Self> {
+        if let Some(spare) = Spare::parse(key) {
+            return Some(Self::Spare(spare));
+        }
+        let (folder, rest) = key.as_str().strip_prefix(SOURCES_PREFIX)?.split_once('/')?;
+        if folder == "log" {
+            let (stream, sequence) = (rest.split_once('/')?.0.parse().ok()?, Sequence::new(slot_number(key)?));
+            return (log(&stream, sequence) == *key).then_some(Self::Log(stream, sequence));
+        }
+        let source: SourceName = folder.parse().ok()?;
+        if let Some(id) = parse_pack(&source, key) {
+            return Some(Self::Pack(source, id));
+        }
+        if let Some(name) = SnapshotName::parse(&source, key) {
+            return Some(Self::Snapshot(name));
+        }
+        let number = BranchNo::new(slot_number(key)?);
+        (branch(&source, number) == *key).then_some(Self::Branch(source, number))
+    }
+
+    /// The word a person is shown.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Conf(_) => "configuration",
+            Self::Wrap => "wrap",
+            Self::Lease(_) => "lease",
+            Self::Audit(..) => "audit record",
+            Self::Mark(..) => "mark",
+            Self::Prune(_) => "prune record",
+            Self::Branch(..) => "branch record",
+            Self::Snapshot(_) => "manifest",
+            Self::Pack(..) => "pack",
+            Self::Log(..) => "log object",
+            Self::Spare(_) => "spare",
+            Self::Unknown => "unknown name",
+        }
+    }
+}
+
 /// The object id at the end of a pack's name.
 pub fn parse_pack(source: &SourceName, key: &Key) -> Option<ObjectId> {
     key.as_str().strip_prefix(&pack_prefix(source))?.parse().ok()
@@ -163,6 +284,42 @@ mod tests {
         let name = |n| SnapshotName { source: shop(), sequence: Sequence::new(n), id };
         assert!(name(10).key() < name(9).key());
         assert_eq!(SnapshotName::parse(&shop(), &name(10).key()), Some(name(10)));
+    }
+
+    #[test]
+    fn every_name_says_what_it_is() {
+        let (id, signer) = (ObjectId::from_bytes([7; 16]), SignerKey::from_bytes([8; 32]));
+        let name = SnapshotName { source: shop(), sequence: Sequence::new(3), id };
+        let stream = StreamId::from_bytes([9; 16]);
+        let digest = Digest::from_bytes([5; 32]);
+        let of_pack = Spare { of: pack(&shop(), &id), digest };
+        let of_manifest = Spare { of: name.key(), digest };
+        let of_log = Spare { of: log(&stream, Sequence::new(2)), digest };
+        let spare = |spare: &Spare| spare.key().expect("below data");
+        assert_eq!(spare(&of_pack).as_str(), format!("data/shop/spare/pack+{id}+{digest}"));
+        let all = [
+            (conf(2), Place::Conf(2)),
+            (prune(2), Place::Prune(2)),
+            (lease(Scope::Prune, 4), Place::Lease(4)),
+            (audit(&signer, 5), Place::Audit(signer, 5)),
+            (mark(&shop(), &id, MarkKind::Proven, &id), Place::Mark(shop(), (id, MarkKind::Proven, id))),
+            (branch(&shop(), BranchNo::new(1)), Place::Branch(shop(), BranchNo::new(1))),
+            (name.key(), Place::Snapshot(name.clone())),
+            (pack(&shop(), &id), Place::Pack(shop(), id)),
+            (log(&stream, Sequence::new(2)), Place::Log(stream, Sequence::new(2))),
+            (spare(&of_pack), Place::Spare(of_pack.clone())),
+            (spare(&of_manifest), Place::Spare(of_manifest.clone())),
+            (spare(&of_log), Place::Spare(of_log.clone())),
+        ];
+        for (key, place) in all {
+            assert_eq!(Place::of(&key), place, "{key}");
+        }
+        for unknown in
+            ["x", "ctl/x/y", "ctl/conf/2", "data/shop/x", "data/shop/pack/x", "data/shop/spare/pack+x", "data/log/x/y"]
+        {
+            assert_eq!(Place::of(&Key::new(unknown.to_owned())), Place::Unknown, "{unknown}");
+        }
+        assert_eq!(Spare { of: conf(1), digest }.key(), None, "only what a keeper may delete has a spare");
     }
 
     #[test]

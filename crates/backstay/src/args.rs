@@ -69,6 +69,7 @@ pub enum Command {
     List(List),
     Show(Show),
     Check(Check),
+    Scrub(Scrub),
     Restore(Restore),
     Rescue(Rescue),
     Import(Import),
@@ -212,6 +213,16 @@ pub struct Show {
     /// Of this copy of the repository, by its name in backstay.toml
     #[arg(long, value_name = "COPY")]
     pub from_copy: Option<CopyName>,
+}
+
+/// Read everything the repository holds, name what is missing or needed by nothing, and heal from a copy
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  backstay scrub\n  backstay scrub --heal-from usb\n\n\
+    What is damaged is replaced by the copy's bytes once those were compared with what was signed.")]
+pub struct Scrub {
+    /// Bring back from this copy what is missing or damaged; a name in backstay.toml
+    #[arg(long, value_name = "COPY")]
+    pub heal_from: Option<CopyName>,
 }
 
 /// Check that what is stored is intact, and with the key that it is authentic

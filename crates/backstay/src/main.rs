@@ -114,6 +114,7 @@ async fn dispatch(context: &Context, command: &Command) -> Outcome {
         Command::Retention(args) => commands::retention::run(context, &args.verb).await,
         Command::Show(args) => commands::show::run(context, args).await,
         Command::Check(args) => commands::check::run(context, args).await,
+        Command::Scrub(args) => commands::scrub::run(context, args).await,
         Command::Repo(args) => commands::repo::run(context, &args.verb).await,
         Command::Source(args) => commands::source::run(context, &args.verb).await,
         Command::Audit(args) => commands::audit::run(context, args).await,

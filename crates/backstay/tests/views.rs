@@ -177,6 +177,17 @@ golden!(repo_copy, copied(), ["repo", "copy", "--verify"]);
 golden!(repo_copy_behind, copied(), ["repo", "copy", "new", "--check"]);
 golden!(status_with_copies, copied(), ["status"]);
 
+golden!(scrub, copied(), ["scrub"]);
+golden!(scrub_of_damage, hurt(), ["scrub"]);
+golden!(scrub_healed, hurt(), ["scrub", "--heal-from", "usb"]);
+
+/// With damage here, and a copy that is whole.
+fn hurt() -> House {
+    let house = copied();
+    house.damage_packs();
+    house
+}
+
 /// With a copy that is complete, and one that has only just begun.
 fn copied() -> House {
     let house = House::new();

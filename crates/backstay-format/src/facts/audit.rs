@@ -1,7 +1,7 @@
 //! Audit records: acts that somebody should be able to ask about a year later.
 
 use super::Role;
-use backstay_model::{Moment, SignerKey, SourceName};
+use backstay_model::{Digest, Moment, SignerKey, SourceName};
 use serde::{Deserialize, Serialize};
 
 /// `ctl/audit/<signer>/<n>`: something a person or a keeper did.
@@ -56,6 +56,11 @@ pub enum AuditAct {
     LeaseContested {
         scope: String,
         number: u64,
+    },
+    /// A scrub put the bytes of an object, with this digest, in the place of damaged ones.
+    ObjectHealed {
+        object: String,
+        digest: Digest,
     },
     /// The key was written into a recovery kit.
     KitMade {

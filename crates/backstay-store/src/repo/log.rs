@@ -137,9 +137,19 @@ impl Repository {
             Err(StoreError::NotFound { .. }) => return Ok(None),
             other => other?,
         };
+        self.parse_log(stream, sequence, bytes).map(Some)
+    }
+
+    pub(super) fn parse_log(
+        &self,
+        stream: &StreamId,
+        sequence: Sequence,
+        bytes: Bytes,
+    ) -> Result<LogObject, RepoError> {
+        let key = keys::log(stream, sequence);
         let object = Object::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?;
         let front = self.verify_log(&key, &object.front, stream, sequence)?;
-        Ok(Some(LogObject { front, key, bytes }))
+        Ok(LogObject { front, key, bytes })
     }
 
     /// The highest slot of a stream that is taken, by a listing.

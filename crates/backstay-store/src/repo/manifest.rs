@@ -262,7 +262,7 @@ impl Repository {
         self.parse_manifest(name, bytes)
     }
 
-    fn parse_manifest(&self, name: &SnapshotName, bytes: Bytes) -> Result<Manifest, RepoError> {
+    pub(super) fn parse_manifest(&self, name: &SnapshotName, bytes: Bytes) -> Result<Manifest, RepoError> {
         let key = name.key();
         let object = Object::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?;
         let front = self.verify_manifest_front(name, &object.front)?;

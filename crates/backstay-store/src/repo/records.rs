@@ -182,7 +182,16 @@ impl Repository {
         roles: &[Role],
     ) -> Result<Record<F>, RepoError> {
         let bytes = self.store().get(key).await?;
-        let record = Record::<F>::parse(key, &bytes, kind)?;
+        self.parse_record((key, &bytes), kind, roles)
+    }
+
+    pub(super) fn parse_record<F: DeserializeOwned>(
+        &self,
+        (key, bytes): (&Key, &Bytes),
+        kind: ObjectType,
+        roles: &[Role],
+    ) -> Result<Record<F>, RepoError> {
+        let record = Record::<F>::parse(key, bytes, kind)?;
         let origin = Origin { repo: record.repo, signer: record.signer, chain: record.chain, digest: record.digest };
         self.check_origin(key, &origin, roles)?;
         Ok(record)
@@ -299,7 +308,17 @@ impl Repository {
         key: &Key,
         name: (ObjectId, MarkKind, ObjectId),
     ) -> Result<Record<Mark>, RepoError> {
-        let record = self.record::<Mark>(key, ObjectType::Mark, &[Role::Reader, Role::Keeper]).await?;
+        let bytes = self.store().get(key).await?;
+        self.parse_mark(source, (key, &bytes), name)
+    }
+
+    pub(super) fn parse_mark(
+        &self,
+        source: &SourceName,
+        (key, bytes): (&Key, &Bytes),
+        name: (ObjectId, MarkKind, ObjectId),
+    ) -> Result<Record<Mark>, RepoError> {
+        let record = self.parse_record::<Mark>((key, bytes), ObjectType::Mark, &[Role::Reader, Role::Keeper])?;
         let says = (record.facts.snapshot, record.facts.kind, record.object);
         if name != says || record.facts.source != *source {
             return Err(RepoError::misplaced(key, "it marks another snapshot than its name says"));

@@ -24,6 +24,7 @@ pub mod restore;
 pub mod retention;
 pub mod run;
 pub mod schedule;
+pub mod scrub;
 pub mod show;
 pub mod signer;
 pub mod source;

@@ -2,6 +2,7 @@
 
 use super::copy::CopyStatus;
 use super::list::{self, Broken, Fault};
+use super::scrub::kept_words;
 use crate::args;
 use crate::config::settings::SourceSettings;
 use crate::context::{Context, Done, Outcome};
@@ -15,7 +16,8 @@ use backstay_model::status::{Concern, Point, ProofPolicy, Situation, Status, jud
 use backstay_model::{Kind, Moment, SourceName, Verdict};
 use backstay_ops::catalog::{Catalog, Vault};
 use backstay_ops::checked::CheckedSummary;
-use backstay_ops::{custody, retain};
+use backstay_ops::scrub::Kept;
+use backstay_ops::{custody, retain, scrub};
 use jiff::tz::TimeZone;
 
 pub async fn run(context: &Context, args: &args::Status) -> Outcome {
@@ -33,6 +35,7 @@ pub async fn run(context: &Context, args: &args::Status) -> Outcome {
         key_confirmed: custody::custody(&vault).await?.confirmed,
         retained: retain::last_run(&vault).await.ok().flatten(),
         sealed: !vault.repo.is_unsealed(),
+        healing: healing(&vault, &chosen).await,
         copies: Vec::new(),
         now: context.clock.now(),
         zone: context.zone.clone(),
@@ -45,9 +48,18 @@ pub async fn run(context: &Context, args: &args::Status) -> Outcome {
         view.copies.push(CopyStatus::of(context, &settings, (&vault, name), &chosen).await);
     }
     let verdicts = view.sources.iter().map(|row| row.status.verdict);
-    view.verdict = verdicts.chain(view.copies.iter().map(|copy| copy.verdict)).fold(Verdict::Pass, Verdict::and);
+    let healing = view.healing.iter().map(|_| Verdict::Partial);
+    let all = verdicts.chain(view.copies.iter().map(|copy| copy.verdict)).chain(healing);
+    view.verdict = all.fold(Verdict::Pass, Verdict::and);
     context.printer.show(&view)?;
     Ok(Done::With(view.verdict))
+}
+
+/// Objects that a scrub was stopped at; a store that does not say names none.
+async fn healing(vault: &Vault, sources: &[&SourceSettings]) -> Vec<Kept> {
+    let mut folders = vec!["log"];
+    folders.extend(sources.iter().map(|source| source.name.as_str()));
+    scrub::unfinished(vault, &folders).await.unwrap_or_default()
 }
 
 async fn one(context: &Context, vault: &Vault, source: &SourceSettings) -> Result<SourceStatus, Diagnostic> {
@@ -91,6 +103,8 @@ pub struct StatusView {
     /// When retention last had a turn; a host that may not see that says nothing.
     pub retained: Option<Moment>,
     pub sealed: bool,
+    /// Objects that are being replaced: until a scrub goes on with it, each may be missing.
+    pub healing: Vec<Kept>,
     /// How far each copy of the repository has come.
     pub copies: Vec<CopyStatus>,
     #[serde(skip)]
@@ -134,6 +148,9 @@ impl View for StatusView {
         page.evidence("key", &key);
         if let Some(words) = self.retention_words() {
             page.evidence("retention", &words);
+        }
+        for kept in &self.healing {
+            page.evidence("HEALING", &format!("{}: run `backstay scrub`", kept_words(kept)));
         }
         if !self.sealed {
             page.evidence("UNSEALED", "anyone who can read the repository can read the data");

@@ -59,6 +59,7 @@ pub(super) fn hinted(plain: Diagnostic, error: &RepoError) -> Diagnostic {
         | RepoError::Unlisted { .. }
         | RepoError::BadMap { .. } => plain
             .hint("Run `backstay check` to see which snapshots are affected.")
+            .hint("Run `backstay scrub`: it goes on where one was stopped, and `--heal-from COPY` brings back what a copy has.")
             .hint("Run `backstay backup`: it stores again what a check found damaged."),
         RepoError::Sealed { source, .. } => of_seal(plain, source),
         RepoError::NewerWriters { .. } => plain
@@ -109,9 +110,9 @@ fn of_key_file(plain: Diagnostic, error: &KeyFileError) -> Diagnostic {
 
 fn of_store(plain: Diagnostic, error: &StoreError) -> Diagnostic {
     match error {
-        StoreError::NotFound { .. } | StoreError::Short { .. } => {
-            plain.hint("Run `backstay check` to see which snapshots are affected.")
-        }
+        StoreError::NotFound { .. } | StoreError::Short { .. } => plain
+            .hint("Run `backstay check` to see which snapshots are affected.")
+            .hint("Run `backstay scrub`: it goes on where one was stopped, and `--heal-from COPY` brings back what a copy has."),
         StoreError::TooLarge { .. } | StoreError::BadName { .. } => plain
             .hint("Look at what else writes into the repository; `backstay check` says whether backups are affected."),
         StoreError::Expired { .. } => plain
