@@ -2,6 +2,8 @@
 
 mod world;
 
+use backstay_format::facts::Mark;
+use backstay_model::catalog::MarkKind;
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::scrub::Reason;
 use backstay_model::{ObjectId, Verdict};
@@ -13,7 +15,7 @@ use backstay_ops::scrub::{ScrubReport, ScrubRequest, StrayKind, scrub};
 use backstay_ops::{OpsError, State};
 use backstay_store::keys::{self, Place, Spare};
 use backstay_store::local::{LocalStore, OpenMode};
-use backstay_store::repo::Repository;
+use backstay_store::repo::{Chain, Repository, Signing};
 use backstay_store::{Key, Store};
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
@@ -190,6 +192,33 @@ async fn a_check_that_was_quicker_with_its_quarantine_is_taken_back() {
     assert_eq!(pair.world.check(Depth::Authentic).await.expect("a report").verdict, Verdict::Pass);
 }
 
+/// Its bytes are what was captured, and that is the trouble.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_sqlite_found_malformed_stays_in_quarantine() {
+    let pair = Pair::new().await;
+    let vault = &pair.world.vault;
+    let name = vault.repo.newest_names(&source(), 1).await.expect("names").remove(0);
+    let front = vault.repo.manifest(&name).await.expect("a manifest").front;
+    let signer = vault.signer.as_ref().expect("a signer");
+    let marks = vault.repo.marks(&source()).await.expect("marks").records;
+    let last = marks.iter().max_by_key(|mark| mark.chain.sequence).expect("a mark");
+    let mark = Mark {
+        source: source(),
+        snapshot: name.id,
+        kind: MarkKind::Quarantined,
+        root: front.facts.root,
+        at: vault.env.clock.now(),
+        releases: None,
+        evidence: serde_json::json!({ "proof": "failed", "cause": "unsound", "reason": "malformed" }),
+    };
+    let signing = Signing { key: signer, id: vault.repo.fresh_id(vault.env.random.as_ref()) };
+    let chain = Chain::after(last.chain.sequence, last.digest).expect("a place");
+    vault.repo.put_mark(mark, chain, signing).await.expect("put");
+    assert_eq!(pair.scrub().await.verdict, Verdict::Pass, "the bytes are whole");
+    let catalog = vault.catalog(&source()).await.expect("catalog");
+    assert!(catalog.snapshots[0].is_quarantined());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_newest_snapshot_is_not_taken_away_while_a_writer_may_take_its_number() {
     let pair = Pair::new().await;
@@ -246,6 +275,7 @@ async fn what_a_prune_took_does_not_come_back() {
     let policy = RetentionPolicy { last: 1, ..RetentionPolicy::default() };
     let rules = [SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis: 0 }];
     retain::apply(&pair.world.vault, &rules).await.expect("pruned");
+    retain::apply(&pair.world.vault, &rules).await.expect("and seen gone");
     assert!(!pair.path(&old).exists());
     // Not from the copy, and not from a spare that somebody planted.
     let digest = backstay_format::object::digest(&bytes);
