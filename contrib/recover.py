@@ -337,6 +337,8 @@ class Snapshot(NamedTuple):
     sequence: int
     id: str
     front: Optional[Front]
+    # The front of its first manifest, which stands in the chain; the same one unless it was rewritten.
+    first: Optional[Front]
     problem: Optional[str]
     marks: List[str]
 
@@ -406,20 +408,51 @@ class Repository:
 
     def snapshots(self, source: str) -> List[Snapshot]:
         """All snapshots of a source, newest first. One that cannot be trusted keeps its reason."""
-        found = []
-        for name in self.names(f"data/{source}/snap", re.compile("[0-9a-f]{16}-[0-9a-f]{32}")):
-            sequence, object_id = (1 << 64) - 1 - int(name[:16], 16), name[17:]
-            path, front, problem = self.path("data", source, "snap", name), None, None
-            try:
-                what = f"snapshot {object_id}"
-                front = self.trusted(f"data/{source}/snap/{name}", what, MANIFEST, "writer")
-                named = (front.header.sequence, front.header.object.hex(), front.facts["source"])
-                need(named == (sequence, object_id, source), what, "it is not the snapshot its name says")
-            except (Failure, KeyError, ValueError) as error:
-                front, problem = None, str(error)
+        found: List[Snapshot] = []
+        shape = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}(\.[0-9a-f]{16})?")
+        # The newest manifest of a snapshot stands for it; one that cannot be trusted leaves it to the one before.
+        by_snapshot: Dict[str, List[str]] = collections.OrderedDict()
+        for name in self.names(f"data/{source}/snap", shape):
+            by_snapshot.setdefault(name[:49], []).insert(0, name)
+        for plain, names in by_snapshot.items():
+            sequence, object_id = (1 << 64) - 1 - int(plain[:16], 16), plain[17:]
+            path, front, first, problem = "", None, None, None
+            for name in names:
+                path = self.path("data", source, "snap", name)
+                try:
+                    front, first = self.manifest(source, name)
+                    break
+                except (Failure, KeyError, ValueError, TypeError) as error:
+                    problem = problem or str(error)
+                    if len(names) > 1:
+                        warn(str(error))
             marks = [] if front is None else self.marks(source, object_id, front)
-            found.append(Snapshot(name, path, sequence, object_id, front, problem, marks))
+            found.append(Snapshot(plain, path, sequence, object_id, front, first, None if front else problem, marks))
         return found
+
+    def manifest(self, source: str, name: str) -> Tuple[Front, Front]:
+        """A manifest's front, and that of the first manifest of its snapshot: a later one (.n) carries it."""
+        plain, _, generation = name.partition(".")
+        sequence, object_id, folder = (1 << 64) - 1 - int(plain[:16], 16), plain[17:], f"data/{source}/snap"
+        what = f"snapshot {object_id}"
+        if not generation:
+            first = front = self.trusted(f"{folder}/{plain}", what, MANIFEST, "writer")
+        else:
+            front = read_front(self.path(f"{folder}/{name}"), what, MANIFEST)
+            need(front.header.repo == self.id, what, "it belongs to another repository")
+            for role in ("keeper", "reader"):
+                need(self.accepts(f"data/{source}/rewritten/", front, role), what, "its signer may not rewrite it")
+            first = parse_front(what, bytes.fromhex(front.facts["rewritten"]["front"]), MANIFEST)
+            need(first.header.repo == self.id and self.accepts(f"{folder}/{plain}", first, "writer"), what,
+                 f"{first.header.signer.hex()} may not sign what it stands for")
+            said = {key: value for key, value in front.facts.items() if key != "rewritten"}
+            own = (front.header.previous, front.header.sequence, front.header.object)
+            need(said == first.facts and own == (first.digest, int(generation, 16), first.header.object), what,
+                 "it does not say what the manifest it stands for said")
+        named = (first.header.sequence, first.header.object.hex(), first.facts["source"])
+        need(named == (sequence, object_id, source) and "rewritten" not in first.facts, what,
+             "it is not the snapshot its name says")
+        return front, first
 
     def marks(self, source: str, snapshot: str, front: Front) -> List[str]:
         kinds = []
@@ -444,13 +477,13 @@ def chain_remarks(snapshots: List[Snapshot]) -> List[str]:
     """What the chain of signatures says about snapshots that should be there."""
     remarks = []
     for newer, older in zip(snapshots, snapshots[1:]):
-        if newer.front is None or older.front is None:
+        if newer.first is None or older.first is None:
             continue
         if newer.sequence == older.sequence:
             remarks.append(f"{newer.id} and {older.id} are rivals: both are number {newer.sequence}")
         elif newer.sequence > older.sequence + 1:
             remarks.append(f"numbers {older.sequence + 1} to {newer.sequence - 1} are absent: deleted, or withheld")
-        elif newer.front.header.previous != older.front.digest:
+        elif newer.first.header.previous != older.first.digest:
             remarks.append(f"{newer.id} was not made after {older.id}, which stands before it")
     if snapshots and snapshots[-1].sequence > 1:
         remarks.append(f"numbers 1 to {snapshots[-1].sequence - 1} are absent: deleted, or withheld")

@@ -3,11 +3,11 @@
 //! Keys are sorted and there is no white space, so equal facts are equal bytes. Readers accept keys
 //! they do not know (a later build may add one) but never a missing or ill-typed one.
 
-use crate::{Corrupt, layout, tree};
+use crate::{Corrupt, hex, layout, tree};
 use backstay_model::catalog::{Keep, MarkKind, Quality};
 use backstay_model::{
-    BranchNo, ByteLen, Digest, FingerprintKeyId, Label, Moment, ObjectId, Position, Ranges, Sequence, SignerKey,
-    SourceName, StreamId, Tx, UnitSize,
+    BranchNo, ByteLen, Digest, FingerprintKeyId, Generation, Label, Moment, ObjectId, Position, Ranges, Sequence,
+    SignerKey, SourceName, StreamId, Tx, UnitSize,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -100,6 +100,29 @@ pub struct Manifest {
     /// Where the log goes on from this snapshot, if the source is followed from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub following: Option<Following>,
+    /// This manifest stands in the place of an earlier one of the same snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewritten: Option<Rewritten>,
+}
+
+/// What a later generation of a manifest carries of the first: what its writer signed. Everything the snapshot
+/// is known by (its facts, its place in the chain, its digest, its signer) is still said by that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewritten {
+    /// The bytes of the first generation's front, in hexadecimal.
+    pub front: String,
+}
+
+impl Rewritten {
+    pub fn of(front: &[u8]) -> Self {
+        Self { front: hex::encode(front) }
+    }
+
+    /// The front's bytes.
+    pub fn bytes(&self) -> Result<Vec<u8>, Corrupt> {
+        let rule = Corrupt::Rule { what: "a rewritten manifest", rule: "the front it carries is hexadecimal" };
+        hex::decode(&self.front).ok_or(rule)
+    }
 }
 
 /// A snapshot that following begins with: the log's first commit after it is right after its state.
@@ -273,6 +296,17 @@ pub struct Condemned {
 pub struct CondemnedSnapshot {
     pub id: ObjectId,
     pub sequence: Sequence,
+    /// Which of its manifests; the others are not meant.
+    #[serde(default = "first_generation", skip_serializing_if = "is_first_generation")]
+    pub generation: Generation,
+}
+
+fn first_generation() -> Generation {
+    Generation::FIRST
+}
+
+fn is_first_generation(generation: &Generation) -> bool {
+    *generation == Generation::FIRST
 }
 
 /// `ctl/lease/<scope>/<n>`: one keeper's turn, as long as the span from `from` to `until`, from when the

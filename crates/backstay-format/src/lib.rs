@@ -10,6 +10,7 @@ pub mod directory;
 mod error;
 pub mod facts;
 pub mod fingerprint;
+pub mod hex;
 pub mod layout;
 pub mod log;
 pub mod object;

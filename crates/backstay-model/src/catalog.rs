@@ -1,6 +1,6 @@
 //! The restore points of a source as values, and the choice of one of them.
 
-use crate::{BranchNo, ByteLen, Digest, Label, Moment, ObjectId, Position, Sequence, Tx};
+use crate::{BranchNo, ByteLen, Digest, Generation, Label, Moment, ObjectId, Position, Sequence, Tx};
 
 /// Whether the captured bytes are a whole database or only what could be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -51,7 +51,9 @@ impl MarkKind {
 pub struct Snapshot {
     pub id: ObjectId,
     pub sequence: Sequence,
-    /// The digest of its manifest.
+    /// Which of its manifests speaks for it.
+    pub generation: Generation,
+    /// The digest of its first manifest, whichever generation speaks for it: what chains and heads name.
     pub digest: Digest,
     /// The digest of the manifest it was made after; zero for the first.
     pub previous: Digest,

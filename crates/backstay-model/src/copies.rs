@@ -6,7 +6,7 @@
 
 use crate::catalog::Snapshot;
 use crate::retention::{Candidate, Fate, RetentionPolicy, decide};
-use crate::{Digest, Moment, ObjectId, Sequence};
+use crate::{Digest, Generation, Moment, ObjectId, Sequence};
 use jiff::tz::TimeZone;
 use std::collections::HashMap;
 
@@ -50,7 +50,11 @@ fn beside(original: &Option<ObjectId>) -> String {
 /// Decides what to copy. Reads nothing but the two catalogs.
 pub fn plan(sides: Sides<'_>, policy: &RetentionPolicy, now: Moment, zone: &TimeZone) -> Result<CopyPlan, Rivals> {
     let here: HashMap<ObjectId, Digest> = sides.original.iter().map(|s| (s.id, s.digest)).collect();
-    let there: HashMap<ObjectId, Digest> = sides.copy.iter().map(|s| (s.id, s.digest)).collect();
+    let there: HashMap<ObjectId, Generation> = sides.copy.iter().map(|s| (s.id, s.generation)).collect();
+    let newest: HashMap<ObjectId, Generation> = sides.original.iter().map(|s| (s.id, s.generation)).collect();
+    // One that was rewritten here since is sent again: who was taken off could still open the one there.
+    let is_there =
+        |id: &ObjectId| there.get(id).is_some_and(|there| newest.get(id).is_none_or(|newest| there >= newest));
     if let Some(rivals) = sides.copy.iter().find_map(|s| rival(&sides, &here, s)) {
         return Err(rivals);
     }
@@ -61,7 +65,7 @@ pub fn plan(sides: Sides<'_>, policy: &RetentionPolicy, now: Moment, zone: &Time
     for decision in decide(&candidates, policy, now, zone) {
         let id = decision.snapshot;
         match decision.fate {
-            _ if there.contains_key(&id) => {}
+            _ if is_there(&id) => {}
             Fate::Keep(_) => plan.missing.push(id),
             Fate::Free(_) => plan.left_out += 1,
         }

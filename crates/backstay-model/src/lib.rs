@@ -26,7 +26,7 @@ pub use id::{Digest, FingerprintKeyId, ObjectId, RepoId, SignerKey, StreamId};
 pub use kind::{Kind, Kinded};
 pub use moment::Moment;
 pub use name::{Label, SourceName};
-pub use number::{BranchNo, ByteLen, PageNo, PageSize, Position, Sequence, Tx, UnitSize};
+pub use number::{BranchNo, ByteLen, Generation, PageNo, PageSize, Position, Sequence, Tx, UnitSize};
 pub use ranges::Ranges;
 pub use seams::{Clock, Random};
 pub use verdict::Verdict;

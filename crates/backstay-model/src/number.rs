@@ -36,6 +36,11 @@ counter!(
     Tx, first = 0
 );
 counter!(
+    /// Which manifest of a snapshot: the first is the one that was committed, a higher one stands in its place
+    /// and has the same content in other objects. Counted over a source, so no two snapshots share one but the first.
+    Generation, first = 0
+);
+counter!(
     /// One line of a source's history.
     BranchNo, first = 0
 );

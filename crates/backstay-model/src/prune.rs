@@ -8,7 +8,7 @@
 
 use crate::catalog::Snapshot;
 use crate::retention::{self, Candidate, Decision, Fate, Freed, Reason, RetentionPolicy};
-use crate::{Digest, Moment, ObjectId, Ranges, Sequence};
+use crate::{Digest, Generation, Moment, ObjectId, Ranges, Sequence};
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,11 +38,37 @@ pub struct Listed {
     pub modified: Moment,
 }
 
-/// A snapshot by its name alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+/// A manifest by its name alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct Named {
     pub sequence: Sequence,
     pub id: ObjectId,
+    pub generation: Generation,
+}
+
+impl Named {
+    pub fn of(snapshot: &Snapshot) -> Self {
+        Self { sequence: snapshot.sequence, id: snapshot.id, generation: snapshot.generation }
+    }
+}
+
+/// The id, and behind a point the generation if it is not the first: as in the name in the store.
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.generation {
+            Generation::FIRST => write!(f, "{}", self.id),
+            later => write!(f, "{}.{:016x}", self.id, later.get()),
+        }
+    }
+}
+
+/// A verified manifest in whose place a later generation of the same snapshot stands.
+#[derive(Debug, Clone)]
+pub struct Superseded {
+    pub named: Named,
+    pub len: u64,
+    /// The packs it needs.
+    pub needs: Vec<ObjectId>,
 }
 
 /// An object that was condemned and has not been seen gone.
@@ -75,6 +101,8 @@ impl Recorded {
 #[derive(Debug, Clone, Default)]
 pub struct Found {
     pub standing: Vec<Standing>,
+    /// Manifests that are not condemned, of snapshots for which a later one of their manifests stands.
+    pub superseded: Vec<Superseded>,
     /// Manifests nobody can verify, and that are not condemned.
     pub unverified: Vec<Named>,
     /// Names among the manifests that this build does not know: a manifest of another kind, perhaps.
@@ -85,13 +113,15 @@ pub struct Found {
     pub seen: Option<(Sequence, Digest)>,
     pub packs: BTreeMap<ObjectId, Listed>,
     /// The condemned manifests that are still listed, and how long they are.
-    pub condemned: BTreeMap<ObjectId, u64>,
+    pub condemned: BTreeMap<Named, u64>,
 }
 
 /// What a person gives up in so many words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GivenUp {
     pub snapshots: BTreeSet<ObjectId>,
+    /// Manifests nobody can verify.
+    pub unverified: BTreeSet<Named>,
     /// Numbers of snapshots that are missing.
     pub missing: Ranges,
 }
@@ -116,7 +146,7 @@ pub enum Doubt {
 
 /// Everything that forbids to condemn or delete anything of the source.
 pub fn doubts(found: &Found, given_up: &GivenUp) -> Vec<Doubt> {
-    let unverified = || found.unverified.iter().filter(|named| !given_up.snapshots.contains(&named.id));
+    let unverified = || found.unverified.iter().filter(|named| !given_up.unverified.contains(named));
     let mut doubts: Vec<Doubt> =
         unverified().map(|named| Doubt::Unverified { id: named.id, sequence: named.sequence }).collect();
     doubts.extend(found.unread.iter().map(|name| Doubt::Unread { name: name.clone() }));
@@ -179,14 +209,19 @@ pub fn plan(found: &Found, rules: &Rules) -> Plan {
     plan.put_off = freed.len().saturating_sub(rules.most);
     freed.truncate(rules.most);
     let leaving: BTreeSet<ObjectId> = freed.iter().map(|s| s.snapshot.id).collect();
-    let unverified = found.unverified.iter().filter(|named| rules.given_up.snapshots.contains(&named.id));
-    plan.snapshots = freed.iter().map(|s| Named { sequence: s.snapshot.sequence, id: s.snapshot.id }).collect();
+    let unverified = found.unverified.iter().filter(|named| rules.given_up.unverified.contains(named));
+    plan.snapshots = freed.iter().map(|s| Named::of(&s.snapshot)).collect();
     plan.snapshots.extend(unverified);
     plan.bytes = freed.iter().map(|s| s.len).sum();
+    let (outlived, kept) = superseded(&mut plan, found, rules.most);
+    plan.snapshots.extend(outlived.iter().map(|old| old.named));
+    plan.bytes += outlived.iter().map(|old| old.len).sum::<u64>();
     let staying = || found.standing.iter().filter(|s| !leaving.contains(&s.snapshot.id));
-    let needed: BTreeSet<ObjectId> = staying().flat_map(|s| &s.needs).copied().collect();
+    let mut needed: BTreeSet<ObjectId> = staying().flat_map(|s| &s.needs).copied().collect();
     plan.missing = needed.iter().filter(|pack| !found.packs.contains_key(pack)).copied().collect();
-    let of_the_freed: BTreeSet<ObjectId> = freed.iter().flat_map(|s| &s.needs).copied().collect();
+    needed.extend(kept.iter().flat_map(|old| &old.needs));
+    let going = freed.iter().map(|s| &s.needs).chain(outlived.iter().map(|old| &old.needs));
+    let of_the_freed: BTreeSet<ObjectId> = going.flatten().copied().collect();
     condemn_packs(&mut plan, found, rules, (&needed, &of_the_freed));
     let stays: BTreeSet<u64> = staying().map(|s| s.snapshot.sequence.get()).collect();
     let gone = plan.snapshots.iter().map(|named| named.sequence.get()).filter(|n| !stays.contains(n));
@@ -194,15 +229,30 @@ pub fn plan(found: &Found, rules: &Rules) -> Plan {
     plan
 }
 
+/// The manifests that are not needed any more because a later generation of their snapshot has all its packs,
+/// whatever the policy says of the snapshot; and those that stay for now.
+fn superseded<'a>(plan: &mut Plan, found: &'a Found, most: usize) -> (Vec<&'a Superseded>, Vec<&'a Superseded>) {
+    let whole: BTreeSet<ObjectId> = found.standing.iter().filter(|s| found.has_all(s)).map(|s| s.snapshot.id).collect();
+    let room = most.saturating_sub(plan.snapshots.len());
+    let (mut outlived, mut kept): (Vec<_>, Vec<_>) =
+        found.superseded.iter().partition(|old| whole.contains(&old.named.id));
+    plan.put_off += outlived.len().saturating_sub(room);
+    kept.extend(outlived.split_off(room.min(outlived.len())));
+    (outlived, kept)
+}
+
+impl Found {
+    /// Whether all the packs it needs are listed.
+    fn has_all(&self, standing: &Standing) -> bool {
+        standing.needs.iter().all(|pack| self.packs.contains_key(pack))
+    }
+}
+
 fn decide(found: &Found, rules: &Rules) -> Vec<Decision> {
     let candidates: Vec<Candidate<'_>> = found
         .standing
         .iter()
-        .map(|s| Candidate {
-            snapshot: &s.snapshot,
-            stored: s.stored,
-            complete: s.needs.iter().all(|pack| found.packs.contains_key(pack)),
-        })
+        .map(|s| Candidate { snapshot: &s.snapshot, stored: s.stored, complete: found.has_all(s) })
         .collect();
     retention::decide(&candidates, &rules.policy, rules.now, &rules.zone)
 }
@@ -281,8 +331,13 @@ pub fn due(found: &Found, rules: &Rules) -> Due {
     for standing in &found.standing {
         needed_by.extend(standing.needs.iter().map(|pack| (*pack, standing.snapshot.id)));
     }
+    for old in &found.superseded {
+        needed_by.extend(old.needs.iter().map(|pack| (*pack, old.named.id)));
+    }
+    // A manifest that was condemned because a later one stands in its place stays until that has all it needs.
+    let torn: BTreeSet<ObjectId> = found.standing.iter().filter(|s| !found.has_all(s)).map(|s| s.snapshot.id).collect();
     for Pending { object, at } in &found.recorded.snapshots {
-        let Some(len) = found.condemned.get(&object.id) else { continue };
+        let Some(len) = found.condemned.get(object).filter(|_| !torn.contains(&object.id)) else { continue };
         if due.is_over(*at, *len, rules) {
             due.snapshots.push(*object);
         }

@@ -147,6 +147,7 @@ mod tests {
         Snapshot {
             id: id(n),
             sequence: Sequence::new(u64::from(n)),
+            generation: crate::Generation::FIRST,
             digest: Digest::ZERO,
             previous: Digest::ZERO,
             branch: BranchNo::FIRST,

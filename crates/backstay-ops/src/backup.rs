@@ -27,7 +27,7 @@ use backstay_format::facts::{self, Branch, BranchPoint, BranchReason, Engine, Ro
 use backstay_model::backup::{BranchPlan, Lineage, Place};
 use backstay_model::catalog::{Keep, Quality};
 use backstay_model::prune::WRITER_DEADLINE_MILLIS;
-use backstay_model::{BranchNo, ByteLen, Digest, Label, Moment, ObjectId, SourceName};
+use backstay_model::{BranchNo, ByteLen, Digest, Generation, Label, Moment, ObjectId, SourceName};
 use backstay_sqlite::Capture;
 use backstay_store::keys::SnapshotName;
 use backstay_store::repo::{Chain, Draft, Repository, SealedBody, Signing};
@@ -227,6 +227,7 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
         label: request.label.clone(),
         keep: request.keep,
         following,
+        rewritten: None,
     };
     let draft = Draft {
         id,
@@ -247,7 +248,7 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
         let own = gathered.own.map_or(Digest::ZERO, |own| own.digest);
         unwritten.note("memory", remember_intent(vault, request, &captured, (own, head)));
     }
-    let name = SnapshotName { source: request.source.clone(), sequence: place.sequence, id };
+    let name = SnapshotName::first(request.source.clone(), place.sequence, id);
     let manifest_len = bytes.len() as u64;
     refuse_too_late(vault, start)?;
     vault.repo.put_fresh(&name.key(), bytes).await?;
@@ -300,6 +301,7 @@ fn save_base(vault: &Vault, request: &BackupRequest, captured: &Captured, of: Ba
     let facts = BaseFacts {
         manifest: of.id,
         sequence: of.place.sequence,
+        generation: Generation::FIRST,
         root: captured.root,
         unit: stream.facts.unit,
         length: stream.facts.length,
@@ -324,18 +326,21 @@ fn refuse_too_late(vault: &Vault, start: Duration) -> Result<(), OpsError> {
     Err(OpsError::TooSlow { hours: passed / HOUR, allowed: WRITER_DEADLINE_MILLIS / HOUR })
 }
 
-/// A prune may have taken what this snapshot builds on while it ran; then it must not be committed. Looked
-/// at once more after the commit, because that is when a prune began to see it.
+/// A prune may have taken what this snapshot builds on while it ran, or a later generation may stand in its place,
+/// whose objects are the ones to refer to from now on; then it must not be committed. Looked at once more
+/// after the commit, because that is when a prune began to see it.
 async fn check_base_still_there(
     vault: &Vault,
     gathered: &Gathered,
     committed: Option<ObjectId>,
 ) -> Result<(), OpsError> {
     let Some(base) = &gathered.base_name else { return Ok(()) };
-    match vault.repo.store().head(&base.key()).await? {
-        Some(_) => Ok(()),
-        None => Err(OpsError::BaseVanished { manifest: base.id, committed }),
-    }
+    let vanished = match vault.repo.store().head(&base.key()).await? {
+        // What is committed is complete all the same, and the next one builds on it.
+        Some(_) => committed.is_none() && vault.repo.is_superseded(base).await?,
+        None => true,
+    };
+    if vanished { Err(OpsError::BaseVanished { manifest: base.id, committed }) } else { Ok(()) }
 }
 
 /// The keys may have been changed meanwhile: nothing is committed that is sealed to a master of before, or

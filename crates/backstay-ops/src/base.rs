@@ -12,7 +12,8 @@ use backstay_format::facts::{self, FingerprintFacts};
 use backstay_format::table::Table;
 use backstay_format::tree::{Leaf, Node, NodeRef};
 use backstay_format::{Fingerprint, FingerprintKey, layout::FAN_OUT};
-use backstay_model::{ByteLen, Digest, ObjectId, Sequence, UnitSize};
+use backstay_model::{ByteLen, Digest, Generation, ObjectId, Sequence, UnitSize};
+use backstay_store::keys::SnapshotName;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Read;
@@ -27,10 +28,17 @@ const HEAD_MAX: u64 = 2 << 30;
 pub struct BaseFacts {
     pub manifest: ObjectId,
     pub sequence: Sequence,
+    /// Which of the snapshot's manifests it was written for: another one refers to other objects.
+    #[serde(default = "first")]
+    pub generation: Generation,
     pub root: Digest,
     pub unit: u32,
     pub length: ByteLen,
     pub fingerprint: FingerprintFacts,
+}
+
+fn first() -> Generation {
+    Generation::FIRST
 }
 
 /// The map of a stream as it is worked with: encoded leaves, and the nodes above them by level.
@@ -84,7 +92,13 @@ impl Base {
 
     /// Reads the base for a manifest. One that is absent, cut or not what it was written as is `None`:
     /// it is only a cache.
-    pub fn load(dir: &Path, manifest: &ObjectId) -> Result<Option<Self>, PathError> {
+    pub fn load(dir: &Path, name: &SnapshotName) -> Result<Option<Self>, PathError> {
+        let base = Self::load_any(dir, &name.id)?;
+        Ok(base.filter(|base| base.facts.generation == name.generation))
+    }
+
+    /// The same, whichever of the snapshot's manifests it was written for.
+    pub fn load_any(dir: &Path, manifest: &ObjectId) -> Result<Option<Self>, PathError> {
         let path = Self::path(dir, manifest);
         let mut file = match File::open(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -4,6 +4,7 @@ use crate::state::{SeenHead, SeenMark, SeenSource};
 use crate::{Env, OpsError, State};
 use backstay_format::facts::{Mark, Prune, PrunedSource, Role};
 use backstay_model::catalog::{self, MarkKind, NoPoint, Snapshot, Target};
+use backstay_model::prune::Named;
 use backstay_model::{Digest, Kind, Kinded, ObjectId, Ranges, SignerKey, SourceName};
 use backstay_store::Key;
 use backstay_store::keys::{self, SnapshotName};
@@ -85,8 +86,7 @@ impl Catalog {
         prune: PruneRead,
     ) -> Result<Self, OpsError> {
         let recorded = prune.head.as_ref().and_then(|head| record_of(&head.record.facts, source));
-        let condemned: HashSet<ObjectId> =
-            recorded.iter().flat_map(|r| &r.pending).flat_map(|batch| &batch.snapshots).map(|s| s.id).collect();
+        let condemned: HashSet<Named> = recorded.map(condemned_manifests).unwrap_or_default();
         let mut catalog = Self {
             snapshots: Vec::new(),
             condemned: Vec::new(),
@@ -101,17 +101,17 @@ impl Catalog {
         };
         let said = catalog.marks_by_snapshot();
         for (name, front) in fronts {
+            let is_condemned = condemned.contains(&named(&name));
             match front {
                 Ok(front) => {
                     let snapshot = catalog.snapshot(&front, &said);
-                    let those =
-                        if condemned.contains(&name.id) { &mut catalog.condemned } else { &mut catalog.snapshots };
+                    let those = if is_condemned { &mut catalog.condemned } else { &mut catalog.snapshots };
                     those.push(snapshot);
                     catalog.fronts.insert(name.id, front);
                 }
                 // Not to be had is not the same as damaged: the caller must not go on without it. But what
                 // is condemned may go at any time.
-                Err(_) if condemned.contains(&name.id) => {}
+                Err(_) if is_condemned => {}
                 Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
                 Err(error) => catalog.broken.push((name, error)),
             }
@@ -194,6 +194,7 @@ impl Catalog {
         let mut snapshot = Snapshot {
             id: front.name.id,
             sequence: front.chain.sequence,
+            generation: front.name.generation,
             digest: front.digest,
             previous: front.chain.previous,
             branch: facts.branch,
@@ -284,7 +285,7 @@ impl Catalog {
 }
 
 /// Names of manifests, and what each says of itself.
-pub(crate) type Fronts = Vec<(SnapshotName, Result<ManifestFront, RepoError>)>;
+pub(crate) type Fronts = Vec<backstay_store::repo::Read>;
 
 /// What could be learnt from the prune records.
 #[derive(Default)]
@@ -308,6 +309,17 @@ impl PruneRead {
 /// What a prune record says of a source.
 pub(crate) fn record_of<'a>(prune: &'a Prune, source: &SourceName) -> Option<&'a PrunedSource> {
     prune.sources.iter().find(|pruned| pruned.source == *source)
+}
+
+/// The manifests that a record condemned and that have not been seen gone.
+pub(crate) fn condemned_manifests(recorded: &PrunedSource) -> HashSet<Named> {
+    let all = recorded.pending.iter().flat_map(|batch| &batch.snapshots);
+    all.map(|s| Named { sequence: s.sequence, id: s.id, generation: s.generation }).collect()
+}
+
+/// A manifest's name without its source.
+pub(crate) fn named(name: &SnapshotName) -> Named {
+    Named { sequence: name.sequence, id: name.id, generation: name.generation }
 }
 
 /// Marks this host has seen and is not shown again, of signers who were enrolled when they made them.

@@ -72,7 +72,7 @@ pub async fn answer(vault: &Vault, source: &SourceName, to: &Master, file: &Path
     let (fronts, _) = vault.repo.newest_fronts(source, LOOK_BACK).await?;
     let nothing = || TrustError::NothingToHand { source_name: source.clone() };
     let front = fronts.iter().find(|front| front.facts.quality == Quality::Whole).ok_or_else(nothing)?;
-    let base = match Base::load(&dir, &front.name.id)? {
+    let base = match Base::load(&dir, &front.name)? {
         None if vault.unsealer.is_some() => rebuild::base(vault, &front.name, &dir).await?,
         found => found,
     };
@@ -118,7 +118,7 @@ pub fn accept(vault: &Vault, source: &SourceName, file: &Path) -> Result<JoinRep
     vault.state.keep_fingerprint(source, &handed.fingerprint)?;
     Base::discard(disk, &dir, &handed.manifest)?;
     write_new(disk, &Base::path(&dir, &handed.manifest), rest.get(1..).unwrap_or_default())?;
-    if Base::load(&dir, &handed.manifest)?.is_none() {
+    if Base::load_any(&dir, &handed.manifest)?.is_none() {
         Base::discard(disk, &dir, &handed.manifest)?;
         return Err(bad("what it says of the newest snapshot is damaged").into());
     }

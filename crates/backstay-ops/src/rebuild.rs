@@ -22,7 +22,7 @@ use std::path::Path;
 /// does not answer at all fails the backup at its next listing.
 pub async fn base(vault: &Vault, name: &SnapshotName, dir: &Path) -> Result<Option<Base>, OpsError> {
     match try_base(vault, name, dir).await {
-        Ok(()) => Ok(Base::load(dir, &name.id).unwrap_or_default()),
+        Ok(()) => Ok(Base::load(dir, name).unwrap_or_default()),
         Err(OpsError::Repo(RepoError::Store(error))) if !error.is_of_one_object() => Err(error.into()),
         Err(OpsError::Repo(_) | OpsError::Format(_) | OpsError::RootMismatch { .. }) => Ok(None),
         Err(OpsError::Path(_)) => {
@@ -43,6 +43,7 @@ async fn try_base(vault: &Vault, name: &SnapshotName, dir: &Path) -> Result<(), 
     let facts = BaseFacts {
         manifest: name.id,
         sequence: name.sequence,
+        generation: name.generation,
         root: front.facts.root,
         unit: facts.unit,
         length: facts.length,
@@ -55,7 +56,7 @@ async fn try_base(vault: &Vault, name: &SnapshotName, dir: &Path) -> Result<(), 
     Base::save(vault.env.disk.as_ref(), dir, &new)
 }
 
-async fn map_parts(reader: &SnapshotReader, stream: usize) -> Result<MapParts, RepoError> {
+pub(crate) async fn map_parts(reader: &SnapshotReader, stream: usize) -> Result<MapParts, RepoError> {
     let levels = usize::from(reader.stream(stream)?.levels);
     let mut parts = MapParts { leaves: Vec::new(), nodes: vec![Vec::new(); levels] };
     reader

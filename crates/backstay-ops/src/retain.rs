@@ -14,7 +14,7 @@ mod gather;
 mod hold;
 mod record;
 mod report;
-mod turn;
+pub(crate) mod turn;
 
 pub use hold::{HoldReport, HoldRequest, hold, release};
 pub use report::{Oldest, RetainReport, SourceReport, Tally, Waiting};
@@ -23,7 +23,6 @@ use crate::catalog::Vault;
 use crate::state::SeenHead;
 use crate::{Event, OpsError};
 use backstay_format::facts::{Prune, Role};
-use backstay_model::catalog::Snapshot;
 use backstay_model::prune::{self, Due, Found, GRACE_MIN_MILLIS, GivenUp, Named, Plan, Rules};
 use backstay_model::retention::{Fate, RetentionPolicy};
 use backstay_model::{ByteLen, Moment, ObjectId, Ranges, SourceName, Verdict};
@@ -95,11 +94,14 @@ pub async fn drop(vault: &Vault, request: &DropRequest) -> Result<RetainReport, 
     let mut given_up = GivenUp { missing: request.missing.clone(), ..GivenUp::default() };
     if let Some(id) = &request.id {
         let (named, verified) = find(&gathered, &request.source, id)?;
-        given_up.snapshots.insert(named.id);
-        if !verified {
+        if verified {
+            given_up.snapshots.insert(named.id);
+        } else {
+            given_up.unverified.insert(named);
             // Its number is used, and nothing stands there any more.
             let number = named.sequence.get();
-            given_up.missing = given_up.missing.with(&[number].into_iter().collect());
+            let stands = gathered.found.standing.iter().any(|s| s.snapshot.sequence == named.sequence);
+            given_up.missing = given_up.missing.with(&(!stands).then_some(number).into_iter().collect());
         }
     }
     let rules = SourceRules {
@@ -113,10 +115,14 @@ pub async fn drop(vault: &Vault, request: &DropRequest) -> Result<RetainReport, 
 
 /// The one snapshot or unverifiable manifest an id means, and whether it is verified.
 fn find(gathered: &Gathered, source: &SourceName, id: &str) -> Result<(Named, bool), OpsError> {
-    let of = |s: &Snapshot| Named { sequence: s.sequence, id: s.id };
-    let verified = gathered.found.standing.iter().map(|s| (of(&s.snapshot), true));
-    let all = verified.chain(gathered.found.unverified.iter().map(|named| (*named, false)));
-    let mut matching = all.filter(|(named, _)| named.id.to_string().starts_with(id));
+    let verified = gathered.found.standing.iter().map(|s| (Named::of(&s.snapshot), true));
+    let all = || verified.clone().chain(gathered.found.unverified.iter().map(|named| (*named, false)));
+    // A snapshot answers to its id whichever of its manifests speaks for it; one nobody can verify to its name.
+    let name = |(named, verified): &(Named, bool)| if *verified { named.id.to_string() } else { named.to_string() };
+    if let Some(exact) = all().find(|one| name(one) == id) {
+        return Ok(exact);
+    }
+    let mut matching = all().filter(|one| name(one).starts_with(id));
     match (matching.next(), matching.count()) {
         (Some(one), 0) => Ok(one),
         (None, _) => Err(OpsError::NothingToDrop { source_name: source.clone(), id: id.to_owned() }),
@@ -243,11 +249,14 @@ async fn delete(
     let due = prune::due(&gathered.found, &rules);
     say_due(row, &due);
     row.deleted = Tally::default();
-    let name = |named: &Named| SnapshotName { source: source.source.clone(), sequence: named.sequence, id: named.id };
+    let name = |named: &Named| {
+        let Named { sequence, id, generation } = *named;
+        SnapshotName { source: source.source.clone(), sequence, id, generation }
+    };
     let manifests: Vec<(Key, u64)> = due
         .snapshots
         .iter()
-        .map(|named| (name(named).key(), gathered.found.condemned.get(&named.id).copied().unwrap_or(0)))
+        .map(|named| (name(named).key(), gathered.found.condemned.get(named).copied().unwrap_or(0)))
         .collect();
     let packs: Vec<(Key, u64)> = due
         .packs

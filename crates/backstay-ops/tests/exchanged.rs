@@ -356,7 +356,7 @@ async fn a_withheld_manifest_is_missed() {
     let golden = Golden::new().await;
     let key = |at: usize| golden.manifest_key(&golden.taken[at].id);
     let rubbish_above = |mut contents: Contents| {
-        let name = SnapshotName { source: shop(), sequence: backstay_model::Sequence::new(40), id: fresh_id() };
+        let name = SnapshotName::first(shop(), backstay_model::Sequence::new(40), fresh_id());
         contents.insert(name.key(), Bytes::from_static(b"rubbish"));
         contents
     };
@@ -387,7 +387,7 @@ async fn rubbish_beside_it_hides_nothing_and_uses_up_nothing() {
     let golden = Golden::new().await;
     let mut contents = golden.contents.clone();
     for sequence in u64::MAX - 40..=u64::MAX {
-        let name = SnapshotName { source: shop(), sequence: backstay_model::Sequence::new(sequence), id: fresh_id() };
+        let name = SnapshotName::first(shop(), backstay_model::Sequence::new(sequence), fresh_id());
         contents.insert(name.key(), Bytes::from_static(b"rubbish"));
     }
     let newest = golden.manifest_key(&golden.taken[2].id);

@@ -6,7 +6,7 @@
 use crate::seal::Master;
 use crate::seam::Key;
 use backstay_model::catalog::MarkKind;
-use backstay_model::{BranchNo, Digest, ObjectId, Sequence, SignerKey, SourceName, StreamId};
+use backstay_model::{BranchNo, Digest, Generation, ObjectId, Sequence, SignerKey, SourceName, StreamId};
 
 pub const CONF_PREFIX: &str = "ctl/conf/";
 pub const SOURCES_PREFIX: &str = "data/";
@@ -110,24 +110,49 @@ pub fn slot_number(key: &Key) -> Option<u64> {
     parse_number(text)
 }
 
-/// What a snapshot's name says: where it stands and which manifest it is.
+/// The chain of a source's rewritten manifests: no name begins like this, but the end of a removed signer's does.
+pub fn rewritten_chain(source: &SourceName) -> String {
+    format!("data/{source}/rewritten/")
+}
+
+/// What a manifest's name says: where its snapshot stands, and which of its manifests it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotName {
     pub source: SourceName,
     pub sequence: Sequence,
     pub id: ObjectId,
+    pub generation: Generation,
 }
 
 impl SnapshotName {
+    /// The name of a snapshot's first manifest.
+    pub fn first(source: SourceName, sequence: Sequence, id: ObjectId) -> Self {
+        Self { source, sequence, id, generation: Generation::FIRST }
+    }
+
     pub fn key(&self) -> Key {
-        snapshot(&self.source, self.sequence, &self.id)
+        let first = snapshot(&self.source, self.sequence, &self.id);
+        match self.generation {
+            Generation::FIRST => first,
+            later => Key::new(format!("{first}.{:016x}", later.get())),
+        }
     }
 
     pub fn parse(source: &SourceName, key: &Key) -> Option<Self> {
         let name = key.as_str().strip_prefix(&snapshot_prefix(source))?;
-        let (number, id) = name.split_once('-')?;
+        let (number, rest) = name.split_once('-')?;
         let sequence = Sequence::new(u64::MAX - parse_number(number)?);
-        Some(Self { source: source.clone(), sequence, id: id.parse().ok()? })
+        let (id, generation) = match rest.split_once('.') {
+            None => (rest, Generation::FIRST),
+            // The first has no number in its name.
+            Some((id, number)) => (id, Generation::new(parse_number(number).filter(|number| *number > 0)?)),
+        };
+        Some(Self { source: source.clone(), sequence, id: id.parse().ok()?, generation })
+    }
+
+    /// Whether it is a manifest of the same snapshot.
+    pub fn is_of(&self, other: &SnapshotName) -> bool {
+        (self.sequence, self.id) == (other.sequence, other.id)
     }
 }
 
@@ -281,15 +306,20 @@ mod tests {
     #[test]
     fn newer_snapshots_sort_first_and_names_round_trip() {
         let id = ObjectId::from_bytes([7; 16]);
-        let name = |n| SnapshotName { source: shop(), sequence: Sequence::new(n), id };
+        let name = |n| SnapshotName::first(shop(), Sequence::new(n), id);
         assert!(name(10).key() < name(9).key());
         assert_eq!(SnapshotName::parse(&shop(), &name(10).key()), Some(name(10)));
+        let later = |generation| SnapshotName { generation: Generation::new(generation), ..name(10) };
+        assert_eq!(SnapshotName::parse(&shop(), &later(3).key()), Some(later(3)));
+        let sorted = [name(10), later(3), later(0x10), name(9)].map(|name| name.key());
+        assert!(sorted.is_sorted(), "the manifests of a snapshot stand together, the newest last");
     }
 
     #[test]
     fn every_name_says_what_it_is() {
         let (id, signer) = (ObjectId::from_bytes([7; 16]), SignerKey::from_bytes([8; 32]));
-        let name = SnapshotName { source: shop(), sequence: Sequence::new(3), id };
+        let name = SnapshotName::first(shop(), Sequence::new(3), id);
+        let later = SnapshotName { generation: Generation::new(2), ..name.clone() };
         let stream = StreamId::from_bytes([9; 16]);
         let digest = Digest::from_bytes([5; 32]);
         let of_pack = Spare { of: pack(&shop(), &id), digest };
@@ -305,6 +335,7 @@ mod tests {
             (mark(&shop(), &id, MarkKind::Proven, &id), Place::Mark(shop(), (id, MarkKind::Proven, id))),
             (branch(&shop(), BranchNo::new(1)), Place::Branch(shop(), BranchNo::new(1))),
             (name.key(), Place::Snapshot(name.clone())),
+            (later.key(), Place::Snapshot(later.clone())),
             (pack(&shop(), &id), Place::Pack(shop(), id)),
             (log(&stream, Sequence::new(2)), Place::Log(stream, Sequence::new(2))),
             (spare(&of_pack), Place::Spare(of_pack.clone())),
@@ -329,6 +360,10 @@ mod tests {
             ["", "x", "ffffffffffffffff", "FFFFFFFFFFFFFFFF-00", "+fffffffffffffff-07070707070707070707070707070707"]
         {
             assert_eq!(snap(bad), None, "{bad}");
+        }
+        let id = "07070707070707070707070707070707";
+        for bad in ["0000000000000000", "1", "00000000000000001", "000000000000000A", ""] {
+            assert_eq!(snap(&format!("fffffffffffffff0-{id}.{bad}")), None, "{bad}");
         }
         let (snapshot, id) = (ObjectId::from_bytes([1; 16]), ObjectId::from_bytes([2; 16]));
         let key = mark(&shop(), &snapshot, MarkKind::Proven, &id);

@@ -11,7 +11,8 @@ use backstay_format::tree::{Leaf, Node, NodeRef, Run};
 use backstay_format::{Fingerprint, Header, ObjectType};
 use backstay_model::catalog::{Keep, Quality};
 use backstay_model::{
-    BranchNo, ByteLen, Moment, ObjectId, PageSize, Position, Ranges, RepoId, Sequence, SignerKey, StreamId, Tx,
+    BranchNo, ByteLen, Generation, Moment, ObjectId, PageSize, Position, Ranges, RepoId, Sequence, SignerKey, StreamId,
+    Tx,
 };
 
 pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/v1");
@@ -62,6 +63,7 @@ pub fn manifest_facts() -> Manifest {
         label: Some("vor Änderung 2".parse().expect("a legal label")),
         keep: Some(Keep::ForEver),
         following: None,
+        rewritten: None,
     }
 }
 
@@ -140,7 +142,11 @@ pub fn prune_facts() -> Prune {
     let at = |millis| Moment::from_millis(millis).expect("in range");
     let condemned = Condemned {
         at: at(1_794_900_000_000),
-        snapshots: vec![CondemnedSnapshot { id: ObjectId::from_bytes([0x0d; 16]), sequence: Sequence::new(7) }],
+        snapshots: vec![CondemnedSnapshot {
+            id: ObjectId::from_bytes([0x0d; 16]),
+            sequence: Sequence::new(7),
+            generation: Generation::FIRST,
+        }],
         packs: vec![ObjectId::from_bytes([0x0c; 16])],
     };
     let gone: Ranges = [(1, 5), (7, 7)].into_iter().collect();

@@ -4,6 +4,7 @@ fn snapshot(n: u64, marks: &[MarkKind]) -> Snapshot {
     Snapshot {
         id: ObjectId::from_bytes([n as u8; 16]),
         sequence: Sequence::new(n),
+        generation: Generation::FIRST,
         digest: Digest::ZERO,
         previous: Digest::ZERO,
         branch: BranchNo::FIRST,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::catalog::{MarkKind, Quality};
-use crate::{BranchNo, ByteLen, Position};
+use crate::{BranchNo, ByteLen, Generation, Position};
 
 const DAY: i64 = 86_400_000;
 const NOW: i64 = 1_795_000_000_000;
@@ -18,6 +18,7 @@ fn snapshot(n: u8, days: i64) -> Snapshot {
     Snapshot {
         id: id(n),
         sequence: Sequence::new(u64::from(n)),
+        generation: Generation::FIRST,
         digest: Digest::from_bytes([n; 32]),
         previous: Digest::ZERO,
         branch: BranchNo::FIRST,
@@ -86,4 +87,18 @@ fn a_history_that_cannot_be_the_originals_is_a_rival() {
     assert_eq!((rivals.copy, rivals.original), (id(10), None));
     assert!(planned(&all, &[snapshot(9, 1)], nothing).is_ok(), "here it stands and cannot be verified");
     assert!(planned(&[], &[], nothing).is_ok());
+}
+
+#[test]
+fn a_snapshot_that_was_rewritten_since_is_sent_again() {
+    let (old, mut new) = (snapshot(1, 2), snapshot(1, 2));
+    new.generation = Generation::new(4);
+    let keep_all = RetentionPolicy::default();
+    let missing = |original: &Snapshot, copy: &Snapshot| {
+        use std::slice::from_ref;
+        planned(from_ref(original), from_ref(copy), keep_all).expect("no rivals").missing
+    };
+    assert_eq!(missing(&new, &old), [id(1)]);
+    assert_eq!(missing(&new, &new), []);
+    assert_eq!(missing(&old, &new), [], "it has the later one");
 }

@@ -26,6 +26,7 @@ fn standing(n: u64, needs: &[u64]) -> Standing {
     let snapshot = Snapshot {
         id: id(n),
         sequence: Sequence::new(n),
+        generation: Generation::FIRST,
         digest: digest(n),
         previous: digest(n - 1),
         branch: BranchNo::FIRST,
@@ -122,12 +123,12 @@ fn a_history_that_is_not_whole_is_doubted() {
 #[test]
 fn what_cannot_be_verified_stops_everything_until_exactly_that_is_given_up() {
     let mut found = found(vec![standing(1, &[901]), standing(3, &[903])]);
-    let rotten = Named { sequence: Sequence::new(2), id: id(2) };
+    let rotten = Named { sequence: Sequence::new(2), id: id(2), generation: Generation::FIRST };
     found.unverified = vec![rotten];
     assert_eq!(doubts(&found, &GivenUp::default()), [Doubt::Unverified { id: id(2), sequence: Sequence::new(2) }]);
-    let other = GivenUp { snapshots: [id(7)].into(), missing: Ranges::default() };
+    let other = GivenUp { snapshots: [id(7)].into(), ..GivenUp::default() };
     assert_eq!(doubts(&found, &other).len(), 1);
-    let given_up = GivenUp { snapshots: [id(2)].into(), missing: [2].into_iter().collect() };
+    let given_up = GivenUp { unverified: [rotten].into(), missing: [2].into_iter().collect(), ..GivenUp::default() };
     assert_eq!(doubts(&found, &given_up), []);
     let rules = Rules { given_up, policy: RetentionPolicy::default(), ..last(1) };
     let plan = plan(&found, &rules);
@@ -141,7 +142,7 @@ fn a_right_is_not_given_up_but_a_promise_to_oneself_is() {
     all[1].snapshot.marks = vec![MarkKind::Pinned];
     all[2].snapshot.marks = vec![MarkKind::Proven];
     let found = found(all);
-    let given_up = GivenUp { snapshots: (1..=4).map(id).collect(), missing: Ranges::default() };
+    let given_up = GivenUp { snapshots: (1..=4).map(id).collect(), ..GivenUp::default() };
     let plan = plan(&found, &Rules { given_up, policy: RetentionPolicy::default(), ..last(1) });
     assert_eq!((numbers(&plan.snapshots), plan.refused.len()), (vec![1], 3));
 }
@@ -151,9 +152,9 @@ fn only_what_outlived_its_grace_and_is_needed_by_nothing_is_deleted() {
     let mut found = found(vec![standing(9, &[904])]);
     let listed = |len| Listed { len, modified: at(0) };
     found.packs.extend([(id(901), listed(1)), (id(902), listed(2)), (id(903), listed(4))]);
-    found.condemned = [(id(1), 10), (id(2), 20)].into();
     let ago = |hours| at(NOW - hours * HOUR);
-    let named = |n| Named { sequence: Sequence::new(n), id: id(n) };
+    let named = |n| Named { sequence: Sequence::new(n), id: id(n), generation: Generation::FIRST };
+    found.condemned = [(named(1), 10), (named(2), 20)].into();
     found.recorded.snapshots =
         [(1, 24), (2, 23), (3, 99)].map(|(n, h)| Pending { object: named(n), at: ago(h) }).into();
     let packs = [(901, 24), (902, 23), (904, 99), (905, 99)];
@@ -172,4 +173,41 @@ fn a_number_that_a_rival_still_has_is_not_gone() {
     let found = found(vec![standing(1, &[901]), standing(2, &[902]), rival, standing(3, &[903])]);
     let plan = plan(&found, &last(1));
     assert_eq!((numbers(&plan.snapshots), plan.gone.runs()), (vec![1, 2], &[(1, 1)][..]));
+}
+
+/// The first manifest of a snapshot whose later one is `standing`.
+fn first_of(standing: &Standing, needs: &[u64]) -> Superseded {
+    let named = Named { generation: Generation::FIRST, ..Named::of(&standing.snapshot) };
+    Superseded { named, len: 7, needs: needs.iter().map(|n| id(*n)).collect() }
+}
+
+#[test]
+fn a_manifest_goes_once_a_later_one_has_all_it_needs_and_its_packs_go_unless_another_needs_them() {
+    let mut rewritten = standing(1, &[911]);
+    rewritten.snapshot.generation = Generation::new(1);
+    let first = first_of(&rewritten, &[901, 902]);
+    let listed = Listed { len: 1000, modified: at(NOW - 100 * HOUR) };
+    let mut found = found(vec![rewritten, standing(2, &[902])]);
+    found.packs.extend([(id(901), listed), (id(902), listed)]);
+    found.superseded = vec![first.clone()];
+    let keep_all = Rules { policy: RetentionPolicy::default(), ..last(2) };
+    let planned = plan(&found, &keep_all);
+    assert_eq!((&planned.snapshots[..], &planned.packs[..]), (&[first.named][..], &[id(901)][..]));
+    assert_eq!((planned.gone.runs(), planned.bytes), (&[][..], 1007), "the snapshot stays");
+    found.packs.remove(&id(911));
+    let planned = plan(&found, &keep_all);
+    assert_eq!((planned.snapshots.len(), planned.packs.len()), (0, 0), "the later one lacks a pack");
+}
+
+#[test]
+fn a_condemned_first_manifest_stays_while_the_later_one_lacks_a_pack() {
+    let mut rewritten = standing(1, &[911]);
+    rewritten.snapshot.generation = Generation::new(1);
+    let first = first_of(&rewritten, &[901]).named;
+    let mut found = found(vec![rewritten]);
+    found.condemned = [(first, 7)].into();
+    found.recorded.snapshots = vec![Pending { object: first, at: at(0) }];
+    assert_eq!(due(&found, &last(1)).snapshots, [first]);
+    found.packs.clear();
+    assert_eq!(due(&found, &last(1)).snapshots, []);
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::catalog::Quality;
-use crate::{BranchNo, ByteLen, Digest, Position, Sequence};
+use crate::{BranchNo, ByteLen, Digest, Generation, Position, Sequence};
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
@@ -16,6 +16,7 @@ fn snapshot(n: u64, ms: i64, marks: &[MarkKind]) -> Snapshot {
     Snapshot {
         id: ObjectId::from_bytes(id),
         sequence: Sequence::new(n),
+        generation: Generation::FIRST,
         digest: Digest::ZERO,
         previous: Digest::ZERO,
         branch: BranchNo::FIRST,

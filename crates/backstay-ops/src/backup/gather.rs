@@ -4,11 +4,12 @@ use super::report::BaseUse;
 use super::{BackupRequest, Plan, Purpose};
 use crate::OpsError;
 use crate::base::Base;
-use crate::catalog::{PruneRead, Vault, record_of};
+use crate::catalog::{PruneRead, Vault, condemned_manifests, named, record_of};
 use crate::rebuild;
 use crate::state::{Identity, SeenSource};
 use backstay_model::backup::{self, Lineage, Tip, World};
 use backstay_model::catalog::{MarkKind, Quality};
+use backstay_model::prune::Named;
 use backstay_model::space::{self, ObjectUse, SpacePolicy};
 use backstay_model::{BranchNo, Moment, ObjectId, Sequence, SourceName};
 use backstay_sqlite::FileIdentity;
@@ -148,7 +149,7 @@ async fn choose_base(
             gathered.why_full = "the newest snapshot is not whole";
             continue;
         }
-        if condemned.contains(&front.name.id) {
+        if condemned.contains(&named(&front.name)) {
             gathered.why_full = "the newest snapshot is condemned";
             return Ok(());
         }
@@ -161,7 +162,7 @@ async fn choose_base(
         // Those of other manifests are never used again, and a full disk may be full of them.
         Base::sweep(vault.env.disk.as_ref(), &dir, &front.name.id);
         // A cache that cannot be read is as good as none.
-        gathered.base = match Base::load(&dir, &front.name.id).unwrap_or_default() {
+        gathered.base = match Base::load(&dir, &front.name).unwrap_or_default() {
             Some(base) => Some(base),
             None if vault.unsealer.is_some() => rebuild::base(vault, &front.name, &dir).await?,
             None => None,
@@ -178,10 +179,10 @@ async fn choose_base(
 
 /// What must not be referred to any more, if this host may read it. One that may not builds on the newest,
 /// which is never condemned.
-async fn condemned(vault: &Vault, request: &BackupRequest) -> Result<HashSet<ObjectId>, OpsError> {
+async fn condemned(vault: &Vault, request: &BackupRequest) -> Result<HashSet<Named>, OpsError> {
     let head = PruneRead::of(&vault.repo).await?.head;
     let recorded = head.as_ref().and_then(|head| record_of(&head.record.facts, &request.source));
-    Ok(recorded.iter().flat_map(|r| &r.pending).flat_map(|batch| &batch.snapshots).map(|s| s.id).collect())
+    Ok(recorded.map(condemned_manifests).unwrap_or_default())
 }
 
 async fn is_quarantined(vault: &Vault, name: &SnapshotName) -> Result<bool, OpsError> {

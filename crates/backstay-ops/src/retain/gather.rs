@@ -1,11 +1,11 @@
 //! Reading all that a prune of one source must know, from listings, manifests, marks and the newest record.
 
 use crate::OpsError;
-use crate::catalog::{Catalog, Fronts, PruneRead, Vault, record_of};
+use crate::catalog::{Catalog, Fronts, PruneRead, Vault, condemned_manifests, named, record_of};
 use backstay_format::ObjectType;
-use backstay_format::facts::{Prune, PrunedSource};
-use backstay_model::prune::{Doubt, Found, Listed, Named, Pending, Recorded, Standing};
-use backstay_model::{Moment, ObjectId, SourceName};
+use backstay_format::facts::{CondemnedSnapshot, Prune, PrunedSource};
+use backstay_model::prune::{Doubt, Found, Listed, Named, Pending, Recorded, Standing, Superseded};
+use backstay_model::{Generation, Moment, ObjectId, SourceName};
 use backstay_store::Key;
 use backstay_store::keys::{self, SnapshotName};
 use backstay_store::repo::{ManifestFront, RepoError};
@@ -60,12 +60,12 @@ pub async fn gather(
     let recorded = prune.and_then(|prune| record_of(prune, source));
     let marks = Catalog::read_marks(&vault.repo, source, &seen).await?;
     let listed = manifests(vault, source).await?;
-    let condemned_ids: HashSet<ObjectId> = pending_snapshots(recorded).map(|(named, _)| named.id).collect();
+    let condemned = recorded.map(condemned_manifests).unwrap_or_default();
     let (condemned, standing): (Vec<_>, Vec<_>) =
-        listed.names.into_iter().partition(|(name, _)| condemned_ids.contains(&name.id));
+        listed.names.into_iter().partition(|(name, _)| condemned.contains(&named(name)));
     // Packs are listed after manifests: what a manifest that was seen needs was there before it.
     let packs = packs(vault, source).await?;
-    let fronts = read(vault, &standing, known).await?;
+    let (fronts, older) = newest_of_each(read(vault, &standing, known).await?);
     let mut catalog = Catalog::assemble(source, marks, fronts, PruneRead::default())?;
     let rolled_back = match catalog.check_seen(&seen) {
         Ok(()) => None,
@@ -75,9 +75,10 @@ pub async fn gather(
     let mark_faults = catalog.mark_faults.len();
     let _ = catalog.remember(&vault.state, source);
     let read = catalog.marks.iter().map(|mark| mark.object).collect();
-    let unverified = catalog.broken.drain(..).map(|(name, _)| Named { sequence: name.sequence, id: name.id }).collect();
-    let places: HashMap<ObjectId, &Listed> = standing.iter().map(|(name, listed)| (name.id, listed)).collect();
+    let unverified = catalog.broken.drain(..).map(|(name, _)| named(&name)).collect();
+    let places: HashMap<Named, &Listed> = standing.iter().map(|(name, listed)| (named(name), listed)).collect();
     let found = Found {
+        superseded: older.iter().filter_map(|name| supersede(name, &places, known)).collect(),
         standing: stand(catalog, &places, known),
         unverified,
         unread: listed.unread,
@@ -85,16 +86,35 @@ pub async fn gather(
         recorded: recorded.map(of_record).unwrap_or_default(),
         seen: seen.head.map(|head| (head.sequence, head.digest)),
         packs,
-        condemned: condemned.into_iter().map(|(name, listed)| (name.id, listed.len)).collect(),
+        condemned: condemned.into_iter().map(|(name, listed)| (named(&name), listed.len)).collect(),
     };
     Ok(Gathered { found, rolled_back, marks: read })
 }
 
+/// Of each snapshot the newest manifest that can be verified, and the names of the verified ones before it. One
+/// that cannot be verified stays what it is, whichever generation it has.
+fn newest_of_each(fronts: Fronts) -> (Fronts, Vec<SnapshotName>) {
+    let mut newest: HashMap<ObjectId, Generation> = HashMap::new();
+    for (name, _) in fronts.iter().filter(|(_, front)| front.is_ok()) {
+        let known = newest.entry(name.id).or_insert(name.generation);
+        *known = name.generation.max(*known);
+    }
+    let is_older = |name: &SnapshotName| newest.get(&name.id).is_some_and(|newest| name.generation < *newest);
+    let (older, standing): (Fronts, Fronts) =
+        fronts.into_iter().partition(|(name, front)| front.is_ok() && is_older(name));
+    (standing, older.into_iter().map(|(name, _)| name).collect())
+}
+
+fn supersede(name: &SnapshotName, places: &HashMap<Named, &Listed>, known: &Known) -> Option<Superseded> {
+    let (_, needs) = known.0.get(&name.key())?;
+    Some(Superseded { named: named(name), len: places.get(&named(name))?.len, needs: needs.clone() })
+}
+
 /// The verified manifests, with what they need.
-fn stand(catalog: Catalog, places: &HashMap<ObjectId, &Listed>, known: &Known) -> Vec<Standing> {
+fn stand(catalog: Catalog, places: &HashMap<Named, &Listed>, known: &Known) -> Vec<Standing> {
     let Catalog { snapshots, fronts, .. } = catalog;
     let one = |snapshot: backstay_model::catalog::Snapshot| {
-        let listed = places.get(&snapshot.id)?;
+        let listed = places.get(&Named::of(&snapshot))?;
         let (_, needs) = known.0.get(&fronts.get(&snapshot.id)?.name.key())?;
         Some(Standing { stored: listed.modified, len: listed.len, needs: needs.clone(), snapshot })
     };
@@ -157,7 +177,10 @@ async fn read(vault: &Vault, names: &[(SnapshotName, Listed)], known: &mut Known
 
 fn pending_snapshots(recorded: Option<&PrunedSource>) -> impl Iterator<Item = (Named, Moment)> {
     let batches = recorded.into_iter().flat_map(|recorded| &recorded.pending);
-    batches.flat_map(|batch| batch.snapshots.iter().map(|s| (Named { sequence: s.sequence, id: s.id }, batch.at)))
+    batches.flat_map(|batch| {
+        let named = |s: &CondemnedSnapshot| Named { sequence: s.sequence, id: s.id, generation: s.generation };
+        batch.snapshots.iter().map(move |s| (named(s), batch.at))
+    })
 }
 
 fn of_record(recorded: &PrunedSource) -> Recorded {

@@ -36,7 +36,7 @@ pub async fn hold(vault: &Vault, request: &HoldRequest) -> Result<HoldReport, Op
     let snapshot = catalog.choose(&request.target)?;
     let front = catalog.front(&snapshot.id).expect("every snapshot of a catalog has its front");
     put(vault, &catalog, front, (MarkKind::Pinned, None, request)).await?;
-    if newest(vault).await?.is_some_and(|head| record::condemns(&head.record.facts, &request.source, &snapshot.id)) {
+    if newest(vault).await?.is_some_and(|head| record::condemns(&head.record.facts, &request.source, &snapshot)) {
         return Err(OpsError::Condemned { snapshot: snapshot.id });
     }
     Ok(HoldReport {

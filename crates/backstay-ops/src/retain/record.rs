@@ -2,11 +2,12 @@
 
 use super::gather::Gathered;
 use crate::OpsError;
-use crate::catalog::{Vault, record_of};
+use crate::catalog::{Vault, condemned_manifests, record_of};
 use backstay_format::facts::{self, Condemned, CondemnedSnapshot, Head, Prune, PrunedSource};
 use backstay_format::layout::FACTS_MAX;
-use backstay_model::prune::Plan;
-use backstay_model::{Moment, ObjectId, SourceName};
+use backstay_model::catalog::Snapshot;
+use backstay_model::prune::{Named, Plan};
+use backstay_model::{Moment, SourceName};
 use backstay_store::keys::SnapshotName;
 use std::collections::HashSet;
 
@@ -52,13 +53,14 @@ async fn one(
         let mut left = Condemned { at: batch.at, snapshots: Vec::new(), packs: batch.packs.clone() };
         left.packs.retain(|pack| found.packs.contains_key(pack));
         for snapshot in &batch.snapshots {
-            if found.condemned.contains_key(&snapshot.id) || is_there(vault, decided.source, snapshot).await? {
+            if found.condemned.contains_key(&manifest(snapshot)) || is_there(vault, decided.source, snapshot).await? {
                 left.snapshots.push(*snapshot);
             }
         }
         pending.extend((!left.snapshots.is_empty() || !left.packs.is_empty()).then_some(left));
     }
-    let snapshots = decided.plan.snapshots.iter().map(|s| CondemnedSnapshot { id: s.id, sequence: s.sequence });
+    let entry = |s: &Named| CondemnedSnapshot { id: s.id, sequence: s.sequence, generation: s.generation };
+    let snapshots = decided.plan.snapshots.iter().map(entry);
     let new = Condemned { at, snapshots: snapshots.collect(), packs: decided.plan.packs.clone() };
     pending.extend((!new.snapshots.is_empty() || !new.packs.is_empty()).then_some(new));
     let gone = before.map(|before| before.gone.clone()).unwrap_or_default().with(&decided.plan.gone);
@@ -67,7 +69,8 @@ async fn one(
 
 /// A listing may have left it out. A manifest that is forgotten too early would count as a snapshot again.
 async fn is_there(vault: &Vault, source: &SourceName, snapshot: &CondemnedSnapshot) -> Result<bool, OpsError> {
-    let name = SnapshotName { source: source.clone(), sequence: snapshot.sequence, id: snapshot.id };
+    let CondemnedSnapshot { id, sequence, generation } = *snapshot;
+    let name = SnapshotName { source: source.clone(), sequence, id, generation };
     Ok(vault.repo.store().head(&name.key()).await?.is_some())
 }
 
@@ -82,8 +85,11 @@ pub fn says_more(last: Option<&Prune>, next: &Prune) -> bool {
     last.map_or(!next.sources.is_empty(), |last| last.sources != next.sources)
 }
 
-/// Whether a snapshot is condemned by this record.
-pub fn condemns(record: &Prune, source: &SourceName, snapshot: &ObjectId) -> bool {
-    let batches = record_of(record, source).into_iter().flat_map(|recorded| &recorded.pending);
-    batches.flat_map(|batch| &batch.snapshots).any(|s| s.id == *snapshot)
+fn manifest(condemned: &CondemnedSnapshot) -> Named {
+    Named { sequence: condemned.sequence, id: condemned.id, generation: condemned.generation }
+}
+
+/// Whether the manifest that speaks for a snapshot is condemned by this record.
+pub fn condemns(record: &Prune, source: &SourceName, snapshot: &Snapshot) -> bool {
+    record_of(record, source).is_some_and(|recorded| condemned_manifests(recorded).contains(&Named::of(snapshot)))
 }

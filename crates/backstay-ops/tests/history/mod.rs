@@ -268,7 +268,7 @@ impl House {
             return Ended::Refused;
         }
         let id = host.repo.fresh_id(&self.dice);
-        let name = SnapshotName { source: run.source.clone(), sequence: run.chain.sequence, id };
+        let name = SnapshotName::first(run.source.clone(), run.chain.sequence, id);
         let draft = Draft {
             id,
             facts: manifest(&run, keep),
@@ -371,6 +371,7 @@ fn manifest(run: &Run, keep: Option<Keep>) -> facts::Manifest {
         keep,
         imported: false,
         following: None,
+        rewritten: None,
     }
 }
 

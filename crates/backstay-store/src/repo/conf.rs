@@ -59,10 +59,16 @@ impl Repository {
     pub async fn last_words(&self, signer: &SignerKey) -> Result<Vec<Until>, RepoError> {
         let mut ends = Ends::default();
         for source in self.sources().await? {
-            for (name, front) in self.fronts(&source).await? {
+            for (name, front) in self.all_fronts(&source).await? {
                 match front {
-                    Ok(front) if front.signer == *signer => {
-                        ends.add(keys::snapshot_prefix(&source), name.sequence, front.digest);
+                    Ok(front) => {
+                        if front.signer == *signer {
+                            ends.add(keys::snapshot_prefix(&source), name.sequence, front.digest);
+                        }
+                        if let Some(rewriting) = front.rewriting.filter(|rewriting| rewriting.signer == *signer) {
+                            let sequence = Sequence::new(name.generation.get());
+                            ends.add(keys::rewritten_chain(&source), sequence, rewriting.digest);
+                        }
                     }
                     Err(error) if error.is_outage() => return Err(error),
                     _ => {}

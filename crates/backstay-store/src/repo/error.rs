@@ -69,6 +69,18 @@ impl RepoError {
     pub fn damaged(key: &Key, source: Corrupt) -> Self {
         Self::Damaged { key: key.to_string(), source }
     }
+    /// The same, said of another name: of the object that carries what this is about.
+    pub(super) fn about(mut self, other: &Key) -> Self {
+        if let Self::Stranger { key, .. }
+        | Self::Foreign { key }
+        | Self::BadSignature { key }
+        | Self::Damaged { key, .. }
+        | Self::Misplaced { key, .. } = &mut self
+        {
+            *key = other.to_string();
+        }
+        self
+    }
     /// Whether the store gave no answer: unlike a bad object, that is no finding about the repository.
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Store(error) if error.kind() != Kind::Corrupt)

@@ -1,19 +1,27 @@
 //! Manifests: reading their front for a list, the whole for a restore, and committing one.
+//!
+//! A snapshot may have several manifests, its generations. The newest that can be verified speaks for it; what it
+//! says of the snapshot is what the writer of the first signed, whose front every later one carries.
+
+mod generations;
+
+pub use generations::Rewrite;
 
 use super::records::{Chain, Origin, verify_front};
 use super::{RepoError, Repository};
 use crate::keys::{self, SnapshotName};
 use crate::seal::{Compressor, Expected, NewObject, Sealer, Unsealer};
-use crate::seam::{Entry, Key};
+use crate::seam::Key;
 use crate::signing::SigningKey;
 use backstay_format::facts::{self, Role, SealedManifest};
 use backstay_format::object::{Front, Object, Signed};
 use backstay_format::table::Table;
 use backstay_format::tree::{Leaf, Node};
 use backstay_format::{Header, ObjectType, layout};
-use backstay_model::{Digest, ObjectId, Random, SourceName};
+use backstay_model::{Digest, Generation, ObjectId, Random, SourceName};
 use bytes::Bytes;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
+use generations::{Group, Groups};
 
 /// How much of a manifest is read to get its front in one request, nearly always.
 const FRONT_GUESS: u64 = 8 << 10;
@@ -28,14 +36,28 @@ pub struct ManifestFront {
     pub chain: Chain,
     pub signer: backstay_model::SignerKey,
     pub digest: Digest,
+    /// Who made this generation, if it is not the first; everything else here is said by the first.
+    pub rewriting: Option<Rewriting>,
+}
+
+/// Who put a later generation in the place of the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rewriting {
+    pub signer: backstay_model::SignerKey,
+    /// Of the front of this generation itself.
+    pub digest: Digest,
 }
 
 /// Fronts as a listing gave them.
 pub struct Fronts {
-    pub read: Vec<(SnapshotName, Result<ManifestFront, RepoError>)>,
+    /// One that can be verified for each snapshot, and beside it those above it that cannot.
+    pub read: Vec<Read>,
     /// There are older ones that were not asked for.
     pub older: bool,
 }
+
+/// A manifest's name, and its front or why there is none.
+pub type Read = (SnapshotName, Result<ManifestFront, RepoError>);
 
 /// A whole manifest, verified; its body still sealed.
 #[derive(Debug, Clone)]
@@ -133,6 +155,12 @@ impl Manifest {
         self.bytes.is_empty()
     }
 
+    /// The wrapped data key it is sealed with.
+    pub fn wrap(&self) -> Result<Vec<u8>, RepoError> {
+        let header = Header::parse(&self.bytes).map_err(|e| RepoError::damaged(&self.key(), e))?;
+        Ok(header.seal.map(|seal| seal.wrap).unwrap_or_default())
+    }
+
     /// Opens the body with the identity.
     pub fn unseal(&self, unsealer: &Unsealer) -> Result<SealedBody, RepoError> {
         let key = self.key();
@@ -165,66 +193,44 @@ impl Repository {
         Ok(entries.iter().filter_map(|entry| Some((SnapshotName::parse(source, &entry.key)?, entry.len))).collect())
     }
 
-    /// The newest snapshots of a source: one listing request, or more where other names lie between.
+    /// The newest snapshots of a source by the names of their newest manifests: one listing request, or more
+    /// where other names lie between.
     pub async fn newest_names(&self, source: &SourceName, most: usize) -> Result<Vec<SnapshotName>, RepoError> {
-        Ok(self.newest_named(source, most).await?.0.into_iter().map(|(name, _)| name).collect())
-    }
-
-    /// The same with their lengths, and whether there are older ones.
-    async fn newest_named(
-        &self,
-        source: &SourceName,
-        most: usize,
-    ) -> Result<(Vec<(SnapshotName, u64)>, bool), RepoError> {
+        let mut groups = Groups::of(self, source, most);
         let mut names = Vec::new();
-        let mut after = None;
-        loop {
-            let page = self.list_page(&keys::snapshot_prefix(source), after.as_ref(), most).await?;
-            let named = |entry: &Entry| Some((SnapshotName::parse(source, &entry.key)?, entry.len));
-            names.extend(page.entries.iter().filter_map(named));
-            after = page.next;
-            if names.len() >= most || after.is_none() {
-                let older = names.len() > most || after.is_some();
-                names.truncate(most);
-                return Ok((names, older));
-            }
+        while names.len() < most
+            && let Some(group) = groups.next().await?
+        {
+            names.extend(group.into_iter().next().map(|(name, _)| name));
         }
+        Ok(names)
     }
 
-    /// The newest `most` manifests whose front can be verified, and the names of those that cannot
-    /// and lie among or above them. Rubbish at the top must not hide what is below it.
+    /// The newest `most` manifests whose front can be verified, one for each snapshot, and the names of those
+    /// that cannot and lie among or above them. Rubbish at the top must not hide what is below it.
     pub async fn newest_fronts(
         &self,
         source: &SourceName,
         most: usize,
     ) -> Result<(Vec<ManifestFront>, Vec<SnapshotName>), RepoError> {
         let (mut fronts, mut unverified) = (Vec::new(), Vec::new());
-        let mut after = None;
-        loop {
-            let page = self.list_page(&keys::snapshot_prefix(source), after.as_ref(), most).await?;
-            for entry in &page.entries {
-                let Some(name) = SnapshotName::parse(source, &entry.key) else { continue };
-                match self.front(&name, entry.len).await {
+        let mut groups = Groups::of(self, source, most);
+        while fronts.len() < most
+            && let Some(group) = groups.next().await?
+        {
+            for (name, front) in self.newest_of(group).await {
+                match front {
                     Ok(front) => fronts.push(front),
                     Err(error) if error.is_outage() => return Err(error),
                     Err(_) => unverified.push(name),
                 }
-                if fronts.len() >= most {
-                    return Ok((fronts, unverified));
-                }
-            }
-            after = page.next;
-            if after.is_none() {
-                return Ok((fronts, unverified));
             }
         }
+        Ok((fronts, unverified))
     }
 
     /// The verified fronts of all snapshots, newest first; each that cannot be verified as its error.
-    pub async fn fronts(
-        &self,
-        source: &SourceName,
-    ) -> Result<Vec<(SnapshotName, Result<ManifestFront, RepoError>)>, RepoError> {
+    pub async fn fronts(&self, source: &SourceName) -> Result<Vec<Read>, RepoError> {
         Ok(self.newest_listed(source, None).await?.read)
     }
 
@@ -232,16 +238,58 @@ impl Repository {
     /// that cannot be verified is returned as its error beside the others: one bad manifest must not hide the
     /// good ones.
     pub async fn newest_listed(&self, source: &SourceName, newest: Option<usize>) -> Result<Fronts, RepoError> {
-        let (names, older) = match newest {
-            None => (self.snapshot_names(source).await?, false),
-            Some(most) => self.newest_named(source, most).await?,
-        };
+        let most = newest.unwrap_or(usize::MAX);
+        let mut groups = Groups::of(self, source, most);
+        let mut names = Vec::new();
+        while names.len() < most
+            && let Some(group) = groups.next().await?
+        {
+            names.push(group);
+        }
+        let older = groups.has_more();
+        let reads = names.into_iter().map(|group| async move { self.newest_of(group).await });
+        let read: Vec<Vec<Read>> = stream::iter(reads).buffered(FRONTS_AT_ONCE).collect().await;
+        Ok(Fronts { read: read.into_iter().flatten().collect(), older })
+    }
+
+    /// The newest manifest of a snapshot that can be verified, and before it those that cannot.
+    async fn newest_of(&self, group: Group) -> Vec<Read> {
+        let mut read = Vec::new();
+        for (name, len) in group {
+            let front = self.front(&name, len).await;
+            let found = front.is_ok();
+            read.push((name, front));
+            if found {
+                break;
+            }
+        }
+        read
+    }
+
+    /// Every manifest of a source by itself, whichever generation it is.
+    pub async fn all_fronts(&self, source: &SourceName) -> Result<Vec<Read>, RepoError> {
+        let names = self.snapshot_names(source).await?;
         let reads = names.into_iter().map(|(name, len)| async move {
             let front = self.front(&name, len).await;
-            Ok::<_, RepoError>((name, front))
+            (name, front)
         });
-        let read = stream::iter(reads).buffered(FRONTS_AT_ONCE).try_collect().await?;
-        Ok(Fronts { read, older })
+        Ok(stream::iter(reads).buffered(FRONTS_AT_ONCE).collect().await)
+    }
+
+    /// Whether a later generation of a snapshot than this one can be verified.
+    pub async fn is_superseded(&self, name: &SnapshotName) -> Result<bool, RepoError> {
+        let prefix = keys::snapshot(&name.source, name.sequence, &name.id).to_string();
+        for entry in self.list(&prefix).await? {
+            let later = SnapshotName::parse(&name.source, &entry.key)
+                .filter(|other| other.is_of(name) && other.generation > name.generation);
+            let Some(later) = later else { continue };
+            match self.front(&later, entry.len).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_outage() => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(false)
     }
 
     /// Reads and verifies one manifest's front. `len` is the object's length by the listing.
@@ -271,6 +319,14 @@ impl Repository {
     }
 
     fn verify_manifest_front(&self, name: &SnapshotName, front: &Front<'_>) -> Result<ManifestFront, RepoError> {
+        if name.generation == Generation::FIRST {
+            self.verify_first(name, front)
+        } else {
+            self.verify_rewritten(name, front)
+        }
+    }
+
+    fn verify_first(&self, name: &SnapshotName, front: &Front<'_>) -> Result<ManifestFront, RepoError> {
         let key = name.key();
         let signed = verify_front(&key, front, ObjectType::Manifest)?;
         let chain = Chain { sequence: signed.sequence, previous: signed.previous };
@@ -279,9 +335,10 @@ impl Repository {
         let facts: facts::Manifest =
             facts::parse("a manifest", front.facts).map_err(|e| RepoError::damaged(&key, e))?;
         let named = front.header.object == name.id && signed.sequence == name.sequence;
-        if !named || facts.source != name.source {
+        if !named || facts.source != name.source || facts.rewritten.is_some() {
             return Err(RepoError::misplaced(&key, "it is not the snapshot its name says"));
         }
-        Ok(ManifestFront { name: name.clone(), facts, chain, signer: signed.signer, digest: front.digest })
+        let (signer, digest) = (signed.signer, front.digest);
+        Ok(ManifestFront { name: name.clone(), facts, chain, signer, digest, rewriting: None })
     }
 }
