@@ -34,6 +34,7 @@ mod rebuild;
 pub mod rescue;
 pub mod restore;
 pub mod retain;
+pub mod rewrite;
 mod scan;
 pub mod scrub;
 pub mod state;

@@ -8,7 +8,7 @@
 use age::secrecy::ExposeSecret;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{constant_time, hkdf};
-use backstay_format::object::{self, Builder, Seal, Signed};
+use backstay_format::object::{self, Builder, Object, Seal, Signed};
 use backstay_format::{Corrupt, FramePlace, Header, ObjectType, layout};
 use backstay_model::{Digest, Kind, Kinded, ObjectId, Random, RepoId, seams};
 use bytes::Bytes;
@@ -155,6 +155,27 @@ impl Sealer {
     }
 }
 
+impl Sealer {
+    /// Seals a pack's frames once more under this run's key, as another object: the same frames in the same
+    /// order, each after its tag was verified. They are not decompressed.
+    pub fn seal_again(
+        &self,
+        pack: &Object<'_>,
+        opener: &FrameOpener,
+        id: ObjectId,
+        random: &dyn Random,
+    ) -> Result<SealedObject, SealError> {
+        let new = NewObject { kind: ObjectType::Pack, id, facts: &[], table: &[], signed: None };
+        let mut builder = self.begin(new, random);
+        for (at, place) in pack.frames.iter().enumerate() {
+            let last = at + 1 == pack.frames.len();
+            let compressed = opener.unseal(place.frame, last, pack.frame(place)?)?;
+            builder.seal(compressed, place.raw as usize, last);
+        }
+        Ok(builder.close(|_| unreachable!("packs are not signed")))
+    }
+}
+
 fn wrap_key(secret: &DataSecret, master: &Master) -> Vec<u8> {
     let recipient: &dyn age::Recipient = &master.recipient;
     let encryptor = age::Encryptor::with_recipients(std::iter::once(recipient)).expect("there is one recipient");
@@ -223,6 +244,10 @@ impl SealedBuilder {
     pub fn finish(mut self, last: &[u8], sign: impl FnOnce(&[u8]) -> [u8; 64]) -> SealedObject {
         let compressed = Compressor::new().compress(last);
         self.seal(compressed, last.len(), true);
+        self.close(sign)
+    }
+
+    fn close(self, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> SealedObject {
         let bytes = self.inner.finish(sign);
         SealedObject { id: self.id, salt: self.salt, digest: object::digest(&bytes), bytes: Bytes::from(bytes) }
     }
@@ -289,6 +314,15 @@ impl Unsealer {
         Ok(FrameOpener { key: key.aead, header: object::digest(&header.encode()) })
     }
 
+    /// Whether one of the identities opens a wrapped data key.
+    pub fn opens(&self, wrap: &[u8]) -> Result<bool, SealError> {
+        match self.secret(wrap) {
+            Ok(_) => Ok(true),
+            Err(SealError::WrongKey) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn secret(&self, wrap: &[u8]) -> Result<DataSecret, SealError> {
         let name = object::digest(wrap);
         if let Some(secret) = self.opened.lock().expect("no holder of this lock panics").get(&name) {
@@ -343,12 +377,19 @@ impl FrameOpener {
             let max = layout::FRAME_RAW_MAX as u64;
             return Err(Corrupt::TooLong { what: "a frame", len: u64::from(raw), max }.into());
         }
+        let compressed = self.unseal(frame, last, sealed)?;
+        decompress(&compressed, frame, raw)
+    }
+
+    /// The frame as it was compressed.
+    fn unseal(&self, frame: u32, last: bool, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut bytes = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(object::frame_nonce(frame));
         let context = object::frame_context(&self.header, frame, last);
         let opened = self.key.open_in_place(nonce, Aad::from(context), &mut bytes);
-        let compressed = opened.map_err(|_| SealError::Tag { frame })?;
-        decompress(compressed, frame, raw)
+        let len = opened.map_err(|_| SealError::Tag { frame })?.len();
+        bytes.truncate(len);
+        Ok(bytes)
     }
 }
 

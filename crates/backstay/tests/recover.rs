@@ -257,3 +257,36 @@ fn a_repository_whose_keys_were_changed_is_recovered_by_those_who_may() {
     let done = house.recover_with("old.key", &["--snapshot", &ids[0], "--out", "refused.db"]);
     assert!(!done.status.success() && text(&done.stderr).contains("wrong key"), "{}", text(&done.stderr));
 }
+
+/// What was sealed again is recovered with the new key alone, byte for byte, and with the old one nothing is: no
+/// manifest and no pack that stands can be opened with it.
+#[test]
+fn a_rewritten_repository_is_recovered_and_the_old_key_recovers_nothing() {
+    let house = House::new(4096);
+    history(&house);
+    fs::copy(house.path("backstay.key"), house.path("old.key")).expect("a copy of before");
+    house.backstay(&["repo", "key", "rotate", "--rewrite"]);
+    house.backstay(&["retention", "apply"]);
+    house.backstay(&["retention", "apply", "shop", "--grace", "0", "--confirm", "shop"]);
+    let key = fs::read_to_string(house.path("backstay.key")).expect("the key file");
+    let new = key.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).expect("an identity");
+    let rest: Vec<&str> = key.lines().filter(|line| !line.starts_with("AGE-SECRET-KEY-1")).collect();
+    fs::write(house.path("new.key"), format!("{new}\n{}\n", rest.join("\n"))).expect("written");
+    fs::set_permissions(house.path("new.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("mode");
+    let ids = house.snapshots();
+    assert_eq!(ids.len(), 6);
+    for id in &ids {
+        house.backstay(&["restore", "shop", "--snapshot", id, "--to", "ours.db"]);
+        let done = house.recover_with("new.key", &["--snapshot", id, "--out", "theirs.db"]);
+        assert!(done.status.success(), "{id}: {}", text(&done.stderr));
+        let (ours, theirs) = (fs::read(house.path("ours.db")), fs::read(house.path("theirs.db")));
+        assert!(ours.expect("restored") == theirs.expect("recovered"), "{id} differs");
+        for name in ["ours.db", "theirs.db"] {
+            fs::remove_file(house.path(name)).expect("remove a restored file");
+        }
+        let gone = house.recover_with("old.key", &["--snapshot", id, "--out", "refused.db"]);
+        assert!(!gone.status.success() && text(&gone.stderr).contains("wrong key"), "{id}: {}", text(&gone.stderr));
+    }
+    let generations = fs::read_dir(house.path("vault/data/shop/snap")).expect("manifests").filter_map(Result::ok);
+    assert!(generations.into_iter().all(|entry: fs::DirEntry| entry.file_name().to_string_lossy().contains('.')));
+}

@@ -61,6 +61,10 @@ pub enum AuditAct {
     ObjectHealed {
         object: String,
         digest: Digest,
+    /// Snapshots that were sealed to a master of before were sealed to this one instead.
+    SnapshotsRewritten {
+        master: String,
+        snapshots: u64,
     },
     /// The key was written into a recovery kit.
     KitMade {

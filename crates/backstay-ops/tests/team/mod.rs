@@ -68,6 +68,10 @@ impl Team {
         Arc::new(LocalStore::open(&self.folder.path().join("vault"), OpenMode::Existing).expect("a store"))
     }
 
+    pub fn store_dir(&self) -> PathBuf {
+        self.folder.path().join("vault")
+    }
+
     pub fn db(&self) -> PathBuf {
         self.folder.path().join("shop.db")
     }

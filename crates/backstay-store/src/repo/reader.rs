@@ -6,7 +6,7 @@
 use super::manifest::{Manifest, Root, SealedBody};
 use super::{RepoError, Repository};
 use crate::keys;
-use crate::seal::{Expected, FrameOpener, SealedAs, Unsealer};
+use crate::seal::{Expected, FrameOpener, SealedAs, SealedObject, Sealer, Unsealer};
 use crate::seam::Key;
 use backstay_format::directory::{self, Holding};
 use backstay_format::facts::Stream;
@@ -14,7 +14,7 @@ use backstay_format::object::Object;
 use backstay_format::table::Reference;
 use backstay_format::tree::{self, Leaf, Node, NodeRef};
 use backstay_format::{Corrupt, FramePlace, ObjectType, layout};
-use backstay_model::{ObjectId, UnitSize};
+use backstay_model::{ObjectId, Random, UnitSize};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
@@ -226,6 +226,35 @@ impl SnapshotReader {
         Ok(parsed.frames.iter().copied().zip(holdings).collect())
     }
 
+    /// Seals a pack that was read whole once more, with a fresh id. The place of a unit's frame in it is that of
+    /// before, moved by as many bytes.
+    pub fn seal_again(
+        &self,
+        object: &ObjectId,
+        bytes: &[u8],
+        sealer: &Sealer,
+        random: &dyn Random,
+    ) -> Result<SealedAgain, RepoError> {
+        let key = self.object_key(object)?;
+        let damaged = |e| RepoError::damaged(&key, e);
+        let pack = Object::parse(bytes).map_err(damaged)?;
+        let opener = self.openers.get(object).ok_or(RepoError::Unlisted { object: *object })?;
+        let sealed = sealer.seal_again(&pack, opener, self.repo.fresh_id(random), random);
+        let sealed = sealed.map_err(|e| RepoError::sealed(&key, e))?;
+        let new = Object::parse(&sealed.bytes).map_err(damaged)?;
+        let moved = |(old, new): (&FramePlace, &FramePlace)| {
+            let by = i64::from(new.offset) - i64::from(old.offset);
+            ((old.frame, old.stored, old.raw) == (new.frame, new.stored, new.raw)).then_some(by)
+        };
+        let mut moves = pack.frames.iter().zip(&new.frames).map(moved);
+        let by = moves.next().flatten();
+        let same = by.is_some() && moves.all(|other| other == by) && pack.frames.len() == new.frames.len();
+        match by.filter(|_| same) {
+            Some(moved) => Ok(SealedAgain { moved, object: sealed }),
+            None => Err(RepoError::misplaced(&key, "its frames are not what they were when they are sealed again")),
+        }
+    }
+
     fn shape(&self, at: usize) -> Result<(&Stream, UnitSize, u64), RepoError> {
         let facts = self.stream(at)?;
         let (unit, units) = facts.shape().map_err(|e| RepoError::damaged(&self.manifest.key(), e))?;
@@ -256,6 +285,13 @@ impl SnapshotReader {
         let rule = Corrupt::Rule { what: "a map node", rule: "it lies inside its frame" };
         bytes.ok_or(RepoError::damaged(&self.object_key(&child.object)?, rule))
     }
+}
+
+/// A pack sealed once more.
+pub struct SealedAgain {
+    pub object: SealedObject,
+    /// How many bytes later its frames begin.
+    pub moved: i64,
 }
 
 /// What a walk over a map meets.

@@ -40,6 +40,9 @@ pub enum KeyVerb {
         /// A new file for the new key, when the key in use does not come from a file
         #[arg(long, value_name = "FILE")]
         key_file: Option<PathBuf>,
+        /// Then seal what was stored before to the new key too, as `repo key rewrite` does
+        #[arg(long, conflicts_with = "key_file")]
+        rewrite: bool,
     },
     /// Make a new key for what is stored from now on
     #[command(after_help = "Example:\n  backstay repo key rotate")]
@@ -47,6 +50,18 @@ pub enum KeyVerb {
         /// A new file for the new key, when the key in use does not come from a file
         #[arg(long, value_name = "FILE")]
         key_file: Option<PathBuf>,
+        /// Then seal what was stored before to the new key too, as `repo key rewrite` does
+        #[arg(long, conflicts_with = "key_file")]
+        rewrite: bool,
+    },
+    /// Seal what was stored under keys of before to the present key
+    #[command(after_help = "Example:\n  backstay repo key rewrite\n\n\
+        Needs a keeper that can read. Backups go on beside it, it may be stopped and started again, and what it\n\
+        replaces goes by `retention apply` after the grace.")]
+    Rewrite {
+        /// Only this source
+        #[arg(value_name = "SOURCE")]
+        source: Option<SourceName>,
     },
     /// Show that a copy of the key, kept elsewhere, opens the repository
     #[command(after_help = "Example:\n  backstay repo key confirm --key-file /media/usb/backstay.key")]

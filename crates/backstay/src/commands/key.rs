@@ -1,6 +1,6 @@
 //! `backstay repo key`: who can open the backups, and the custody of the key.
 
-use super::kit;
+use super::{kit, rewrite};
 use crate::args::KeyVerb;
 use crate::config::{KeySource, Settings};
 use crate::confirm;
@@ -13,6 +13,7 @@ use backstay_format::facts::Recipient;
 use backstay_model::{Kind, Moment, SourceName, Verdict};
 use backstay_ops::custody::{self, Confirm, ConfirmReport};
 use backstay_ops::masters::{self, AddReport, KeyHome, MasterReport, NewMaster};
+use backstay_ops::rewrite::RewriteReport;
 use backstay_ops::trust::Receiver;
 use backstay_ops::{OpsError, disk};
 use backstay_store::keyfile::KeyFile;
@@ -25,13 +26,18 @@ pub async fn run(context: &Context, verb: &KeyVerb) -> Outcome {
     match verb {
         KeyVerb::List => list(context).await,
         KeyVerb::Add { recipient, passphrase: _, name } => add(context, recipient.as_deref(), name).await,
-        KeyVerb::Remove { name, confirm, key_file } => {
+        KeyVerb::Remove { name, confirm, key_file, rewrite } => {
             let loss = "a new key is made for what is stored from now on; what was stored before stays readable to \
                         whoever could read it then";
             confirm::by_name(&context.printer, confirm::Stake { name, loss, given: confirm.as_deref() })?;
-            change(context, Some(name), key_file.as_deref()).await
+            let change = Change { without: Some(name), fresh: key_file.as_deref(), rewrite: *rewrite };
+            self::change(context, change).await
         }
-        KeyVerb::Rotate { key_file } => change(context, None, key_file.as_deref()).await,
+        KeyVerb::Rotate { key_file, rewrite } => {
+            let change = Change { without: None, fresh: key_file.as_deref(), rewrite: *rewrite };
+            self::change(context, change).await
+        }
+        KeyVerb::Rewrite { source } => rewrite::run(context, source.as_ref()).await,
         KeyVerb::Confirm { key_file } => confirm_copy(context, key_file).await,
         KeyVerb::Kit { to } => kit::kit(context, to).await,
         KeyVerb::Export { to, print: _ } => kit::export(context, to.as_deref()).await,
@@ -146,7 +152,15 @@ impl View for AddedView {
     }
 }
 
-async fn change(context: &Context, without: Option<&str>, fresh: Option<&Path>) -> Outcome {
+/// A change of the master.
+struct Change<'a> {
+    without: Option<&'a str>,
+    fresh: Option<&'a Path>,
+    /// What was stored before is sealed to the new one too.
+    rewrite: bool,
+}
+
+async fn change(context: &Context, Change { without, fresh, rewrite }: Change<'_>) -> Outcome {
     let settings = context.settings()?;
     let holder = RootHolder::open(context, &settings).await?;
     let fresh = fresh.map(|path| context.layers.working_dir.join(path));
@@ -162,8 +176,24 @@ async fn change(context: &Context, without: Option<&str>, fresh: Option<&Path>) 
     }
     let new = NewMaster { without, held: &holder.keys, home, passphrases: &passphrases };
     let report = masters::change(&holder.custodian(), new).await?;
-    context.printer.show(&ChangedView { verdict: Verdict::Pass, report })?;
-    Ok(Done::With(Verdict::Pass))
+    // The change stands whatever becomes of the rest, and is told first.
+    let rewritten = match rewrite {
+        true => Some(rewrite::all(context, &settings, None).await),
+        false => None,
+    };
+    let (rewritten, failed) = match rewritten.transpose() {
+        Ok(rewritten) => (rewritten, None),
+        Err(failed) => (None, Some(failed)),
+    };
+    let verdict = rewritten.as_ref().map_or(Verdict::Pass, |report| report.verdict);
+    context.printer.show(&ChangedView { verdict, report, rewritten })?;
+    match failed {
+        Some(failed) => {
+            Err(failed
+                .hint("Run `backstay repo key rewrite`: the key is changed, and what is old is not sealed again."))
+        }
+        None => Ok(Done::With(verdict)),
+    }
 }
 
 #[derive(serde::Serialize)]
@@ -171,6 +201,9 @@ pub struct ChangedView {
     pub verdict: Verdict,
     #[serde(flatten)]
     pub report: MasterReport,
+    /// With `--rewrite`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewritten: Option<RewriteReport>,
 }
 
 impl View for ChangedView {
@@ -190,7 +223,13 @@ impl View for ChangedView {
             page.evidence("reads", &report.recipients.join(", "));
         }
         let who = report.removed.as_deref().unwrap_or("whoever has the key of before");
-        let words = format!("{who} can still open what was stored until now, wherever they can get at it");
+        let words = match &self.rewritten {
+            Some(rewritten) => {
+                rewrite::rows(rewritten, page);
+                format!("{who} can open what they have kept, and what the next prunes have not deleted yet")
+            }
+            None => format!("{who} can still open what was stored until now, wherever they can get at it"),
+        };
         page.evidence("not undone", &words);
         for wrap in &report.left {
             page.evidence("NOT DELETED", wrap);

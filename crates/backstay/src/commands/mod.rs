@@ -23,6 +23,7 @@ pub mod rescue;
 pub mod restore;
 pub mod retention;
 pub mod run;
+pub mod rewrite;
 pub mod schedule;
 pub mod scrub;
 pub mod show;

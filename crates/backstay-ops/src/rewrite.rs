@@ -1,0 +1,321 @@
+//! Sealing old snapshots to the present master: afterwards a master of before opens nothing that stands.
+//!
+//! Owns the order. A pack that is sealed to a master of before is fetched, compared with what was signed, and sealed
+//! again as another object with the same frames; when all packs of a snapshot are durable, a later generation of its
+//! manifest is put, which names those. Nothing is deleted here: the earlier generation and its packs go by the next
+//! prune, after the grace, and until then a restore can use either.
+//!
+//! Packs are sealed again once however many snapshots refer to them, and leaves of the maps that come out equal to
+//! those of the snapshot rewritten before are referred to where they lie; so the repository grows by what it holds,
+//! for as long as the grace is. Memory holds the maps of two snapshots, as a backup does, and a line for each pack.
+//!
+//! A crash leaves packs nothing refers to. Those that are written down in the state folder are used by the next run,
+//! the others go by a prune. Snapshots that were done are done.
+//!
+//! Locks: a keeper's turn, so that no prune decides about what comes and goes here. Backups run beside it; one that
+//! built on an earlier generation finds out before it commits.
+
+mod made;
+mod map;
+
+use crate::catalog::{Catalog, Vault};
+use crate::check::Problem;
+use crate::journal;
+use crate::retain::turn::Turn;
+use crate::trust::TrustError;
+use crate::{Event, OpsError, verified};
+use backstay_format::facts::{AuditAct, Role};
+use backstay_format::table::{Reference, Table};
+use backstay_format::{Header, ObjectType, layout};
+use backstay_model::catalog::Snapshot;
+use backstay_model::{ByteLen, ObjectId, SourceName, Verdict};
+use backstay_store::keys;
+use backstay_store::repo::{Manifest, RepoError, Rewrite, SnapshotReader};
+use backstay_store::seal::{SealError, Sealer, Unsealer};
+use futures::stream::{self, StreamExt};
+use made::{Made, Pack};
+use std::collections::{BTreeSet, HashSet};
+
+/// Packs fetched, sealed again and put at once: each takes twice its length of memory.
+const AT_ONCE: usize = 3;
+/// How often the listing is looked at anew for snapshots that were committed meanwhile.
+const ROUNDS: usize = 4;
+
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RewriteReport {
+    /// Pass when nothing that stands is sealed to a master of before.
+    pub verdict: Verdict,
+    /// The master everything is sealed to now.
+    pub master: String,
+    pub sources: Vec<SourceReport>,
+    pub not_recorded: Option<String>,
+}
+
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct SourceReport {
+    pub source: SourceName,
+    pub verdict: Verdict,
+    /// Snapshots that stand.
+    pub snapshots: usize,
+    /// Those of them that this run sealed again.
+    pub rewritten: usize,
+    /// Packs that were sealed again, and their bytes.
+    pub packs: u64,
+    pub bytes: ByteLen,
+    /// Log objects that masters of before still open: a log is not rewritten, it goes by its own rules.
+    pub log_objects: u64,
+    /// Snapshots that could not be rewritten, and why; their earlier manifests stand.
+    pub problems: Vec<Problem>,
+}
+
+/// Rewrites what of these sources is sealed to a master of before. Needs a keeper who reads.
+pub async fn rewrite(vault: &Vault, sources: &[SourceName]) -> Result<RewriteReport, OpsError> {
+    if vault.repo.is_unsealed() {
+        return Err(TrustError::Unsealed.into());
+    }
+    vault.signer(Role::Reader)?;
+    vault.signer(Role::Keeper)?;
+    let present = present(vault)?;
+    let mut turn = Turn::take(vault).await?;
+    let done = in_turn(vault, &present, (sources, &mut turn)).await;
+    turn.give_back().await;
+    let sources = done?;
+    let master = vault.repo.conf().master.clone();
+    let snapshots: u64 = sources.iter().map(|row| row.rewritten as u64).sum();
+    let act = AuditAct::SnapshotsRewritten { master: master.clone(), snapshots };
+    let not_recorded = if snapshots > 0 { journal::note(vault, act).await } else { None };
+    let verdict = sources.iter().map(|row| row.verdict).reduce(Verdict::and).unwrap_or(Verdict::Pass);
+    Ok(RewriteReport { verdict, master, sources, not_recorded })
+}
+
+/// What opens only what is sealed to the present master.
+fn present(vault: &Vault) -> Result<Unsealer, OpsError> {
+    let master = &vault.repo.conf().master;
+    let own = vault.unsealer()?.identities().iter().find(|identity| identity.master().text() == master);
+    Ok(Unsealer::new(own.ok_or(RepoError::NoIdentity)?.clone()))
+}
+
+async fn in_turn(
+    vault: &Vault,
+    present: &Unsealer,
+    (sources, turn): (&[SourceName], &mut Turn<'_>),
+) -> Result<Vec<SourceReport>, OpsError> {
+    let mut rows = Vec::new();
+    for source in sources {
+        let mut run = Run::begin(vault, present, source).await?;
+        run.all(turn).await?;
+        rows.push(run.end().await?);
+    }
+    Ok(rows)
+}
+
+/// The rewriting of one source.
+struct Run<'a> {
+    vault: &'a Vault,
+    present: &'a Unsealer,
+    source: &'a SourceName,
+    made: Made,
+    /// The snapshot that was rewritten, or found to be, last: what the next one's map is compared with.
+    before: Option<map::Before>,
+    /// Snapshots this run is done with, one way or the other.
+    seen: HashSet<ObjectId>,
+    report: SourceReport,
+}
+
+impl<'a> Run<'a> {
+    async fn begin(vault: &'a Vault, present: &'a Unsealer, source: &'a SourceName) -> Result<Self, OpsError> {
+        vault.env.tell(Event::Began { source: source.clone(), what: "sealing again", bytes: None });
+        let report = SourceReport {
+            source: source.clone(),
+            verdict: Verdict::Pass,
+            snapshots: 0,
+            rewritten: 0,
+            packs: 0,
+            bytes: ByteLen::new(0),
+            log_objects: 0,
+            problems: Vec::new(),
+        };
+        let made = Made::load(vault, source).await?;
+        Ok(Self { vault, present, source, made, before: None, seen: HashSet::new(), report })
+    }
+
+    /// Every snapshot, the newest first, until a look finds none that is left.
+    async fn all(&mut self, turn: &mut Turn<'_>) -> Result<(), OpsError> {
+        for _ in 0..ROUNDS {
+            let catalog = self.vault.catalog(self.source).await?;
+            self.report.snapshots = catalog.snapshots.len();
+            let mut left: Vec<&Snapshot> = catalog.snapshots.iter().filter(|s| !self.seen.contains(&s.id)).collect();
+            if left.is_empty() {
+                return self.broken(&catalog);
+            }
+            left.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.sequence));
+            for snapshot in left {
+                turn.check().await?;
+                self.vault.env.cancel.check()?;
+                self.seen.insert(snapshot.id);
+                match self.one(&catalog, snapshot, turn).await {
+                    Ok(()) => {}
+                    Err(OpsError::Repo(error)) if is_of_the_snapshot(&error) => {
+                        self.problem(format!("snapshot {}", snapshot.id), &error, snapshot.id);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Manifests nobody can verify are not rewritten, and what they need stays.
+    fn broken(&mut self, catalog: &Catalog) -> Result<(), OpsError> {
+        for (name, error) in &catalog.broken {
+            self.problem(name.key().to_string(), error, name.id);
+        }
+        Ok(())
+    }
+
+    fn problem(&mut self, object: String, error: &RepoError, snapshot: ObjectId) {
+        self.report.problems.push(Problem::of(object, error, vec![snapshot]));
+    }
+
+    async fn one(&mut self, catalog: &Catalog, snapshot: &Snapshot, turn: &mut Turn<'_>) -> Result<(), OpsError> {
+        let Some(front) = catalog.front(&snapshot.id) else { return Ok(()) };
+        let repo = &self.vault.repo;
+        let manifest = repo.manifest(&front.name).await?;
+        let sealed = |error| RepoError::sealed(&manifest.key(), error);
+        let old = self.sealed_before(&manifest).map_err(sealed)?;
+        let own = self.present.opens(&manifest.wrap()?).map_err(sealed)?;
+        let reader = SnapshotReader::open(repo.clone(), manifest, self.vault.unsealer()?)?;
+        if own && old.is_empty() {
+            self.before = map::Before::of(&reader).await?;
+            return Ok(());
+        }
+        let sealer = repo.sealer(self.vault.env.random.as_ref());
+        self.packs(&reader, (&sealer, &old), turn).await?;
+        let built = map::build(self, &reader, &sealer).await?;
+        turn.check().await?;
+        self.commit(&reader, &sealer, built).await?;
+        self.report.rewritten += 1;
+        Ok(())
+    }
+
+    /// The objects of its table that the present master does not open.
+    fn sealed_before(&self, manifest: &Manifest) -> Result<BTreeSet<ObjectId>, SealError> {
+        let mut old = BTreeSet::new();
+        for reference in manifest.table.refs() {
+            if !self.present.opens(manifest.table.wrap(reference).unwrap_or_default())? {
+                old.insert(reference.object);
+            }
+        }
+        Ok(old)
+    }
+
+    /// Seals those packs again that hold units and were not made before. Those that hold nothing but nodes have no
+    /// use: the nodes are made anew.
+    async fn packs(
+        &mut self,
+        reader: &SnapshotReader,
+        (sealer, old): (&Sealer, &BTreeSet<ObjectId>),
+        turn: &mut Turn<'_>,
+    ) -> Result<(), OpsError> {
+        let table = &reader.manifest().table;
+        let wanted = |r: &&Reference| r.live_units > 0 && old.contains(&r.object) && self.made.get(&r.object).is_none();
+        let wanted: Vec<Reference> = table.refs().iter().filter(wanted).cloned().collect();
+        let vault = self.vault;
+        let work = wanted.into_iter().map(|reference| async move { again(vault, reader, sealer, reference).await });
+        let mut work = stream::iter(work).buffer_unordered(AT_ONCE);
+        while let Some(pack) = work.next().await {
+            let pack = pack?;
+            vault.env.cancel.check()?;
+            turn.check().await?;
+            self.report.packs += 1;
+            self.report.bytes = ByteLen::new(self.report.bytes.get() + pack.reference.stored);
+            vault.env.tell(Event::Advanced { bytes: pack.reference.stored });
+            self.made.add(pack);
+        }
+        Ok(())
+    }
+
+    /// The later generation: the one put that changes anything.
+    async fn commit(&mut self, reader: &SnapshotReader, sealer: &Sealer, built: map::Built) -> Result<(), OpsError> {
+        let (vault, manifest) = (self.vault, reader.manifest());
+        let table: Table = built.table(self, manifest, sealer)?;
+        let body = backstay_store::repo::SealedBody { facts: reader.body().facts.clone(), roots: built.roots.clone() };
+        let generation = vault.repo.next_generation(self.source).await?;
+        let rewrite =
+            Rewrite { of: manifest, generation, table: table.clone(), body, signer: vault.signer(Role::Keeper)? };
+        let (name, bytes) = rewrite.seal(sealer, vault.env.random.as_ref())?;
+        if vault.repo.is_outdated().await? {
+            return Err(OpsError::KeysChanged);
+        }
+        vault.env.cancel.check()?;
+        vault.repo.put_generation(&name, bytes).await?;
+        self.before = Some(map::Before { parts: built.parts, table });
+        Ok(())
+    }
+
+    async fn end(mut self) -> Result<SourceReport, OpsError> {
+        self.report.log_objects = log_objects(self.vault, self.present, self.source).await?;
+        if self.report.problems.is_empty() {
+            self.made.forget(self.vault);
+        }
+        let problems = self.report.problems.iter().map(|problem| problem.verdict).reduce(Verdict::and);
+        let log = if self.report.log_objects > 0 { Verdict::Partial } else { Verdict::Pass };
+        self.report.verdict = problems.unwrap_or(Verdict::Pass).and(log);
+        self.vault.env.tell(Event::Ended);
+        Ok(self.report)
+    }
+}
+
+/// Whether it says something about one snapshot only: then the others are rewritten all the same.
+fn is_of_the_snapshot(error: &RepoError) -> bool {
+    !matches!(error, RepoError::LostRace { .. }) && (!error.is_outage() || error.is_unreadable())
+}
+
+/// One pack: fetched, compared with what was signed, sealed again, durable.
+async fn again(
+    vault: &Vault,
+    reader: &SnapshotReader,
+    sealer: &Sealer,
+    reference: Reference,
+) -> Result<Pack, OpsError> {
+    let (repo, source) = (&vault.repo, &reader.manifest().front.name.source);
+    let bytes = verified::object(repo.store().as_ref(), &reader.object_key(&reference.object)?, &reference).await?;
+    let random = vault.env.random.as_ref();
+    let sealed = crate::env::blocking(|| reader.seal_again(&reference.object, &bytes, sealer, random))?;
+    drop(bytes);
+    let object = sealed.object;
+    let new = Reference {
+        object: object.id,
+        kind: ObjectType::Pack,
+        stored: object.bytes.len() as u64,
+        digest: object.digest,
+        salt: object.salt,
+        ..reference
+    };
+    repo.put_fresh(&keys::pack(source, &object.id), object.bytes).await?;
+    Ok(Pack { old: reference.object, reference: new, wrap: sealer.wrap().into(), moved: sealed.moved })
+}
+
+/// How many objects of the source's log a master of before opens. Masters only go forward, so in each stream
+/// those come first.
+async fn log_objects(vault: &Vault, present: &Unsealer, source: &SourceName) -> Result<u64, OpsError> {
+    let catalog = vault.catalog(source).await?;
+    let streams = catalog.fronts.values().filter_map(|front| front.facts.following.as_ref());
+    let streams: BTreeSet<_> = streams.map(|following| following.stream).collect();
+    let mut count = 0;
+    for stream in streams {
+        let entries = vault.repo.list(&keys::log_prefix(&stream)).await?;
+        let (mut low, mut high) = (0, entries.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let Some(entry) = entries.get(middle) else { break };
+            let front = entry.len.min((layout::header::LEN + layout::WRAP_MAX) as u64);
+            let bytes = vault.repo.store().get_range(&entry.key, 0..front).await.map_err(RepoError::from)?;
+            let wrap = Header::parse(&bytes).map_err(|e| RepoError::damaged(&entry.key, e))?.seal.map(|seal| seal.wrap);
+            let opened = present.opens(&wrap.unwrap_or_default()).map_err(|e| RepoError::sealed(&entry.key, e))?;
+            if opened { high = middle } else { low = middle + 1 }
+        }
+        count += low as u64;
+    }
+    Ok(count)
+}
