@@ -8,6 +8,7 @@ use crate::{OpsError, State};
 use backstay_model::{Kind, Kinded, SignerKey};
 use backstay_store::Store;
 use backstay_store::repo::{KeptConf, RepoError, Repository};
+use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,4 +45,34 @@ async fn open_kept(
         }
         _ => Err(why.into()),
     }
+}
+
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct MendReport {
+    /// The newest configuration, as far as this host has seen.
+    pub generation: u64,
+    /// It was not in the store, and is again.
+    pub put_back: bool,
+}
+
+/// Puts the newest configuration this host has seen back where the store has lost it, byte for byte. One that stands
+/// there, damaged or not, is left alone: the slot is taken.
+pub async fn mend(store: Arc<dyn Store>, root: SignerKey, state_root: &Path) -> Result<MendReport, OpsError> {
+    let lost = match open(store.clone(), root, state_root).await {
+        Ok(repo) if repo.conf_fault().is_none() => {
+            return Ok(MendReport { generation: repo.conf().generation, put_back: false });
+        }
+        Ok(repo) => {
+            repo.put_conf_back().await?;
+            return Ok(MendReport { generation: repo.conf().generation, put_back: true });
+        }
+        Err(OpsError::Repo(lost @ RepoError::RolledBack { what: "configuration", .. })) => lost,
+        Err(error) => return Err(error),
+    };
+    // The store shows an older one: the newest is put after it, if it is the one that follows.
+    let of_root = |(_, bytes): &(_, Vec<u8>)| Repository::is_conf_of(bytes, root);
+    let mut kept = State::kept_confs(state_root).into_iter().filter(of_root);
+    let (Some((seen, bytes)), None) = (kept.next(), kept.next()) else { return Err(lost.into()) };
+    let repo = Repository::put_conf_after(store, root, KeptConf { bytes: Bytes::from(bytes), seen, why: lost }).await?;
+    Ok(MendReport { generation: repo.conf().generation, put_back: true })
 }

@@ -172,6 +172,38 @@ async fn a_store_that_gives_nothing_any_more_is_an_outage() {
     }
 }
 
+/// A store that lost the newest configuration alone serves an older one, which every host refuses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_configuration_is_put_back_after_the_one_before_it() {
+    use backstay_ops::open::mend;
+    let world = World::new().await;
+    world.sql(ROWS);
+    world.backup().await.expect("stored");
+    let (vault, root) = (&world.vault, world.vault.repo.root());
+    let (state, folder) = (world.dir().join("state"), world.dir().join("vault"));
+    let text = std::fs::read_to_string(world.dir().join("backstay.key")).expect("a key file");
+    let keys = backstay_store::keyfile::KeyFile::parse(&text).expect("a key file");
+    let custodian = backstay_ops::trust::Custodian { vault, root: keys.root.as_ref().expect("a root") };
+    let store = vault.repo.store().clone();
+    let ada = backstay_ops::trust::Receiver::Identity(backstay_store::seal::MasterIdentity::generate().master());
+    backstay_ops::masters::add(&custodian, "ada", &ada).await.expect("added");
+    let untouched = mend(store.clone(), root, &state).await.expect("nothing to do");
+    assert_eq!((untouched.generation, untouched.put_back), (1, false));
+    let conf = folder.join("ctl/conf/0000000000000001");
+    let bytes = std::fs::read(&conf).expect("read");
+    std::fs::remove_file(&conf).expect("lost");
+    assert!(backstay_ops::open::open(store.clone(), root, &state).await.is_err(), "an older one is refused");
+    let stranger = mend(store.clone(), root, &world.dir().join("elsewhere")).await.expect("it sees nothing wrong");
+    assert!(!stranger.put_back && !conf.exists(), "a host that has seen nothing puts nothing");
+    let mended = mend(store.clone(), root, &state).await.expect("put back");
+    assert_eq!((mended.generation, mended.put_back), (1, true));
+    assert_eq!(std::fs::read(&conf).expect("there"), bytes, "byte for byte");
+    // Where another one stands in its place nothing is overwritten.
+    std::fs::write(&conf, b"rubbish").expect("written");
+    assert!(mend(store.clone(), root, &state).await.is_err());
+    assert_eq!(std::fs::read(&conf).expect("there"), b"rubbish");
+}
+
 /// The smallest object of all closed the repository when its one sector went bad.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_configuration_is_replaced_by_the_one_this_host_has_seen() {

@@ -21,9 +21,9 @@ mod verbatim;
 pub use error::RepoError;
 pub use keeper::{LeaseDraft, LeaseSlot, PruneHead};
 pub use log::{LogDraft, LogFront, LogObject, LogSigning};
-pub use manifest::{Draft, Fronts, Manifest, ManifestFront, Root, SealedBody};
+pub use manifest::{Draft, Fronts, Manifest, ManifestFront, Read, Rewrite, Rewriting, Root, SealedBody};
 pub use masters::{NewWrap, Unlocked};
-pub use reader::{Directory, LeafAt, SnapshotReader, Step, unit_size};
+pub use reader::{Directory, LeafAt, SealedAgain, SnapshotReader, Step, unit_size};
 pub use records::{Chain, MarkFault, Marks, Record, Signing};
 
 use crate::StoreError;
@@ -127,6 +127,22 @@ impl Repository {
             // What was kept is no better: the store's own fault is the one to tell.
             Err(_) => Err(kept.why),
         }
+    }
+
+    /// Puts the kept configuration after an older one that the store shows, if it follows that one; the store has
+    /// lost it. Its slot must be free.
+    pub async fn put_conf_after(store: Arc<dyn Store>, root: SignerKey, kept: KeptConf) -> Result<Self, RepoError> {
+        let key = keys::conf(kept.seen.generation);
+        let older = Self::open(store.clone(), root, None).await?;
+        let record = records::Record::<Conf>::parse(&key, &kept.bytes, ObjectType::Conf)?;
+        let opened = Self::with_conf(store, root, Some(kept.seen), (kept.seen.generation, &key, kept.bytes))?;
+        let follows = older.seen.generation.checked_add(1) == Some(kept.seen.generation)
+            && (record.repo, record.chain.previous) == (older.id, older.seen.digest);
+        if !follows {
+            return Err(kept.why);
+        }
+        opened.put_conf_back().await?;
+        Ok(opened)
     }
 
     /// Whether these bytes are a configuration that this root signed.

@@ -538,6 +538,10 @@ pub enum RepoVerb {
         #[command(subcommand)]
         verb: SignerVerb,
     },
+    /// Put back the newest configuration, where the store has lost it and this host has kept it
+    #[command(after_help = "Example:\n  backstay repo mend\n\n\
+        Writes the very bytes this host has verified, and overwrites nothing.")]
+    Mend,
 }
 
 /// Check everything a backup here depends on

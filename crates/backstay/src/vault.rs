@@ -101,7 +101,7 @@ fn warn_of_conf(context: &Context, fault: &RepoError) {
 }
 
 /// The root written into the configuration; without one, the key file's own.
-fn pinned_root(settings: &Settings, keys: &KeyFile) -> Result<SignerKey, Diagnostic> {
+pub fn pinned_root(settings: &Settings, keys: &KeyFile) -> Result<SignerKey, Diagnostic> {
     let of_key = keys.root.as_ref().map(SigningKey::public);
     settings.root.or(of_key).ok_or_else(|| {
         Diagnostic::new(Kind::Config, format!("{} has no `root`", settings.file.display()))

@@ -17,6 +17,7 @@ pub mod kit;
 pub mod list;
 pub mod maintain;
 pub mod man;
+pub mod mend;
 pub mod permissions;
 pub mod repo;
 pub mod rescue;

@@ -45,6 +45,9 @@ pub(super) fn hinted(plain: Diagnostic, error: &RepoError) -> Diagnostic {
         RepoError::BadSignature { .. } | RepoError::Stranger { .. } | RepoError::Foreign { .. } => {
             plain.hint("Run `backstay check` to see what is affected; somebody else wrote into the repository.")
         }
+        RepoError::RolledBack { what: "configuration", .. } => plain
+            .hint("If the store has lost the newest configuration, run `backstay repo mend`: this host has kept it.")
+            .hint("Look whether the repository was restored from an old copy, or exchanged, before writing to it."),
         RepoError::RolledBack { .. } => plain
             .hint("Look whether the repository was restored from an old copy, or exchanged, before writing to it.")
             .hint("If the older state is meant, remove this host's memory, the folder `backstay config show` calls `state_dir`."),
