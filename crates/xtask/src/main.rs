@@ -12,8 +12,7 @@ mod tree;
 
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "usage: cargo xtask tidy | bench sqlite | docs [PAGE..] | mutants [NAME..] | fuzz [--seconds N] [TARGET]";
+const USAGE: &str = "usage: cargo xtask tidy | bench sqlite | docs [PAGE..] | mutants [--continue] [NAME..] | fuzz [--seconds N] [TARGET]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

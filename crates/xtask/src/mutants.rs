@@ -2,7 +2,8 @@
 //!
 //! Owns `mutants/*.patch` and the scratch worktree under `target/mutants`. Never touches the working
 //! tree: patches are tried on a checkout of `HEAD`. Stopped anywhere, it leaves that scratch worktree in
-//! some state, and the next run resets it.
+//! some state, and the next run resets it. What was killed is written down as it is, and `--continue`
+//! passes over those whose patch has not changed since; it says on which commit that was.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use crate::tree::Tree;
 mod tests;
 
 const FOLDER: &str = "mutants";
+const CONTINUE: &str = "--continue";
 
 /// A unified diff under two header lines: `# test: <nextest filter>` and `# why: <reason>`.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Patch {
     pub name: String,
     pub test: String,
     pub why: String,
+    /// Tells whether it is still the same.
+    pub digest: u64,
 }
 
 impl Patch {
@@ -30,7 +34,8 @@ impl Patch {
             let value = text.lines().find_map(|line| line.strip_prefix("# ")?.strip_prefix(key)).map(str::trim);
             value.filter(|value| !value.is_empty()).ok_or_else(|| format!("{name}: no header line `# {key} ...`"))
         };
-        Ok(Patch { name: name.to_owned(), test: header("test:")?.to_owned(), why: header("why:")?.to_owned() })
+        let (test, why) = (header("test:")?.to_owned(), header("why:")?.to_owned());
+        Ok(Patch { name: name.to_owned(), test, why, digest: digest(text) })
     }
 
     /// The crates the filter names, so that only their tests are built.
@@ -138,8 +143,23 @@ pub fn applies(root: &Path, tree: &Path, name: &str) -> Result<(), String> {
     git(tree, &["apply", "--check", &patch_file(root, name)])
 }
 
-pub fn run(root: &Path, wanted: &[String]) -> Result<(), String> {
-    let patches = patches(root, wanted)?;
+pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
+    let wanted: Vec<String> = args.iter().filter(|arg| *arg != CONTINUE).cloned().collect();
+    let mut patches = patches(root, &wanted)?;
+    let known = if wanted.len() < args.len() { Killed::read(root) } else { Killed::default() };
+    let mut before = 0;
+    patches.retain(|patch| match known.commit_of(patch) {
+        Some(commit) => {
+            println!("{:<16}  {:<34}  before, on {commit}", Outcome::Killed, patch.name);
+            before += 1;
+            false
+        }
+        None => true,
+    });
+    if patches.is_empty() && before > 0 {
+        println!("mutants: all {before} were killed before");
+        return Ok(());
+    }
     if patches.is_empty() {
         println!("mutants: none in {FOLDER}/");
         return Ok(());
@@ -153,11 +173,56 @@ pub fn run(root: &Path, wanted: &[String]) -> Result<(), String> {
     for patch in &patches {
         let outcome = scratch.try_patch(patch)?;
         lived += usize::from(outcome != Outcome::Killed);
+        Killed::note(root, patch, (outcome == Outcome::Killed).then_some(scratch.commit.as_str()))?;
         println!("{outcome:<16}  {:<34}  {}", patch.name, patch.why);
     }
-    println!("mutants: {} killed, {lived} not; logs in target/mutants/logs", patches.len() - lived);
+    println!("mutants: {} killed, {before} before, {lived} not; logs in target/mutants/logs", patches.len() - lived);
     if lived == 0 { Ok(()) } else { Err("a planted bug that no named test sees is a hole in the tests".to_owned()) }
 }
+
+/// FNV-1a: it has to notice an edit, not an enemy.
+fn digest(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The patches that were killed, one line each: name, digest, commit. The last line of a name counts.
+#[derive(Default)]
+struct Killed(Vec<(String, u64, String)>);
+
+impl Killed {
+    fn path(root: &Path) -> PathBuf {
+        root.join("target/mutants/killed")
+    }
+
+    fn read(root: &Path) -> Killed {
+        Killed::parse(&std::fs::read_to_string(Killed::path(root)).unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Killed {
+        let line = |line: &str| {
+            let [name, digest, commit] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
+            Some((name.to_owned(), u64::from_str_radix(digest, 16).ok()?, commit.to_owned()))
+        };
+        Killed(text.lines().filter_map(line).collect())
+    }
+
+    /// Where it was killed, if the last try of this very patch did that.
+    fn commit_of(&self, patch: &Patch) -> Option<&str> {
+        let (_, digest, commit) = self.0.iter().rfind(|(name, ..)| *name == patch.name)?;
+        (*digest == patch.digest && commit != SURVIVED).then_some(commit)
+    }
+
+    fn note(root: &Path, patch: &Patch, commit: Option<&str>) -> Result<(), String> {
+        use std::io::Write;
+        let path = Killed::path(root);
+        let line = format!("{} {:016x} {}\n", patch.name, patch.digest, commit.unwrap_or(SURVIVED));
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+        file.and_then(|mut file| file.write_all(line.as_bytes())).map_err(|e| format!("write {}: {e}", path.display()))
+    }
+}
+
+/// Stands for a commit where the patch was not killed.
+const SURVIVED: &str = "-";
 
 /// A worktree of `HEAD` with a target folder of its own, kept warm between patches and runs.
 struct Scratch {

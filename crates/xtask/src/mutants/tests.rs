@@ -3,7 +3,7 @@
 use super::*;
 
 fn patch(test: &str) -> Patch {
-    Patch { name: "p".to_owned(), test: test.to_owned(), why: "w".to_owned() }
+    Patch { name: "p".to_owned(), test: test.to_owned(), why: "w".to_owned(), digest: 7 }
 }
 
 #[test]
@@ -21,7 +21,8 @@ fn every_planted_bug_still_applies_and_names_a_test_that_runs() {
 #[test]
 fn a_patch_without_its_header_is_refused() {
     let whole = "# test: package(a) & test(=b)\n# why: because\n--- a/x\n+++ b/x\n";
-    let expected = Patch { name: "p".to_owned(), test: "package(a) & test(=b)".to_owned(), why: "because".to_owned() };
+    let test = "package(a) & test(=b)".to_owned();
+    let expected = Patch { name: "p".to_owned(), test, why: "because".to_owned(), digest: digest(whole) };
     assert_eq!(Patch::parse("p", whole), Ok(expected));
     for broken in ["# why: because", "# test: test(a)", "# test: \n# why: x", ""] {
         assert!(Patch::parse("p", broken).is_err(), "{broken}");
@@ -50,4 +51,14 @@ fn only_a_red_test_kills() {
     for code in [Some(0), Some(101), Some(4), Some(96), None] {
         assert_ne!(Outcome::of(code), Outcome::Killed, "{code:?}");
     }
+}
+
+#[test]
+fn what_was_killed_is_passed_over_until_its_patch_changes_or_it_survives() {
+    let known = |text: &str| Killed::parse(text).commit_of(&patch("x")).map(str::to_owned);
+    assert_eq!(known("p 0000000000000007 abc\nq 0000000000000007 def\n"), Some("abc".to_owned()));
+    assert_eq!(known("p 0000000000000008 abc\n"), None, "another patch by now");
+    assert_eq!(known("p 0000000000000007 abc\np 0000000000000007 -\n"), None, "it survived since");
+    assert_eq!(known("p 0000000000000007 abc\np 00000"), Some("abc".to_owned()), "a line that was cut says nothing");
+    assert_ne!(digest("a"), digest("b"));
 }
