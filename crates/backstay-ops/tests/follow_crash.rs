@@ -70,7 +70,8 @@ async fn goes_on(run: &Run, ended: &Ended) {
     let anew = match follower.began() {
         Began::Continued { .. } => None,
         Began::Snapshot { tx, reason, .. } => {
-            REASONS.lock().expect("alone").insert(reason.clone().expect("a reason"));
+            let reason = reason.clone().unwrap_or_else(|| "it is the first".to_owned());
+            REASONS.lock().expect("alone").insert(reason);
             Some(*tx)
         }
     };
@@ -84,6 +85,10 @@ async fn goes_on(run: &Run, ended: &Ended) {
     process.restore(Target::Latest, to("latest.db")).await.expect("restore");
     assert!(rows_of(&run.dir().join("latest.db")) == live, "the newest state is the live one");
     assert!(!ended.done || first.get() >= 3, "what was told durable is: {first}");
+    // Across a recorded gap nobody knows how many commits there were.
+    let catalog = process.vault.catalog(&source()).await.expect("catalog");
+    let following = catalog.fronts.values().filter_map(|front| front.facts.following.as_ref());
+    let gaps: BTreeSet<Tx> = following.filter(|following| following.resync.is_some()).map(|f| f.tx).collect();
     // One row each: a commit that is missing or there twice shows in the number of rows.
     let mut before = None;
     for tx in first.get().saturating_sub(3)..=last.get() {
@@ -91,7 +96,7 @@ async fn goes_on(run: &Run, ended: &Ended) {
         let restored = process.restore(Target::Tx(Tx::new(tx)), to(&name)).await;
         before = match (restored, before) {
             (Ok(_), before) => {
-                let before = before.filter(|_| anew != Some(Tx::new(tx)));
+                let before = before.filter(|_| anew != Some(Tx::new(tx)) && !gaps.contains(&Tx::new(tx)));
                 let now = rows(&rows_of(&run.dir().join(&name)));
                 assert!(before.is_none_or(|before| now == before + 1), "state {tx} has one row more");
                 Some(now)
@@ -123,4 +128,54 @@ async fn a_follower_that_goes_on_stopped_anywhere() {
     // Between ending the stream before and writing down its own a run is known by the store alone.
     let known = ["its log goes on beyond what this host remembers", "its log was taken over"];
     assert!(reasons.iter().all(|reason| known.contains(&reason.as_str())), "{reasons:?}");
+}
+
+/// The first of all: there is a snapshot, or there is nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_begins_stopped_anywhere() {
+    let before = Making::database("WAL").repository().await.done();
+    let act = async |run: &Run, effects: Effects| {
+        let process = Process::open(run.dir(), run.next(&effects), Some(&effects)).await?;
+        follow(&process).await.map(drop)
+    };
+    let sweep = crash_anything("beginning to follow", &before, act, goes_on).await;
+    sweep.assert_stopped_at(&["store put, not applied", "store put, applied", "store get", "store list"]);
+    sweep.assert_stopped_at(&["disk create", "disk write", "disk sync", "disk rename", "disk sync folder"]);
+    let reasons = REASONS.lock().expect("alone").clone();
+    println!("why the next run began anew: {reasons:?}");
+    assert!(reasons.contains("it is the first"), "a run that got nowhere left nothing: {reasons:?}");
+}
+
+/// While nobody followed, the log was begun anew: the next follower takes a snapshot and records the gap. However
+/// often that is stopped, the gap stays recorded and nothing before it is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_begins_anew_behind_a_gap_stopped_anywhere() {
+    let making = Making::database("WAL").repository().await;
+    let process = Process::open(making.dir(), Arc::new(backstay_ops::disk::OsDisk), None).await.expect("open");
+    assert_eq!(follow(&process).await.expect("follows"), Tx::new(3));
+    drop(process);
+    making.sql("INSERT INTO t(x) VALUES ('unseen'); INSERT INTO t(x) VALUES ('unseen too')");
+    making.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+    making.sql("INSERT INTO t(x) VALUES ('in the next log')");
+    let before = making.done();
+    let act = async |run: &Run, effects: Effects| {
+        let process = Process::open(run.dir(), run.next(&effects), Some(&effects)).await?;
+        follow(&process).await.map(drop)
+    };
+    let sweep = crash_anything("following behind a gap", &before, act, async |run: &Run, ended: &Ended| {
+        goes_on(run, ended).await;
+        let process = Process::open(run.dir(), run.next(&Effects::unstopped()), None).await.expect("open");
+        let catalog = process.vault.catalog(&source()).await.expect("catalog");
+        let following = catalog.fronts.values().filter_map(|front| front.facts.following.as_ref());
+        let gaps: Vec<_> = following.filter_map(|following| following.resync.as_ref()).collect();
+        assert!(gaps.iter().any(|gap| gap.after == Tx::new(3)), "the gap is recorded: {gaps:?}");
+        for tx in 0..=3 {
+            let to = Destination::New(run.dir().join(format!("before-{tx}.db")));
+            process.restore(Target::Tx(Tx::new(tx)), to).await.expect("what was durable before the gap restores");
+        }
+    })
+    .await;
+    sweep.assert_stopped_at(&["store put, not applied", "store put, applied", "store get", "store list"]);
+    sweep.assert_stopped_at(&["disk create", "disk write", "disk sync", "disk rename", "disk sync folder"]);
+    println!("why the next run began anew: {:?}", REASONS.lock().expect("alone"));
 }

@@ -4,12 +4,16 @@
 mod rig;
 mod world;
 
+use backstay_model::prune::GRACE_MIN_MILLIS;
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::{Clock, Moment, ObjectId};
 use backstay_ops::OpsError;
 use backstay_ops::retain::{self, SourceRules};
 use backstay_store::os::SystemClock;
+use backstay_store::{Key, Page, Put, Store, StoreError};
 use backstay_testkit::effects::Effects;
+use backstay_testkit::fault_store::FaultStore;
+use bytes::Bytes;
 use jiff::tz::TimeZone;
 use rig::{Before, Ended, Making, Process, Run, crash_anything};
 use std::sync::Arc;
@@ -83,6 +87,82 @@ async fn retention_stopped_anywhere() {
     let sweep = crash_anything("condemning and deleting", &before, act, async |run: &Run, _: &Ended| {
         the_rest_restores(run, &before).await;
         the_next_run_finishes(run, &before).await;
+    })
+    .await;
+    sweep.assert_stopped_at(&["store get", "store list", "store put, not applied", "store put, applied"]);
+    sweep.assert_stopped_at(&["store delete, not applied", "store delete, applied"]);
+}
+
+/// The store's clock, more than a day later than it is.
+struct Later(Arc<dyn Store>);
+
+#[async_trait::async_trait]
+impl Store for Later {
+    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
+        self.0.put_new(key, bytes).await
+    }
+    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
+        self.0.get(key).await
+    }
+    async fn get_range(&self, key: &Key, range: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
+        self.0.get_range(key, range).await
+    }
+    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        self.0.head(key).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        let mut page = self.0.list(prefix, after, limit).await?;
+        for entry in &mut page.entries {
+            let later = entry.modified.as_millis() + GRACE_MIN_MILLIS + 60_000;
+            entry.modified = Moment::from_millis(later).expect("in range");
+        }
+        Ok(page)
+    }
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.0.delete(key).await
+    }
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+}
+
+async fn a_day_later(run: &Run, effects: &Effects) -> Result<Process, OpsError> {
+    let store = FaultStore::new(Process::plain_store(run.dir())).with_effects(effects.clone());
+    Process::over(run.dir(), run.next(effects), Arc::new(Later(Arc::new(store)))).await
+}
+
+/// Condemned one day and deleted the next, as it is in life: the second run stopped at every effect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_outlived_its_grace_is_deleted_stopped_anywhere() {
+    let making = Making::database("WAL").repository().await.backed_up().await;
+    making.sql(CHANGE);
+    let making = making.backed_up().await;
+    making.sql(LATER);
+    let condemn = async |process: &Process| {
+        let report = retain::apply(&process.vault, &rules(GRACE_MIN_MILLIS)).await.expect("condemned");
+        assert_eq!(report.sources[0].condemned.snapshots, 2, "{report:?}");
+    };
+    let before = making.backed_up().await.having(condemn).await.done();
+    let act = async |run: &Run, effects: Effects| {
+        let process = a_day_later(run, &effects).await?;
+        retain::apply(&process.vault, &rules(GRACE_MIN_MILLIS)).await.map(drop)
+    };
+    let sweep = crash_anything("deleting after the grace", &before, act, async |run: &Run, ended: &Ended| {
+        the_rest_restores(run, &before).await;
+        // By the store's own clock the day is not over: whatever is left stays.
+        let process = open(run).await;
+        let names = process.vault.repo.snapshot_names(&source()).await.expect("names").len();
+        assert!(names == 1 || !ended.done, "what was told is done");
+        retain::apply(&process.vault, &rules(GRACE_MIN_MILLIS)).await.expect("too early");
+        assert_eq!(process.vault.repo.snapshot_names(&source()).await.expect("names").len(), names);
+        let process = a_day_later(run, &Effects::unstopped()).await.expect("open");
+        retain::apply(&process.vault, &rules(GRACE_MIN_MILLIS)).await.expect("the next run");
+        the_rest_restores(run, &before).await;
+        assert_eq!(process.vault.repo.snapshot_names(&source()).await.expect("names").len(), 1);
+        let process = open(run).await;
+        let checked = process.check(backstay_ops::check::Depth::Authentic).await.expect("check");
+        assert_eq!((checked.verdict, checked.unreferenced), (backstay_model::Verdict::Pass, 0), "{checked:?}");
+        process.backup().await.expect("the next backup");
     })
     .await;
     sweep.assert_stopped_at(&["store get", "store list", "store put, not applied", "store put, applied"]);

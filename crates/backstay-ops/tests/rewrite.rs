@@ -140,6 +140,26 @@ async fn what_snapshots_share_is_sealed_again_once_and_shared_again() {
     assert!(after <= before + before / 10, "{before} bytes became {after}");
 }
 
+/// What a host keeps of the newest snapshot leads to the packs of before; it must not be built on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_backup_builds_on_what_was_rewritten() {
+    let team = Team::new().await;
+    let known = history(&team).await;
+    team.first().await.change_master(None).await.expect("rotated");
+    rewritten(&team.first().await).await;
+    team.sql("UPDATE t SET x = 'later' WHERE id = 77");
+    let host = team.first().await;
+    let report = host.backup(&team.db()).await.expect("the next");
+    assert_eq!(report.base, BaseUse::Incremental { on: known[3].0 });
+    let present = Unsealer::of(host.vault.unsealer().expect("a reader").identities()[..1].to_vec());
+    let name = host.vault.repo.newest_names(&source(), 1).await.expect("names").remove(0);
+    let manifest = host.vault.repo.manifest(&name).await.expect("a manifest");
+    for reference in manifest.table.refs() {
+        let wrap = manifest.table.wrap(reference).expect("a wrap");
+        assert!(present.opens(wrap).expect("whole"), "{} is of a master before", reference.object);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_keeper_who_reads_rewrites() {
     let team = Team::new().await;

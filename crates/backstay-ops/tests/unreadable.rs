@@ -202,6 +202,30 @@ async fn the_newest_configuration_is_put_back_after_the_one_before_it() {
     std::fs::write(&conf, b"rubbish").expect("written");
     assert!(mend(store.clone(), root, &state).await.is_err());
     assert_eq!(std::fs::read(&conf).expect("there"), b"rubbish");
+
+    // Nor is it put after one that it does not follow: the root's holder went another way meanwhile.
+    std::fs::write(&conf, &bytes).expect("written");
+    let repo = backstay_ops::open::open(store.clone(), root, &state).await.expect("open");
+    let again = |repo, dir: &str| {
+        let state = backstay_ops::State::open(vault.env.disk.clone(), &world.dir().join(dir), vault.repo.id());
+        let (state, env) = (state.expect("a state folder"), vault.env.clone());
+        let unsealer =
+            Some(backstay_store::seal::Unsealer::of(vault.unsealer().expect("a reader").identities().to_vec()));
+        backstay_ops::catalog::Vault { repo, state, signer: vault.signer.clone(), unsealer, env }
+    };
+    let bob = backstay_ops::trust::Receiver::Identity(backstay_store::seal::MasterIdentity::generate().master());
+    let root_key = keys.root.as_ref().expect("a root");
+    let second = again(repo, "state");
+    let custodian = backstay_ops::trust::Custodian { vault: &second, root: root_key };
+    backstay_ops::masters::add(&custodian, "bob", &bob).await.expect("added");
+    for generation in [1, 2] {
+        std::fs::remove_file(folder.join(format!("ctl/conf/{generation:016x}"))).expect("lost");
+    }
+    let elsewhere = again(vault.repo.clone(), "third");
+    let custodian = backstay_ops::trust::Custodian { vault: &elsewhere, root: root_key };
+    backstay_ops::masters::add(&custodian, "bob", &bob).await.expect("another first one");
+    assert!(mend(store.clone(), root, &state).await.is_err(), "it does not follow what stands there");
+    assert!(!folder.join("ctl/conf/0000000000000002").exists());
 }
 
 /// The smallest object of all closed the repository when its one sector went bad.

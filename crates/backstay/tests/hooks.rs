@@ -180,3 +180,35 @@ fn a_restore_that_may_not_begin_leaves_everything_and_still_starts_what_was_stop
     assert_eq!(rows(&house.path("shop.db")), present);
     assert!(house.path("started").exists());
 }
+
+/// A hook that kills the program it was started by, as a machine that goes down while it runs would: at each of the
+/// four places nothing before is lost, and the next run goes on.
+#[test]
+fn killed_while_a_hook_runs_nothing_is_lost_and_the_next_run_goes_on() {
+    for hook in ["before_backup", "after_backup", "before_restore", "after_restore"] {
+        let house = House::new();
+        let (first, oldest) = (rows(&house.path("shop.db")), house.newest());
+        house.sql("DELETE FROM item WHERE id > 10");
+        let live = rows(&house.path("shop.db"));
+        settings(&house, &format!("\n[hooks.{hook}]\nrun = \"kill -9 $PPID\"\n"));
+        let is_backup = hook.ends_with("backup");
+        let words: &[&str] = if is_backup { &["backup"] } else { &["restore", "shop", "--confirm", "shop"] };
+        let killed = house.command(words).output().expect("it runs").status;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&killed), Some(9), "{hook}: {killed}");
+        let now = rows(&house.path("shop.db"));
+        assert_eq!(
+            now,
+            if hook == "after_restore" { first.clone() } else { live },
+            "{hook}: the one state or the other"
+        );
+        assert_eq!(house.snapshots().len(), if hook == "after_backup" { 2 } else { 1 }, "{hook}");
+        house.edit("backstay.toml", "kill -9 $PPID", "true");
+        house.ok(&["restore", "shop", "--snapshot", &oldest, "--to", "oldest.db"]);
+        assert_eq!(rows(&house.path("oldest.db")), first, "{hook}: every earlier restore point restores");
+        house.ok(words);
+        house.ok(&["backup"]);
+        house.ok(&["restore", "shop", "--to", "newest.db"]);
+        assert_eq!(rows(&house.path("newest.db")), rows(&house.path("shop.db")), "{hook}: the next run goes on");
+        house.ok(&["check", "--deep"]);
+    }
+}

@@ -263,6 +263,98 @@ fn key_confirm() {
     insta::assert_snapshot!("key_confirm", shown(&house, &words, &words));
 }
 
+golden!(key_list, shared(), ["repo", "key", "list"]);
+golden!(
+    key_remove,
+    shared(),
+    ["repo", "key", "remove", "ada", "--confirm", "ada"],
+    ["repo", "key", "remove", "bob", "--confirm", "bob"]
+);
+golden!(key_rotate, shared(), ["repo", "key", "rotate"]);
+golden!(key_rotate_and_rewrite, shared(), ["repo", "key", "rotate", "--rewrite"]);
+golden!(key_kit, House::new(), ["repo", "key", "kit", "--to", "a"], ["repo", "key", "kit", "--to", "b"]);
+golden!(key_export, House::new(), ["repo", "key", "export", "--to", "a"], ["repo", "key", "export", "--to", "b"]);
+golden!(audit_perms, House::new(), ["repo", "audit-perms"]);
+golden!(
+    enroll_request,
+    House::new(),
+    ["repo", "enroll", "--request", "--role", "writer", "--name", "db-2", "--key-file", "a.key"],
+    ["repo", "enroll", "--request", "--role", "writer,reader", "--name", "db-3", "--key-file", "b.key"]
+);
+golden!(
+    enroll_accept,
+    asked(),
+    ["repo", "enroll", "--accept", "db-2.request", "--roles", "writer"],
+    ["repo", "enroll", "--accept", "db-3.request", "--roles", "writer,reader"]
+);
+golden!(signer_list, enrolled(), ["repo", "signer", "list"]);
+golden!(
+    signer_remove,
+    enrolled(),
+    ["repo", "signer", "remove", "db-2", "--confirm", "db-2"],
+    ["repo", "signer", "remove", "db-3", "--confirm", "db-3"]
+);
+golden!(audit, enrolled(), ["audit"]);
+golden!(source_join_request, House::new(), ["source", "join", "shop", "--request"]);
+golden!(mend, House::new(), ["repo", "mend"]);
+
+/// Two people can read.
+fn shared() -> House {
+    let house = House::new();
+    for name in ["ada", "bob"] {
+        house.ok(&["repo", "key", "add", &recipient(), "--name", name]);
+    }
+    house
+}
+
+/// The public half of a fresh identity of the stock program's.
+fn recipient() -> String {
+    let made = std::process::Command::new("age-keygen").output().expect("age-keygen; `./test` installs it");
+    let text = String::from_utf8(made.stdout).expect("text");
+    text.lines().find_map(|line| line.strip_prefix("# public key: ")).expect("a recipient").to_owned()
+}
+
+/// Two hosts have asked to be enrolled.
+fn asked() -> House {
+    let house = House::new();
+    for (name, role) in [("db-2", "writer"), ("db-3", "writer,reader")] {
+        let key = format!("{name}.key");
+        house.ok(&["repo", "enroll", "--request", "--role", role, "--name", name, "--key-file", &key]);
+    }
+    house
+}
+
+fn enrolled() -> House {
+    let house = asked();
+    for (request, roles) in [("db-2.request", "writer"), ("db-3.request", "writer,reader")] {
+        house.ok(&["repo", "enroll", "--accept", request, "--roles", roles]);
+    }
+    house
+}
+
+/// `repo key rewrite` has something to do once.
+#[test]
+fn key_rewrite() {
+    let (one, two) = (shared(), shared());
+    for house in [&one, &two] {
+        house.ok(&["repo", "key", "rotate"]);
+    }
+    let dir = |house: &House| std::fs::canonicalize(house.0.path()).expect("the folder").display().to_string();
+    let (exit, mut value) = one.json(&["repo", "key", "rewrite"]);
+    steady("", &mut value, &dir(&one));
+    let said = steady_human(&two.ok(&["repo", "key", "rewrite"]), &dir(&two));
+    insta::assert_snapshot!("key_rewrite", format!("exit {exit}\n{value:#}\n--- text\n{said}"));
+}
+
+#[test]
+fn key_add() {
+    let house = shared();
+    let (one, two) = (recipient(), recipient());
+    let words = ["repo", "key", "add", &one, "--name", "eve"];
+    let human = ["repo", "key", "add", &two, "--name", "dan"];
+    insta::assert_snapshot!("key_add", shown(&house, &words, &human));
+}
+
 /// The words in backticks of a page, outside its blocks: field names among them.
 fn documented(text: &str) -> std::collections::BTreeSet<String> {
     let outside: String = text.split("```").step_by(2).collect();

@@ -61,6 +61,7 @@ pub enum AuditAct {
     ObjectHealed {
         object: String,
         digest: Digest,
+    },
     /// Snapshots that were sealed to a master of before were sealed to this one instead.
     SnapshotsRewritten {
         master: String,

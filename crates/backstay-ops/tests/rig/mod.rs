@@ -55,6 +55,15 @@ impl Before {
         fs::read(self.folder.path().join(to)).expect("read")
     }
 
+    /// Writes over some bytes of a file, and gives it as it is then.
+    pub fn overwrite(&self, name: &str, range: std::ops::Range<usize>) -> Vec<u8> {
+        let path = self.folder.path().join(name);
+        let mut bytes = fs::read(&path).expect("read");
+        bytes[range].fill(0x5a);
+        fs::write(&path, &bytes).expect("write");
+        bytes
+    }
+
     /// Packs a file with the stock program.
     pub fn pack(&self, name: &str) {
         let path = self.folder.path().join(name);
