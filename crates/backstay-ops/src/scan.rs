@@ -40,14 +40,20 @@ struct Chunk {
     first: u64,
     fingerprints: Vec<Fingerprint>,
     parts: Vec<Part>,
-    raw: Vec<u8>,
 }
 
 enum Part {
     /// A whole frame that changed: units from `first`, compressed already.
     Frame { first: usize, count: usize, raw: usize, compressed: Vec<u8> },
-    /// Single units that changed, by their place in the chunk.
-    Units(Vec<usize>),
+    /// Single units that changed, by their place in the chunk, and their bytes one after the other.
+    Units { places: Vec<usize>, bytes: Vec<u8> },
+}
+
+/// What one worker keeps between chunks. Fresh memory for each would cost more than hashing what is in it.
+struct Bench {
+    compressor: Compressor,
+    hasher: UnitHasher,
+    raw: Vec<u8>,
 }
 
 impl Scan<'_> {
@@ -69,8 +75,8 @@ impl Scan<'_> {
         workers::ordered(
             self.threads,
             firsts,
-            || (Compressor::new(), self.hasher.clone()),
-            |(compressor, hasher), first| self.work(compressor, hasher, first, per_chunk),
+            || Bench { compressor: Compressor::new(), hasher: self.hasher.clone(), raw: Vec::new() },
+            |bench, first| self.work(bench, first, per_chunk),
             |chunk| {
                 seen.write(chunk.first, &chunk.fingerprints).at("write", Path::new("the fingerprint spool"))?;
                 progress((chunk.first + chunk.fingerprints.len() as u64) * self.unit.bytes())?;
@@ -81,39 +87,19 @@ impl Scan<'_> {
         Ok(changed)
     }
 
-    fn work(
-        &self,
-        compressor: &mut Compressor,
-        hasher: &UnitHasher,
-        first: u64,
-        per_chunk: u64,
-    ) -> Result<Chunk, OpsError> {
+    fn work(&self, bench: &mut Bench, first: u64, per_chunk: u64) -> Result<Chunk, OpsError> {
         let count = per_chunk.min(self.units() - first) as usize;
         let offset = first * self.unit.bytes();
         let len = (count as u64 * self.unit.bytes()).min(self.len.get() - offset) as usize;
-        let mut raw = vec![0; len];
-        (self.read)(offset, &mut raw)?;
+        bench.raw.resize(len, 0);
+        (self.read)(offset, &mut bench.raw)?;
         let size = self.unit.get() as usize;
-        let fingerprints: Vec<Fingerprint> = raw.chunks(size).map(|unit| hasher.fingerprint(unit)).collect();
+        let fingerprints: Vec<Fingerprint> =
+            bench.raw.chunks(size).map(|unit| bench.hasher.fingerprint(unit)).collect();
         let changed = self.changed(first, &fingerprints)?;
-        let mut parts = Vec::new();
         let per_frame = FRAME_TARGET / size;
-        for (k, changed) in changed.chunks(per_frame).enumerate() {
-            let start = k * per_frame;
-            if changed.len() == per_frame && changed.iter().all(|c| *c) {
-                let frame = &raw[start * size..((start + per_frame) * size).min(len)];
-                let compressed = compressor.compress(frame);
-                parts.push(Part::Frame { first: start, count: per_frame, raw: frame.len(), compressed });
-            } else {
-                let units = changed.iter().enumerate().filter(|(_, c)| **c).map(|(i, _)| start + i);
-                parts.push(Part::Units(units.collect()));
-            }
-        }
-        // Whole frames are compressed: their raw bytes need not wait for the packer.
-        if parts.iter().all(|part| matches!(part, Part::Frame { .. })) {
-            raw = Vec::new();
-        }
-        Ok(Chunk { first, fingerprints, parts, raw })
+        let parts = changed.chunks(per_frame).enumerate().map(|(k, changed)| bench.part(k * per_frame, changed, size));
+        Ok(Chunk { first, fingerprints, parts: parts.collect() })
     }
 
     /// Which units of a chunk must be stored: new, different, or lying in an object to be left.
@@ -158,16 +144,34 @@ impl Scan<'_> {
                     packer.whole_frame(units, raw, compressed)?;
                     stored += count as u64;
                 }
-                Part::Units(units) => {
-                    for i in units {
+                Part::Units { places, bytes } => {
+                    for (i, bytes) in places.into_iter().zip(bytes.chunks(size)) {
                         let (number, fingerprint) = number(i);
-                        let end = ((i + 1) * size).min(chunk.raw.len());
-                        packer.unit(number, fingerprint, &chunk.raw[i * size..end])?;
+                        packer.unit(number, fingerprint, bytes)?;
                         stored += 1;
                     }
                 }
             }
         }
         Ok(stored)
+    }
+}
+
+impl Bench {
+    /// What must be stored of one frame's worth of units, from `start` on in the chunk.
+    fn part(&mut self, start: usize, changed: &[bool], size: usize) -> Part {
+        let per_frame = FRAME_TARGET / size;
+        let of = |from: usize, count: usize| from * size..((from + count) * size).min(self.raw.len());
+        if changed.len() == per_frame && changed.iter().all(|c| *c) {
+            let frame = &self.raw[of(start, per_frame)];
+            let compressed = self.compressor.compress(frame);
+            return Part::Frame { first: start, count: per_frame, raw: frame.len(), compressed };
+        }
+        let places: Vec<usize> = changed.iter().enumerate().filter(|(_, c)| **c).map(|(i, _)| start + i).collect();
+        let mut bytes = Vec::with_capacity(places.len() * size);
+        for place in &places {
+            bytes.extend_from_slice(&self.raw[of(*place, 1)]);
+        }
+        Part::Units { places, bytes }
     }
 }
