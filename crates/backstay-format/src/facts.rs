@@ -263,6 +263,42 @@ pub struct Prune {
     /// By the store's clock.
     pub at: Moment,
     pub sources: Vec<PrunedSource>,
+    /// Streams of log objects of which the beginning went or will go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<PrunedStream>,
+}
+
+impl Prune {
+    /// The slot of a stream below which everything went or will go; none has number 0.
+    pub fn log_below(&self, stream: &StreamId) -> u64 {
+        let said = self.streams.iter().find(|pruned| pruned.stream == *stream);
+        said.map_or(0, PrunedStream::below)
+    }
+}
+
+/// What went of a log: always the beginning of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrunedStream {
+    pub stream: StreamId,
+    /// Below this slot nothing is there any more.
+    pub gone: u64,
+    /// What is condemned beyond that, oldest first.
+    pub pending: Vec<CondemnedSlots>,
+}
+
+impl PrunedStream {
+    /// Below this slot everything went or will go.
+    pub fn below(&self) -> u64 {
+        self.pending.iter().map(|condemned| condemned.below).fold(self.gone, u64::max)
+    }
+}
+
+/// Everything of a stream below a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CondemnedSlots {
+    /// By the store's clock.
+    pub at: Moment,
+    pub below: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,8 @@
 //! wrong: so both refuse (`doubts`) when what was found cannot be the whole truth. A listing is a hint
 //! about what exists; that something is not in it frees nothing.
 
+pub mod logs;
+
 use crate::catalog::Snapshot;
 use crate::retention::{self, Candidate, Decision, Fate, Freed, Reason, RetentionPolicy};
 use crate::{Digest, Generation, Moment, ObjectId, Ranges, Sequence};

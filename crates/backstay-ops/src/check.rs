@@ -9,6 +9,7 @@
 //! known of the snapshots that need it, so they are inconclusive and never quarantined. Nothing to look
 //! at is no pass either.
 
+mod log;
 mod memory;
 
 use crate::catalog::{Catalog, Vault};
@@ -70,6 +71,8 @@ pub struct CheckReport {
     pub snapshots: Vec<CheckedSnapshot>,
     pub objects: u64,
     pub bytes: u64,
+    /// Objects of the log behind the snapshots, each looked at whole; their bytes are among `bytes`.
+    pub log_objects: u64,
     /// Packs nobody refers to: left by runs that died, they cost space and nothing else.
     pub unreferenced: u64,
     /// Objects that were left for another time; nothing is known of them from this run.
@@ -231,8 +234,7 @@ pub(crate) async fn examine(
     let chosen = memory::chosen(vault, request, (&catalog, scope.select)).await?;
     let mut objects = Objects { chosen, ..Objects::default() };
     let mut problems = history_problems(vault, &request.source, (&catalog, scope.holes)).await?;
-    let mut snapshots = Vec::new();
-    let mut sealed_elsewhere = None;
+    let (mut snapshots, mut sealed_elsewhere) = (Vec::new(), None);
     let chosen = catalog.snapshots.iter().filter(|s| request.snapshot.is_none_or(|id| id == s.id));
     for snapshot in chosen {
         vault.env.cancel.check()?;
@@ -259,6 +261,9 @@ pub(crate) async fn examine(
         add_problems(&mut problems, snapshot.id, found);
     }
     anything_seen(request, &snapshots, sealed_elsewhere)?;
+    let logged =
+        log::look(vault, request, (&catalog, scope.holes), &log::behind(request, &catalog, scope.select)).await?;
+    problems.extend(logged.problems);
     let packs = packs(vault, &request.source).await?;
     problems.extend(without_manifests(request, &catalog, &packs));
     let unreferenced = unreferenced(request, &catalog, &packs, &objects);
@@ -277,7 +282,8 @@ pub(crate) async fn examine(
         depth: request.depth,
         snapshots,
         objects: objects.all().len() as u64,
-        bytes: objects.bytes,
+        bytes: objects.bytes + logged.bytes,
+        log_objects: logged.objects,
         unreferenced,
         left: objects.left.len() as u64,
         problems,

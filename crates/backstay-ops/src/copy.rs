@@ -9,6 +9,7 @@
 //! Memory is bounded by the objects in flight and one name and length per object of a source.
 
 mod gather;
+mod logs;
 mod perform;
 
 use crate::OpsError;

@@ -12,11 +12,13 @@
 
 mod gather;
 mod hold;
+mod logs;
 mod record;
 mod report;
 pub(crate) mod turn;
 
 pub use hold::{HoldReport, HoldRequest, hold, release};
+pub use logs::{LogReport, LogTally};
 pub use report::{Oldest, RetainReport, SourceReport, Tally, Waiting};
 
 use crate::catalog::Vault;
@@ -46,6 +48,8 @@ pub struct SourceRules {
     pub policy: RetentionPolicy,
     pub zone: TimeZone,
     pub grace_millis: i64,
+    /// How long every commit of a followed source can be restored.
+    pub log_millis: i64,
 }
 
 /// What a person gives up of one source.
@@ -78,7 +82,11 @@ pub async fn plan(vault: &Vault, sources: &[SourceRules]) -> Result<RetainReport
         row.judge();
         rows.push(row);
     }
-    Ok(report(vault, now, rows, began))
+    let logs = match logs::gather(vault, sources, (last, &mut known)).await? {
+        Some(found) => logs::report(last, &logs::next(last, &found, now), &found),
+        None => LogReport { doubted: true, ..LogReport::default() },
+    };
+    Ok(report(vault, now, (rows, logs), began))
 }
 
 /// Does what `plan` says, now.
@@ -109,6 +117,7 @@ pub async fn drop(vault: &Vault, request: &DropRequest) -> Result<RetainReport, 
         policy: RetentionPolicy::default(),
         zone: TimeZone::UTC,
         grace_millis: request.grace_millis,
+        log_millis: 0,
     };
     perform(vault, &[rules], &given_up).await
 }
@@ -152,7 +161,7 @@ async fn in_turn(
     let mut known = Known::default();
     let mut rows: Vec<SourceReport> =
         sources.iter().map(|source| SourceReport::new(source.source.clone(), source.policy)).collect();
-    let (record, written) = condemn(vault, sources, given_up, (turn, &mut known, &mut rows)).await?;
+    let (record, written, mut logs) = condemn(vault, sources, given_up, (turn, &mut known, &mut rows)).await?;
     let mut stopped = None;
     for (source, row) in sources.iter().zip(&mut rows).filter(|(_, row)| row.doubts.is_empty()) {
         match delete(vault, source, given_up, (&record, turn, &mut known, row)).await {
@@ -161,12 +170,36 @@ async fn in_turn(
             Err(error) => return Err(error),
         }
     }
+    if stopped.is_none() {
+        match delete_logs(vault, sources, (&record, turn, &mut known)).await {
+            Ok(deleted) => logs.deleted = deleted,
+            Err(error @ OpsError::LeaseOver) => stopped = Some(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
     rows.iter_mut().for_each(SourceReport::judge);
-    let mut report = report(vault, turn.now(), rows, began);
+    let mut report = report(vault, turn.now(), (rows, logs), began);
     if stopped.is_some() {
         report.verdict = report.verdict.and(Verdict::Partial);
     }
     Ok(RetainReport { performed: true, record: written, stopped, ..report })
+}
+
+/// The same for logs, looked at anew.
+async fn delete_logs(
+    vault: &Vault,
+    sources: &[SourceRules],
+    (record, turn, known): (&Prune, &mut Turn<'_>, &mut Known),
+) -> Result<LogTally, OpsError> {
+    // Whoever waits longest for one source waits for all: a stream may be of several.
+    let grace = sources.iter().map(|rules| rules.grace_millis).max().unwrap_or(GRACE_MIN_MILLIS);
+    if record.streams.iter().all(|pruned| pruned.pending.is_empty()) {
+        return Ok(LogTally::default());
+    }
+    match logs::gather(vault, sources, (Some(record), known)).await? {
+        Some(found) => logs::delete(vault, (record, &found), (turn, grace)).await,
+        None => Ok(LogTally::default()),
+    }
 }
 
 /// Where a run does its work: the turn, what is known, and what is told.
@@ -178,7 +211,7 @@ async fn condemn(
     sources: &[SourceRules],
     given_up: &GivenUp,
     (turn, known, rows): Work<'_, '_>,
-) -> Result<(Prune, Option<u64>), OpsError> {
+) -> Result<(Prune, Option<u64>, LogReport), OpsError> {
     let head = newest(vault).await?;
     let last = head.as_ref().map(|head| &head.record);
     let mut room = room(last.map(|last| &last.facts));
@@ -203,12 +236,24 @@ async fn condemn(
     let decided = |(source, gathered, plan)| Decided { source, gathered, plan };
     let decided: Vec<Decided<'_>> = plans.iter().map(|(s, g, p)| decided((*s, g, p))).collect();
     turn.check().await?;
-    let next = record::next(vault, last.map(|last| &last.facts), turn.now(), &decided).await?;
-    if !record::says_more(last.map(|last| &last.facts), &next) {
-        return Ok((next, None));
+    let said = last.map(|last| &last.facts);
+    let (streams, logs) = match logs::gather(vault, sources, (said, known)).await? {
+        Some(found) => {
+            let streams = logs::next(said, &found, turn.now());
+            let report = logs::report(said, &streams, &found);
+            (streams, report)
+        }
+        None => {
+            let streams = said.map(|said| said.streams.clone()).unwrap_or_default();
+            (streams, LogReport { doubted: true, ..LogReport::default() })
+        }
+    };
+    let next = record::next(vault, said, turn.now(), (&decided, streams)).await?;
+    if !record::says_more(said, &next) {
+        return Ok((next, None, logs));
     }
     let written = write(vault, last, &next).await?;
-    Ok((next, Some(written)))
+    Ok((next, Some(written), logs))
 }
 
 /// Commits the record. Whoever lost the slot has condemned nothing.
@@ -375,9 +420,14 @@ fn say_due(row: &mut SourceReport, due: &Due) {
     row.spared = due.spared.clone();
 }
 
-fn report(vault: &Vault, at: Moment, sources: Vec<SourceReport>, began: std::time::Duration) -> RetainReport {
+fn report(
+    vault: &Vault,
+    at: Moment,
+    (sources, logs): (Vec<SourceReport>, LogReport),
+    began: std::time::Duration,
+) -> RetainReport {
     let verdict = sources.iter().fold(Verdict::Pass, |all, row| all.and(row.verdict));
     let millis = vault.env.clock.uptime().saturating_sub(began).as_millis();
     let millis = u64::try_from(millis).unwrap_or(u64::MAX);
-    RetainReport { verdict, at, performed: false, record: None, sources, stopped: None, millis }
+    RetainReport { verdict, at, performed: false, record: None, sources, logs, stopped: None, millis }
 }

@@ -57,7 +57,7 @@ async fn manifests(host: &Host) -> Vec<SnapshotName> {
 
 async fn retention(host: &Host, grace_millis: i64) -> RetainReport {
     let policy = RetentionPolicy::default();
-    let rules = SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis };
+    let rules = SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis, log_millis: 0 };
     retain::apply(&host.vault, &[rules]).await.expect("retention")
 }
 

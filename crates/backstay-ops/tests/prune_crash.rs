@@ -26,7 +26,7 @@ const LATER: &str = "INSERT INTO t(x) VALUES ('later'); DELETE FROM t WHERE id %
 /// Keeps the newest alone. Without a grace, since the time of a folder is this machine's.
 fn rules(grace_millis: i64) -> Vec<SourceRules> {
     let policy = RetentionPolicy { last: 1, ..Default::default() };
-    vec![SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis }]
+    vec![SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis, log_millis: 0 }]
 }
 
 /// Three snapshots, and the packs of a run that died.

@@ -96,6 +96,7 @@ impl History {
             },
             zone: TimeZone::UTC,
             grace_millis: GRACE,
+            log_millis: 0,
         });
         let rules = rules.collect();
         let mut writers = Vec::new();

@@ -57,7 +57,7 @@ fn any(opened: &BTreeMap<String, bool>) -> bool {
 
 async fn retention(host: &backstay_ops::catalog::Vault, grace_millis: i64) -> RetainReport {
     let policy = RetentionPolicy::default();
-    retain::apply(host, &[SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis }])
+    retain::apply(host, &[SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis, log_millis: 0 }])
         .await
         .expect("retention")
 }

@@ -273,7 +273,7 @@ async fn what_a_prune_took_does_not_come_back() {
     let old = pair.manifest(0).await;
     let bytes = std::fs::read(pair.path(&old)).expect("read");
     let policy = RetentionPolicy { last: 1, ..RetentionPolicy::default() };
-    let rules = [SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis: 0 }];
+    let rules = [SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis: 0, log_millis: 0 }];
     retain::apply(&pair.world.vault, &rules).await.expect("pruned");
     retain::apply(&pair.world.vault, &rules).await.expect("and seen gone");
     assert!(!pair.path(&old).exists());

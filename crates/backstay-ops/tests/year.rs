@@ -50,7 +50,7 @@ async fn a_season_of_scattered_writes_stays_bounded() {
     let mut world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
     world.vault.env.clock = Arc::new(hands.clone());
     let policy = RetentionPolicy { daily: 7, weekly: 4, monthly: 6, ..Default::default() };
-    let rules = [SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis: DAY }];
+    let rules = [SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis: DAY, log_millis: 0 }];
     fill(&world);
     let (mut kept, mut most, mut deleted) = (BTreeMap::new(), 0, 0);
     for day in 0..DAYS {

@@ -152,7 +152,7 @@ pub fn prune_facts() -> Prune {
     let gone: Ranges = [(1, 5), (7, 7)].into_iter().collect();
     let source = "shop".parse().expect("a legal name");
     let shop = PrunedSource { source, head: Some(head), gone, pending: vec![condemned] };
-    Prune { at: at(1_795_000_000_123), sources: vec![shop] }
+    Prune { at: at(1_795_000_000_123), sources: vec![shop], streams: Vec::new() }
 }
 
 pub fn lease_facts() -> Lease {

@@ -1,6 +1,7 @@
 //! Puts what the plan names, in the order of every writer, and counts what became of it.
 
 use super::gather::SourceSides;
+use super::logs::Streams;
 use super::{Act, CopyRequest, Destination, Reread, SourceCopy, finding};
 use crate::catalog::{Catalog, Vault};
 use crate::check::Problem;
@@ -16,9 +17,9 @@ use futures::stream::{self, StreamExt};
 use std::collections::{HashMap, HashSet};
 
 pub struct Run<'a> {
-    vault: &'a Vault,
+    pub(super) vault: &'a Vault,
     to: &'a Destination,
-    request: &'a CopyRequest,
+    pub(super) request: &'a CopyRequest,
     pub objects: u64,
     pub bytes: u64,
     /// Records that are not there yet, when comparing.
@@ -26,6 +27,7 @@ pub struct Run<'a> {
     pub problems: Vec<Problem>,
     /// Packs of the source at hand that the copy's keeper has condemned.
     condemned: HashSet<ObjectId>,
+    pub(super) streams: Streams,
 }
 
 /// What the copy's listing shows of a source's packs.
@@ -44,7 +46,17 @@ enum Handed {
 
 impl<'a> Run<'a> {
     pub fn new(vault: &'a Vault, to: &'a Destination, request: &'a CopyRequest) -> Self {
-        Self { vault, to, request, objects: 0, bytes: 0, lacking: 0, problems: Vec::new(), condemned: HashSet::new() }
+        Self {
+            vault,
+            to,
+            request,
+            objects: 0,
+            bytes: 0,
+            lacking: 0,
+            problems: Vec::new(),
+            condemned: HashSet::new(),
+            streams: Streams::default(),
+        }
     }
 
     /// The first configurations of a copy that is not there yet; from then on it is one.
@@ -110,6 +122,7 @@ impl<'a> Run<'a> {
                 self.again(&sides.catalog, &id, &mut there).await?;
             }
         }
+        self.logs(copy, &sides.catalog, &source).await?;
         self.marks(copy, &sides.catalog, &source).await?;
         self.vault.env.tell(Event::Ended);
         let had = sides.there.as_ref().map_or(0, |there| there.snapshots.len());
@@ -305,7 +318,7 @@ impl<'a> Run<'a> {
     }
 
     /// A small object that is the same in both, or is put now.
-    async fn small(&mut self, key: &Key, bytes: Bytes) -> Result<(), OpsError> {
+    pub(super) async fn small(&mut self, key: &Key, bytes: Bytes) -> Result<(), OpsError> {
         match self.to.store.get(key).await {
             Ok(found) if found == bytes => Ok(()),
             Ok(_) => {
@@ -331,7 +344,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    async fn found(&mut self, key: &Key, error: RepoError, snapshots: Vec<ObjectId>) -> Result<(), OpsError> {
+    pub(super) async fn found(
+        &mut self,
+        key: &Key,
+        error: RepoError,
+        snapshots: Vec<ObjectId>,
+    ) -> Result<(), OpsError> {
         let error = finding(self.vault, error).await?;
         self.add(Problem::of(key.to_string(), &error, snapshots));
         Ok(())

@@ -3,7 +3,8 @@
 use crate::OpsError;
 use crate::catalog::{Catalog, Fronts, PruneRead, Vault, condemned_manifests, named, record_of};
 use backstay_format::ObjectType;
-use backstay_format::facts::{CondemnedSnapshot, Prune, PrunedSource};
+use backstay_format::facts::{CondemnedSnapshot, Following, Prune, PrunedSource};
+use backstay_model::catalog::Snapshot;
 use backstay_model::prune::{Doubt, Found, Listed, Named, Pending, Recorded, Standing, Superseded};
 use backstay_model::{Generation, Moment, ObjectId, SourceName};
 use backstay_store::Key;
@@ -18,6 +19,16 @@ const AT_ONCE: usize = 16;
 /// Manifests that were read and verified: they never change, so a second look only lists.
 #[derive(Default)]
 pub struct Known(HashMap<Key, (ManifestFront, Vec<ObjectId>)>);
+
+impl Known {
+    /// Where the log goes on from a snapshot that was gathered.
+    pub fn following(&self, source: &SourceName, snapshot: &Snapshot) -> Option<&Following> {
+        let generation = snapshot.generation;
+        let name = SnapshotName { generation, ..SnapshotName::first(source.clone(), snapshot.sequence, snapshot.id) };
+        let (front, _) = self.0.get(&name.key())?;
+        front.facts.following.as_ref()
+    }
+}
 
 /// One source with what was found of it.
 pub struct Gathered {
@@ -113,7 +124,7 @@ fn supersede(name: &SnapshotName, places: &HashMap<Named, &Listed>, known: &Know
 /// The verified manifests, with what they need.
 fn stand(catalog: Catalog, places: &HashMap<Named, &Listed>, known: &Known) -> Vec<Standing> {
     let Catalog { snapshots, fronts, .. } = catalog;
-    let one = |snapshot: backstay_model::catalog::Snapshot| {
+    let one = |snapshot: Snapshot| {
         let listed = places.get(&Named::of(&snapshot))?;
         let (_, needs) = known.0.get(&fronts.get(&snapshot.id)?.name.key())?;
         Some(Standing { stored: listed.modified, len: listed.len, needs: needs.clone(), snapshot })

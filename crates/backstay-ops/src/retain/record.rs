@@ -3,7 +3,7 @@
 use super::gather::Gathered;
 use crate::OpsError;
 use crate::catalog::{Vault, condemned_manifests, record_of};
-use backstay_format::facts::{self, Condemned, CondemnedSnapshot, Head, Prune, PrunedSource};
+use backstay_format::facts::{self, Condemned, CondemnedSnapshot, Head, Prune, PrunedSource, PrunedStream};
 use backstay_format::layout::FACTS_MAX;
 use backstay_model::catalog::Snapshot;
 use backstay_model::prune::{Named, Plan};
@@ -23,7 +23,12 @@ pub struct Decided<'a> {
 }
 
 /// Every source the last record names stays in the next, whether or not it is dealt with.
-pub async fn next(vault: &Vault, last: Option<&Prune>, at: Moment, decided: &[Decided<'_>]) -> Result<Prune, OpsError> {
+pub async fn next(
+    vault: &Vault,
+    last: Option<&Prune>,
+    at: Moment,
+    (decided, streams): (&[Decided<'_>], Vec<PrunedStream>),
+) -> Result<Prune, OpsError> {
     let dealt_with: HashSet<&SourceName> = decided.iter().map(|d| d.source).collect();
     let others = last.iter().flat_map(|last| &last.sources).filter(|s| !dealt_with.contains(&s.source));
     let mut sources: Vec<PrunedSource> = others.cloned().collect();
@@ -32,7 +37,7 @@ pub async fn next(vault: &Vault, last: Option<&Prune>, at: Moment, decided: &[De
         sources.push(one(vault, before, at, decided).await?);
     }
     sources.sort_by(|a, b| a.source.cmp(&b.source));
-    let record = Prune { at, sources };
+    let record = Prune { at, sources, streams };
     if facts::encode(&record).len() > FACTS_MAX {
         return Err(OpsError::RecordFull);
     }
@@ -82,7 +87,8 @@ pub fn pending(record: Option<&Prune>) -> usize {
 
 /// Whether a record says anything that the one before it does not.
 pub fn says_more(last: Option<&Prune>, next: &Prune) -> bool {
-    last.map_or(!next.sources.is_empty(), |last| last.sources != next.sources)
+    let said = |prune: &Prune| (prune.sources.clone(), prune.streams.clone());
+    last.map_or(!next.sources.is_empty() || !next.streams.is_empty(), |last| said(last) != said(next))
 }
 
 fn manifest(condemned: &CondemnedSnapshot) -> Named {

@@ -1,5 +1,6 @@
 //! What a retention run found, decided and did, as values. A plan is the same value with nothing done.
 
+use super::LogReport;
 use backstay_model::prune::{Doubt, Spared};
 use backstay_model::retention::{Decision, RetentionPolicy};
 use backstay_model::{ByteLen, Moment, ObjectId, SourceName, Verdict};
@@ -13,6 +14,7 @@ pub struct RetainReport {
     /// The number of the prune record that was written, if anything was to be said.
     pub record: Option<u64>,
     pub sources: Vec<SourceReport>,
+    pub logs: LogReport,
     /// Why the deletions stopped before their end; the next run goes on.
     pub stopped: Option<String>,
     pub millis: u64,

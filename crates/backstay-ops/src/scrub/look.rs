@@ -3,9 +3,9 @@
 
 use super::tell;
 use crate::OpsError;
-use crate::catalog::Vault;
+use crate::catalog::{PruneRead, Vault};
 use backstay_model::scrub::{State, Thing};
-use backstay_model::{Kind, Kinded, ObjectId, Sequence, SourceName};
+use backstay_model::{Kind, Kinded, ObjectId, Sequence, SourceName, StreamId};
 use backstay_store::keys::{self, Place};
 use backstay_store::repo::RepoError;
 use backstay_store::{Entry, Key, StoreError};
@@ -37,15 +37,28 @@ pub(super) async fn look(vault: &Vault) -> Result<Looked, OpsError> {
         entries.extend(vault.repo.list(prefix).await?.into_iter().map(|entry| (entry.key.clone(), entry)));
     }
     let mut looked = Looked { entries, faults: Vec::new() };
-    looked.faults = looked.missing(vault);
+    looked.faults = looked.missing(vault).await?;
     let damaged = looked.damaged(vault).await?;
     looked.faults.extend(damaged);
     Ok(looked)
 }
 
+/// The first slot of each stream that a snapshot leads to.
+async fn log_beginnings(vault: &Vault) -> Result<BTreeMap<StreamId, u64>, OpsError> {
+    let mut begin: BTreeMap<StreamId, u64> = BTreeMap::new();
+    for source in vault.repo.sources().await? {
+        for (_, front) in vault.repo.fronts(&source).await? {
+            let Ok(Some(following)) = front.map(|front| front.facts.following) else { continue };
+            let first = begin.entry(following.stream).or_insert(following.sequence.get());
+            *first = following.sequence.get().min(*first);
+        }
+    }
+    Ok(begin)
+}
+
 impl Looked {
     /// Slots that must be taken, because a later one of the same chain is.
-    fn missing(&self, vault: &Vault) -> Vec<Fault> {
+    async fn missing(&self, vault: &Vault) -> Result<Vec<Fault>, OpsError> {
         let mut chains: BTreeMap<String, (u64, Vec<u64>)> = BTreeMap::new();
         for key in self.entries.keys() {
             let (first, number) = match Place::of(key) {
@@ -61,6 +74,21 @@ impl Looked {
         if let Some((_, confs)) = chains.get_mut("ctl/conf") {
             confs.push(newest + 1);
         }
+        let prune = PruneRead::of(&vault.repo).await?.head;
+        let mut streams: BTreeMap<StreamId, Vec<u64>> = BTreeMap::new();
+        for key in self.entries.keys() {
+            if let Place::Log(stream, slot) = Place::of(key) {
+                streams.entry(stream).or_default().push(slot.get());
+            }
+        }
+        let begin = log_beginnings(vault).await?;
+        for (stream, slots) in streams {
+            let below = prune.as_ref().map_or(0, |head| head.record.facts.log_below(&stream));
+            // What lies before the first snapshot that leads there may be nobody's.
+            let first = begin.get(&stream).or(slots.iter().min()).copied().unwrap_or(1);
+            let prefix = keys::log_prefix(&stream).trim_end_matches('/').to_owned();
+            chains.insert(prefix, (below.max(first), slots));
+        }
         let mut faults = Vec::new();
         for (prefix, (first, numbers)) in chains {
             let here: backstay_model::Ranges = numbers.iter().copied().collect();
@@ -73,7 +101,7 @@ impl Looked {
                 }
             }
         }
-        faults
+        Ok(faults)
     }
 
     async fn damaged(&self, vault: &Vault) -> Result<Vec<Fault>, OpsError> {

@@ -310,7 +310,10 @@ impl House {
 
     pub async fn newest_prune(&self) -> Prune {
         let head = self.first.repo.newest_prune().await.expect("the records are whole");
-        head.map_or_else(|| Prune { at: self.first.env.clock.now(), sources: Vec::new() }, |head| head.record.facts)
+        head.map_or_else(
+            || Prune { at: self.first.env.clock.now(), sources: Vec::new(), streams: Vec::new() },
+            |head| head.record.facts,
+        )
     }
 
     /// Every manifest in the store, with the packs it needs.

@@ -76,6 +76,11 @@ pub struct LogSigning<'a> {
 }
 
 impl LogObject {
+    /// The whole object, as it is stored.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     /// Opens the records and hands out every image in order: the record's place, the page's number, its bytes.
     pub fn open<E: From<RepoError>>(
         &self,

@@ -159,6 +159,7 @@ impl SourceCheck {
             (Verdict::Pass, Depth::Authentic) => format!("{count} snapshots are intact and authentic"),
             (Verdict::Pass, Depth::Intact) if count == 1 => "1 snapshot is intact".to_owned(),
             (Verdict::Pass, Depth::Intact) => format!("{count} snapshots are intact"),
+            _ if bad == 0 => "DAMAGE: the snapshots hold, what belongs to them does not".to_owned(),
             _ => format!("DAMAGE: {bad} of {} cannot be relied on", counted(count, "snapshot")),
         }
     }
@@ -168,6 +169,9 @@ impl SourceCheck {
         let read = ByteLen::new(self.report.bytes);
         let took = time::took(self.report.millis);
         page.evidence("read", &format!("{}, {read} in {took}", counted(self.report.objects, "object")));
+        if self.report.log_objects > 0 {
+            page.evidence("log", &format!("{} of it, commit by commit", counted(self.report.log_objects, "object")));
+        }
         if self.report.left > 0 {
             page.evidence(
                 "left",

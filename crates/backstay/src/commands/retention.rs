@@ -66,6 +66,7 @@ fn rules_of(source: &SourceSettings) -> SourceRules {
         policy: retention.rules,
         zone: retention.zone.clone(),
         grace_millis: vault::millis(retention.grace),
+        log_millis: vault::millis(retention.log),
     }
 }
 

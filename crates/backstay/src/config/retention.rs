@@ -12,6 +12,8 @@ use std::time::Duration;
 pub struct Retention {
     pub rules: RetentionPolicy,
     pub grace: Duration,
+    /// How long every commit of a followed database can be restored.
+    pub log: Duration,
     pub zone: TimeZone,
 }
 
@@ -35,10 +37,11 @@ impl Retention {
             let sooner = "a span of at least \"24h\" (`backstay retention apply --grace` deletes sooner, once)";
             if span >= GRACE_MIN { Ok(span) } else { Err(named.bad(sooner)) }
         })?;
+        let log = below.with("retention.log", |named| named.duration())?;
         let zone = below.with("retention.zone", |named| {
             let wanted = "the name of a time zone, such as \"UTC\" or \"Europe/Berlin\"";
             TimeZone::get(named.text(wanted)?).map_err(|_| named.bad(wanted))
         })?;
-        Ok(Self { rules, grace, zone })
+        Ok(Self { rules, grace, log, zone })
     }
 }

@@ -2,12 +2,12 @@
 
 use crate::output::table::{Align, Table};
 use crate::output::time;
-use crate::output::{Page, View};
+use crate::output::{Page, View, counted};
 use backstay_model::Moment;
 use backstay_model::Verdict;
 use backstay_model::prune::Doubt;
 use backstay_model::retention::{Decision, Fate, Freed};
-use backstay_ops::retain::{HoldReport, RetainReport, SourceReport, Tally};
+use backstay_ops::retain::{HoldReport, LogTally, RetainReport, SourceReport, Tally};
 use jiff::tz::TimeZone;
 
 #[derive(serde::Serialize)]
@@ -23,6 +23,7 @@ impl View for RetentionView {
         for row in &self.report.sources {
             self.source(page, row);
         }
+        self.logs(page);
         if let Some(why) = &self.report.stopped {
             page.evidence("stopped", why);
         }
@@ -33,6 +34,24 @@ impl View for RetentionView {
 }
 
 impl RetentionView {
+    /// What becomes of the logs, where there are any.
+    fn logs(&self, page: &mut Page) {
+        let logs = &self.report.logs;
+        if logs.doubted {
+            page.evidence("log", "a source is in doubt, or a listing is short: nothing of any log is touched");
+            return;
+        }
+        let words = |tally: LogTally, what: &str| {
+            (tally.objects > 0).then(|| format!("{}, {} {what}", counted(tally.objects, "object"), tally.bytes))
+        };
+        let freed = if self.report.performed { "condemned" } else { "to condemn" };
+        let all = [words(logs.deleted, "deleted"), words(logs.condemned, freed), words(logs.waiting, "waiting")];
+        let said: Vec<String> = all.into_iter().flatten().collect();
+        if !said.is_empty() {
+            page.evidence("log", &said.join("; "));
+        }
+    }
+
     fn source(&self, page: &mut Page, row: &SourceReport) {
         page.verdict(row.verdict, row.source.as_str(), &self.headline(row));
         for doubt in &row.doubts {

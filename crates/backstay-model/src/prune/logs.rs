@@ -1,0 +1,208 @@
+//! Which objects of logs may go: those that only restore points older than the span of commits lead to.
+//!
+//! A log is read forward from a snapshot, slot by slot and from stream to stream. So what may go is always the
+//! beginning of a stream, below the first slot that anything still needs. The last two slots of a stream never
+//! go: the last is the fence that a run which was asleep runs into, and both say where numbers go on.
+
+use super::WRITER_DEADLINE_MILLIS;
+use crate::{BranchNo, Moment, Sequence, SourceName, StreamId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A verified snapshot that stands and that a log goes on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Anchor {
+    pub source: SourceName,
+    pub branch: BranchNo,
+    /// Its number among the snapshots of its source.
+    pub number: Sequence,
+    /// The later of when it was taken and when the store got it.
+    pub at: Moment,
+    pub stream: StreamId,
+    /// The first slot that can hold a commit after it.
+    pub slot: Sequence,
+}
+
+/// A stream as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stream {
+    /// The slots that are listed, in order, with the bytes in each.
+    pub slots: BTreeMap<u64, u64>,
+    /// The stream it hands over to, by its last slot.
+    pub next: Option<StreamId>,
+    /// When the newest of its slots was taken, by the store's clock.
+    pub newest: Option<Moment>,
+}
+
+/// All logs of a repository. They are found whole or not at all: one stream may hold commits of several sources.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Logs {
+    pub anchors: Vec<Anchor>,
+    pub streams: BTreeMap<StreamId, Stream>,
+    /// How long every commit of a source can be restored; of one that is not named, for ever.
+    pub spans: BTreeMap<SourceName, i64>,
+}
+
+impl Logs {
+    /// The anchors from which commits must stay restorable: of each branch those inside the span, and the newest
+    /// one before it, because the span begins between the two.
+    pub fn needed(&self, now: Moment) -> Vec<&Anchor> {
+        let mut lines: BTreeMap<(&SourceName, BranchNo), Vec<&Anchor>> = BTreeMap::new();
+        for anchor in &self.anchors {
+            lines.entry((&anchor.source, anchor.branch)).or_default().push(anchor);
+        }
+        let mut needed = Vec::new();
+        for ((source, _), line) in lines {
+            let Some(span) = self.spans.get(source) else {
+                needed.extend(line);
+                continue;
+            };
+            let old = |anchor: &&&Anchor| now.millis_since(anchor.at) > *span;
+            let begins = line.iter().filter(old).map(|anchor| anchor.number).max();
+            needed.extend(line.iter().filter(|anchor| Some(anchor.number) >= begins || !old(anchor)));
+        }
+        needed
+    }
+
+    /// The first slot of each stream that can be read forward from these anchors; a stream that is not named cannot.
+    fn first_reached<'a>(&self, anchors: impl IntoIterator<Item = &'a Anchor>) -> BTreeMap<StreamId, u64> {
+        let mut first: BTreeMap<StreamId, u64> = BTreeMap::new();
+        for anchor in anchors {
+            let (mut stream, mut slot) = (anchor.stream, anchor.slot.get());
+            let mut seen = BTreeSet::new();
+            // A chain that bites its own tail ends.
+            while seen.insert(stream) {
+                let known = first.entry(stream).or_insert(u64::MAX);
+                *known = slot.min(*known);
+                match self.streams.get(&stream).and_then(|found| found.next) {
+                    Some(next) => (stream, slot) = (next, Sequence::FIRST.get()),
+                    None => break,
+                }
+            }
+        }
+        first
+    }
+
+    /// Below which slot everything of a stream may go. Streams of which nothing may go are not named.
+    pub fn free_below(&self, now: Moment) -> BTreeMap<StreamId, u64> {
+        let needed = self.first_reached(self.needed(now));
+        let led_to = self.first_reached(&self.anchors);
+        let mut free = BTreeMap::new();
+        for (id, stream) in &self.streams {
+            let first = needed.get(id).copied().unwrap_or(u64::MAX);
+            // One that no snapshot leads to may be a run's that has not stored its snapshot yet.
+            let young = stream.newest.is_none_or(|at| now.millis_since(at) < WRITER_DEADLINE_MILLIS);
+            if !led_to.contains_key(id) && young {
+                continue;
+            }
+            let Some(kept) = stream.slots.keys().rev().nth(1) else { continue };
+            let below = first.min(*kept);
+            if stream.slots.keys().next().is_some_and(|slot| *slot < below) {
+                free.insert(*id, below);
+            }
+        }
+        free
+    }
+
+    /// Slots of a stream below a number, with their bytes.
+    pub fn below(&self, stream: &StreamId, below: u64) -> impl Iterator<Item = (u64, u64)> {
+        let found = self.streams.get(stream);
+        found.into_iter().flat_map(move |found| found.slots.range(..below)).map(|(slot, len)| (*slot, *len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400_000;
+    const NOW: i64 = 100 * DAY;
+
+    fn id(n: u8) -> StreamId {
+        StreamId::from_bytes([n; 16])
+    }
+
+    fn at(days_ago: i64) -> Moment {
+        Moment::from_millis(NOW - days_ago * DAY).expect("in range")
+    }
+
+    fn source(name: &str) -> SourceName {
+        name.parse().expect("a name")
+    }
+
+    fn anchor(number: u64, days_ago: i64, stream: u8, slot: u64) -> Anchor {
+        Anchor {
+            source: source("shop"),
+            branch: BranchNo::FIRST,
+            number: Sequence::new(number),
+            at: at(days_ago),
+            stream: id(stream),
+            slot: Sequence::new(slot),
+        }
+    }
+
+    fn stream(last: u64, next: Option<u8>) -> Stream {
+        Stream { slots: (1..=last).map(|n| (n, 10)).collect(), next: next.map(id), newest: Some(at(1)) }
+    }
+
+    fn logs(anchors: Vec<Anchor>) -> Logs {
+        let streams = [(id(1), stream(100, Some(2))), (id(2), stream(50, None))].into();
+        Logs { anchors, streams, spans: [(source("shop"), 7 * DAY)].into() }
+    }
+
+    fn free(logs: &Logs) -> Vec<(u8, u64)> {
+        logs.free_below(at(0)).into_iter().map(|(id, below)| (id.as_bytes()[0], below)).collect()
+    }
+
+    #[test]
+    fn the_span_begins_at_the_newest_snapshot_before_it() {
+        let all = vec![anchor(1, 30, 1, 1), anchor(2, 9, 1, 40), anchor(3, 8, 1, 60), anchor(4, 2, 2, 20)];
+        assert_eq!(free(&logs(all.clone())), [(1, 60)]);
+        assert_eq!(free(&logs(all[..1].to_vec())), [], "with one alone all of its log is the span");
+        let fresh = vec![anchor(3, 8, 1, 60), anchor(4, 2, 2, 20), anchor(5, 1, 2, 45)];
+        assert_eq!(free(&logs(fresh)), [(1, 60)], "what lies behind it stays whole, stream after stream");
+        let later = vec![anchor(3, 9, 1, 60), anchor(4, 8, 2, 20)];
+        assert_eq!(free(&logs(later)), [(1, 99), (2, 20)], "the last two slots stay for ever");
+    }
+
+    #[test]
+    fn a_source_without_a_span_keeps_everything() {
+        let mut all = logs(vec![anchor(1, 30, 1, 30), anchor(2, 9, 2, 40)]);
+        assert_eq!(free(&all), [(1, 99), (2, 40)]);
+        all.spans.clear();
+        assert_eq!(free(&all), [(1, 30)]);
+    }
+
+    #[test]
+    fn one_stream_for_several_sources_stays_for_each() {
+        let mut other = anchor(1, 60, 1, 5);
+        other.source = source("crm");
+        let mut all = logs(vec![anchor(4, 2, 2, 20), other]);
+        all.spans.insert(source("crm"), 7 * DAY);
+        assert_eq!(free(&all), [(1, 5)]);
+    }
+
+    #[test]
+    fn every_branch_has_its_own_span() {
+        let mut old = anchor(5, 60, 1, 10);
+        old.branch = BranchNo::new(1);
+        assert_eq!(free(&logs(vec![old, anchor(9, 2, 2, 20)])), [(1, 10)]);
+    }
+
+    #[test]
+    fn a_stream_nothing_leads_to_goes_once_no_run_can_be_at_it_and_its_end_stays() {
+        let mut orphan = logs(vec![]);
+        assert_eq!(free(&orphan), [(1, 99), (2, 49)]);
+        orphan.streams.get_mut(&id(2)).expect("there").newest = Some(at(0));
+        assert_eq!(free(&orphan), [(1, 99)]);
+        orphan.streams.insert(id(3), stream(2, None));
+        orphan.streams.insert(id(4), stream(1, None));
+        assert_eq!(free(&orphan), [(1, 99)], "two slots are what always stays");
+    }
+
+    #[test]
+    fn a_circle_ends() {
+        let mut all = logs(vec![anchor(1, 1, 1, 70)]);
+        all.streams.get_mut(&id(2)).expect("there").next = Some(id(1));
+        assert_eq!(free(&all), [(1, 70)]);
+    }
+}

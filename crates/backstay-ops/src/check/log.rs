@@ -1,0 +1,214 @@
+//! The log behind snapshots, from where each begins to where it ends. Every object is looked at once.
+//!
+//! *Intact*: signature, name, place in the chain, every byte. *Authentic*: also every record's digest, and so every
+//! page, from the snapshot on. What is wrong with a log says nothing against the snapshots: the commits behind
+//! the place cannot be restored, and they can.
+
+use super::{CheckRequest, Depth, Holes, Problem};
+use crate::catalog::{Catalog, Vault};
+use crate::disk::DiskFile;
+use crate::log::{self, LogPoint, Onto};
+use crate::prove::with_causes;
+use crate::{Event, OpsError};
+use backstay_format::FingerprintKey;
+use backstay_format::facts::{Following, Prune};
+use backstay_model::catalog::Snapshot;
+use backstay_model::checking::Select;
+use backstay_model::{Digest, Kind, Kinded, Sequence, StreamId, Verdict};
+use backstay_store::keys;
+use backstay_store::repo::{ManifestFront, RepoError, SnapshotReader};
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+
+/// Streams that are followed one after another before it is taken for a circle.
+const STREAMS_MAX: u32 = 1 << 16;
+
+/// What was found of logs.
+#[derive(Default)]
+pub(super) struct Logged {
+    pub problems: Vec<Problem>,
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+/// What an object that is whole says of its place.
+#[derive(Clone, Copy)]
+struct Seen {
+    previous: Digest,
+    digest: Digest,
+    next: Option<StreamId>,
+}
+
+struct Walk<'a> {
+    vault: &'a Vault,
+    prune: Option<&'a Prune>,
+    holes: Holes,
+    seen: HashMap<(StreamId, Sequence), Seen>,
+    found: Logged,
+}
+
+/// Looks at the log behind each of these snapshots.
+pub(super) async fn look(
+    vault: &Vault,
+    request: &CheckRequest,
+    (catalog, holes): (&Catalog, Holes),
+    snapshots: &[&Snapshot],
+) -> Result<Logged, OpsError> {
+    let prune = catalog.prune.as_ref().map(|head| &head.record.facts);
+    let mut walk = Walk { vault, prune, holes, seen: HashMap::new(), found: Logged::default() };
+    for snapshot in snapshots {
+        let Some(front) = catalog.front(&snapshot.id) else { continue };
+        let Some(following) = &front.facts.following else { continue };
+        let whole = walk.from(following).await?;
+        if let (true, Depth::Authentic, Some(_)) = (whole, request.depth, &vault.unsealer) {
+            walk.authentic((snapshot, front, following)).await?;
+        }
+    }
+    Ok(walk.found)
+}
+
+/// The snapshots whose log is looked at: of a check that leaves something for another time, the newest.
+pub(super) fn behind<'a>(request: &CheckRequest, catalog: &'a Catalog, select: Select) -> Vec<&'a Snapshot> {
+    let followed = |s: &&Snapshot| catalog.front(&s.id).is_some_and(|front| front.facts.following.is_some());
+    let wanted = |s: &&Snapshot| request.snapshot.is_none_or(|id| id == s.id);
+    let mut snapshots: Vec<&Snapshot> = catalog.snapshots.iter().filter(followed).filter(wanted).collect();
+    snapshots.sort_by_key(|s| std::cmp::Reverse(s.sequence));
+    if select != Select::All {
+        snapshots.truncate(1);
+    }
+    snapshots
+}
+
+impl Walk<'_> {
+    /// From a snapshot's place to the end of what is durable. Whether nothing is wrong on the way.
+    async fn from(&mut self, following: &Following) -> Result<bool, OpsError> {
+        let (mut stream, mut slot) = (following.stream, following.sequence);
+        let (mut previous, mut streams) = (None, 0);
+        loop {
+            self.vault.env.cancel.check()?;
+            let seen = match self.at(stream, slot).await {
+                Ok(Some(seen)) => seen,
+                Ok(None) => return self.ends(stream, slot).await,
+                Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
+                Err(error) => {
+                    self.say(keys::log(&stream, slot).to_string(), &error);
+                    return Ok(false);
+                }
+            };
+            if previous.is_some_and(|previous| previous != seen.previous) {
+                let key = keys::log(&stream, slot).to_string();
+                self.say(key.clone(), &RepoError::BrokenChain { key });
+                return Ok(false);
+            }
+            if let Some(next) = seen.next {
+                streams += 1;
+                if streams > STREAMS_MAX {
+                    return Ok(false);
+                }
+                (stream, slot, previous) = (next, Sequence::FIRST, Some(Digest::ZERO));
+                continue;
+            }
+            previous = Some(seen.digest);
+            let Some(next) = slot.next() else { return Ok(true) };
+            slot = next;
+        }
+    }
+
+    async fn at(&mut self, stream: StreamId, slot: Sequence) -> Result<Option<Seen>, RepoError> {
+        if let Some(seen) = self.seen.get(&(stream, slot)) {
+            return Ok(Some(*seen));
+        }
+        let Some(object) = self.vault.repo.log_object(&stream, slot).await? else { return Ok(None) };
+        let front = &object.front;
+        let seen = Seen { previous: front.chain.previous, digest: front.digest, next: front.facts.next };
+        let bytes = object.bytes().len() as u64;
+        (self.found.objects, self.found.bytes) = (self.found.objects + 1, self.found.bytes + bytes);
+        self.vault.env.tell(Event::Advanced { bytes });
+        self.seen.insert((stream, slot), seen);
+        Ok(Some(seen))
+    }
+
+    /// A slot that is not there is the end, unless a later one is: then it is a hole, or prune's work.
+    async fn ends(&mut self, stream: StreamId, slot: Sequence) -> Result<bool, OpsError> {
+        let pruned = self.prune.is_some_and(|prune| slot.get() < prune.log_below(&stream));
+        if pruned || self.holes == Holes::ByRight {
+            return Ok(true);
+        }
+        let key = keys::log(&stream, slot);
+        let later = self.vault.repo.store().list(&keys::log_prefix(&stream), Some(&key), 1).await?;
+        if later.entries.is_empty() {
+            return Ok(true);
+        }
+        let key = key.to_string();
+        self.say(key.clone(), &RepoError::Missing { key });
+        Ok(false)
+    }
+
+    /// Every commit behind a snapshot that counts, applied onto nothing: all digests are compared on the way.
+    async fn authentic(&mut self, behind: (&Snapshot, &ManifestFront, &Following)) -> Result<(), OpsError> {
+        let (snapshot, front, following) = behind;
+        match self.applies(snapshot, front, following).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == Kind::Corrupt => {
+                let object = keys::log(&following.stream, following.sequence).to_string();
+                let what = format!("the log from there on: {}", with_causes(&error));
+                self.add(Problem { object, what, verdict: Verdict::Fail, snapshots: Vec::new() });
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn applies(&self, snapshot: &Snapshot, front: &ManifestFront, following: &Following) -> Result<(), OpsError> {
+        let vault = self.vault;
+        let reached = log::reach(&vault.repo, front, following).await?;
+        if reached.links.is_empty() {
+            return Ok(());
+        }
+        let manifest = vault.repo.manifest(&front.name).await?;
+        let reader = SnapshotReader::open(vault.repo.clone(), manifest, vault.unsealer()?)?;
+        let secret = &reader.body().facts.fingerprint;
+        let key = FingerprintKey::new(secret.id, *secret.key.as_bytes());
+        let (tx, at, objects) = (reached.tx, reached.at, reached.links.len());
+        let point = LogPoint { tx, at, next: None, objects, links: reached.links };
+        let onto = Onto { file: &Nowhere, path: Path::new("") };
+        log::apply(vault, &point, (snapshot, &key), &onto).await
+    }
+
+    fn say(&mut self, object: String, error: &RepoError) {
+        let mut problem = Problem::of(object, error, Vec::new());
+        problem.what = format!("{}; the commits from there on cannot be restored", problem.what);
+        self.add(problem);
+    }
+
+    fn add(&mut self, problem: Problem) {
+        if !self.found.problems.iter().any(|known| known.object == problem.object) {
+            self.found.problems.push(problem);
+        }
+    }
+}
+
+/// A file of which nothing is kept.
+struct Nowhere;
+
+impl DiskFile for Nowhere {
+    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn give_owner_of(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+    fn is_at(&self, _: &Path) -> io::Result<bool> {
+        Ok(false)
+    }
+    fn lock(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

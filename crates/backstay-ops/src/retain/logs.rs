@@ -1,0 +1,191 @@
+//! Logs in a prune: what of them may go, condemned by the slot below which everything goes, and deleted after the
+//! grace. What a stop leaves of it nobody needs, and the record says so.
+//!
+//! A stream may hold the commits of several sources, so one source in doubt stops this for all.
+
+use super::gather::{self, Known};
+use super::{AT_ONCE, BATCH, SourceRules, Turn, doubts};
+use crate::OpsError;
+use crate::catalog::Vault;
+use backstay_format::facts::{CondemnedSlots, Prune, PrunedStream};
+use backstay_model::prune::GivenUp;
+use backstay_model::prune::logs::{Anchor, Logs, Stream};
+use backstay_model::{ByteLen, Moment, Sequence, StreamId};
+use backstay_store::keys::{self, Place};
+use backstay_store::{Entry, Key};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
+
+/// What a run did to logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct LogReport {
+    pub streams: usize,
+    pub condemned: LogTally,
+    pub deleted: LogTally,
+    pub waiting: LogTally,
+    /// A source is in doubt: nothing of any log was touched.
+    pub doubted: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct LogTally {
+    pub objects: u64,
+    pub bytes: ByteLen,
+}
+
+impl LogTally {
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.objects += 1;
+        self.bytes = ByteLen::new(self.bytes.get() + bytes);
+    }
+}
+
+/// Everything there is of logs; nothing when a source is in doubt.
+pub async fn gather(
+    vault: &Vault,
+    rules: &[SourceRules],
+    (last, known): (Option<&Prune>, &mut Known),
+) -> Result<Option<Logs>, OpsError> {
+    let Some(streams) = streams(vault).await? else { return Ok(None) };
+    let mut logs = Logs { streams, ..Logs::default() };
+    if logs.streams.is_empty() {
+        return Ok(Some(logs));
+    }
+    for source in vault.repo.sources().await? {
+        let gathered = gather::gather(vault, &source, last, known).await?;
+        if !doubts(&gathered, &GivenUp::default()).is_empty() {
+            return Ok(None);
+        }
+        for standing in &gathered.found.standing {
+            let snapshot = &standing.snapshot;
+            let Some(following) = known.following(&source, snapshot) else { continue };
+            logs.anchors.push(Anchor {
+                source: source.clone(),
+                branch: snapshot.branch,
+                number: snapshot.sequence,
+                at: snapshot.taken.max(standing.stored),
+                stream: following.stream,
+                slot: following.sequence,
+            });
+        }
+    }
+    if is_hidden(vault, &logs, last).await? {
+        return Ok(None);
+    }
+    let with_rules = rules.iter().filter(|rules| rules.policy.is_set());
+    logs.spans = with_rules.map(|rules| (rules.source.clone(), rules.log_millis)).collect();
+    Ok(Some(logs))
+}
+
+/// What is listed of logs; nothing if a listing left something out, or an end cannot be read: what it leads to
+/// would count as needed by nobody.
+async fn streams(vault: &Vault) -> Result<Option<BTreeMap<StreamId, Stream>>, OpsError> {
+    let mut streams: BTreeMap<StreamId, Stream> = BTreeMap::new();
+    for Entry { key, len, modified } in vault.repo.list(keys::LOGS_PREFIX).await? {
+        let Place::Log(id, slot) = Place::of(&key) else { continue };
+        let stream = streams.entry(id).or_default();
+        stream.slots.insert(slot.get(), len);
+        stream.newest = stream.newest.max(Some(modified));
+    }
+    for (id, stream) in &mut streams {
+        let Some(last) = stream.slots.keys().next_back().map(|last| Sequence::new(*last)) else { continue };
+        stream.next = match vault.repo.log_front(id, last).await {
+            Ok(front) => front.and_then(|front| front.facts.next),
+            Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
+            Err(_) => return Ok(None),
+        };
+        if let Some(after) = last.next()
+            && stream.next.is_none()
+            && vault.repo.store().head(&keys::log(id, after)).await?.is_some()
+        {
+            return Ok(None);
+        }
+    }
+    Ok(Some(streams))
+}
+
+/// Whether a stream that something leads to is not listed although it has objects.
+async fn is_hidden(vault: &Vault, logs: &Logs, last: Option<&Prune>) -> Result<bool, OpsError> {
+    let handed = logs.streams.values().filter_map(|stream| stream.next).map(|next| (next, Sequence::FIRST));
+    let anchored = logs.anchors.iter().map(|anchor| (anchor.stream, anchor.slot));
+    for (stream, slot) in handed.chain(anchored).filter(|(stream, _)| !logs.streams.contains_key(stream)) {
+        let said = last.into_iter().flat_map(|last| &last.streams).any(|pruned| pruned.stream == stream);
+        let there = vault.repo.store().head(&keys::log(&stream, slot)).await?.is_some();
+        if said || slot > Sequence::FIRST || there {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What the next record says of streams: what the last one said, less what is seen gone, and what goes now.
+pub fn next(last: Option<&Prune>, logs: &Logs, at: Moment) -> Vec<PrunedStream> {
+    let mut said: BTreeMap<StreamId, PrunedStream> =
+        last.into_iter().flat_map(|last| &last.streams).map(|pruned| (pruned.stream, pruned.clone())).collect();
+    for (id, below) in logs.free_below(at) {
+        let pruned = said.entry(id).or_insert(PrunedStream { stream: id, gone: 1, pending: Vec::new() });
+        if pruned.below() < below {
+            pruned.pending.push(CondemnedSlots { at, below });
+        }
+    }
+    for pruned in said.values_mut() {
+        let first = logs.streams.get(&pruned.stream).and_then(|stream| stream.slots.keys().next().copied());
+        let first = first.unwrap_or(u64::MAX);
+        let over = pruned.pending.iter().take_while(|condemned| condemned.below <= first).count();
+        if let Some(gone) = pruned.pending.drain(..over).map(|condemned| condemned.below).max() {
+            pruned.gone = pruned.gone.max(gone);
+        }
+    }
+    // A stream of which nothing is left, and that no snapshot leads into, needs no word any more.
+    let wanted = |pruned: &PrunedStream| {
+        logs.streams.contains_key(&pruned.stream) || logs.anchors.iter().any(|anchor| anchor.stream == pruned.stream)
+    };
+    said.into_values().filter(wanted).collect()
+}
+
+/// Slots that outlived their grace and that nothing needs now.
+fn due(record: &Prune, logs: &Logs, (now, grace_millis): (Moment, i64)) -> Vec<(Key, u64)> {
+    let free = logs.free_below(now);
+    let mut due = Vec::new();
+    for pruned in &record.streams {
+        let over = pruned.pending.iter().filter(|condemned| now.millis_since(condemned.at) >= grace_millis);
+        let Some(below) = over.map(|condemned| condemned.below).max() else { continue };
+        let below = below.min(free.get(&pruned.stream).copied().unwrap_or(0));
+        let slots = logs.below(&pruned.stream, below);
+        due.extend(slots.map(|(slot, len)| (keys::log(&pruned.stream, Sequence::new(slot)), len)));
+    }
+    due
+}
+
+/// What a run that condemns now would say.
+pub fn report(last: Option<&Prune>, next: &[PrunedStream], logs: &Logs) -> LogReport {
+    let mut report = LogReport { streams: logs.streams.len(), ..LogReport::default() };
+    for pruned in next {
+        let before = last.into_iter().flat_map(|last| &last.streams).find(|known| known.stream == pruned.stream);
+        let before = before.map_or(1, PrunedStream::below);
+        for (slot, len) in logs.below(&pruned.stream, pruned.below()) {
+            match slot < before {
+                true => report.waiting.add(len),
+                false => report.condemned.add(len),
+            }
+        }
+    }
+    report
+}
+
+/// Deletes what is due, a batch at a time.
+pub async fn delete(
+    vault: &Vault,
+    (record, logs): (&Prune, &Logs),
+    (turn, grace_millis): (&mut Turn<'_>, i64),
+) -> Result<LogTally, OpsError> {
+    let mut deleted = LogTally::default();
+    for batch in due(record, logs, (turn.now(), grace_millis)).chunks(BATCH) {
+        vault.env.cancel.check()?;
+        turn.check().await?;
+        let deletes = batch.iter().map(|(key, _)| async move { vault.repo.store().delete(key).await });
+        stream::iter(deletes).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        batch.iter().for_each(|(_, len)| deleted.add(*len));
+    }
+    Ok(deleted)
+}

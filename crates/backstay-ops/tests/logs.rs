@@ -1,0 +1,337 @@
+//! What keepers do with logs: check them, carry them to copies, heal them, and let what outlived its span go.
+
+mod rig;
+mod world;
+
+use backstay_model::catalog::Target;
+use backstay_model::retention::RetentionPolicy;
+use backstay_model::{ByteLen, Tx, Verdict};
+use backstay_ops::catalog::Vault;
+use backstay_ops::check::{CheckReport, Depth};
+use backstay_ops::copy::{Act, CopyReport, CopyRequest, Destination, Reread, copy};
+use backstay_ops::disk::OsDisk;
+use backstay_ops::follow::{FollowRequest, Follower, Limits};
+use backstay_ops::restore;
+use backstay_ops::retain::{self, LogReport, SourceRules};
+use backstay_ops::scrub::{ScrubReport, ScrubRequest, scrub};
+use backstay_ops::{OpsError, State};
+use backstay_store::keys::{LOGS_PREFIX, Place};
+use backstay_store::local::{LocalStore, OpenMode};
+use backstay_store::repo::Repository;
+use backstay_store::{Key, Store};
+use backstay_testkit::effects::Effects;
+use jiff::tz::TimeZone;
+use rig::{Ended, Making, Process, Run, crash_anything, image};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use world::{rows_of, source};
+
+/// In each run of a follower.
+const COMMITS: usize = 3;
+
+fn request(process: &Process) -> FollowRequest {
+    FollowRequest {
+        source: source(),
+        path: process.db(),
+        busy: Duration::from_secs(10),
+        hold_max: Duration::from_secs(1),
+        log_growth_max: ByteLen::new(1 << 30),
+        uploads_in_flight: 1,
+        limits: Limits { look: Duration::from_secs(60), ..Limits::STANDARD },
+        steps: Arc::new(|_| {}),
+    }
+}
+
+async fn open(dir: &Path) -> Process {
+    Process::open(dir, Arc::new(OsDisk), None).await.expect("open")
+}
+
+/// One run of a follower: so many commits, each in an object of its own. The last state.
+async fn follow(process: &Process, commits: usize) -> Tx {
+    let mut follower = Follower::start(&process.vault, request(process)).await.expect("follow");
+    let conn = Connection::open(process.db()).expect("open");
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
+    conn.execute_batch("PRAGMA wal_autocheckpoint=0").expect("set");
+    for _ in 0..commits {
+        conn.execute_batch("INSERT INTO t(x) VALUES (hex(randomblob(900)))").expect("sql");
+        follower.tick().await.expect("tick");
+    }
+    follower.position().tx
+}
+
+/// Three runs, each with a snapshot and a stream of its own. The first state of the last run, and the last.
+async fn three_runs(dir: &Path) -> (Tx, Tx) {
+    let mut began = Tx::FIRST;
+    let mut last = Tx::FIRST;
+    for _ in 0..3 {
+        let process = open(dir).await;
+        let _ = fs::remove_file(process.vault.state.dir().join("shop/follow.json"));
+        last = follow(&process, COMMITS).await;
+        began = Tx::new(last.get() - COMMITS as u64);
+    }
+    (began, last)
+}
+
+struct House {
+    making: Making,
+    began: Tx,
+    last: Tx,
+}
+
+impl House {
+    async fn new() -> Self {
+        let making = Making::database("WAL").repository().await;
+        let (began, last) = three_runs(making.dir()).await;
+        Self { making, began, last }
+    }
+
+    fn dir(&self) -> &Path {
+        self.making.dir()
+    }
+
+    /// The slots of logs, by name.
+    fn logs(&self, vault: &str) -> BTreeMap<Key, Vec<u8>> {
+        logs(&self.dir().join(vault))
+    }
+
+    async fn check(&self) -> CheckReport {
+        open(self.dir()).await.check(Depth::Authentic).await.expect("a report")
+    }
+
+    async fn copied(&self) -> CopyReport {
+        let process = open(self.dir()).await;
+        let store: Arc<dyn Store> =
+            Arc::new(LocalStore::open(&self.dir().join("usb"), OpenMode::Create).expect("a store"));
+        let to = Destination { store, state_root: self.dir().join("state-of-sender") };
+        let request = CopyRequest {
+            act: Act::Copy,
+            reread: Reread::Nothing,
+            policy: RetentionPolicy::default(),
+            zone: TimeZone::UTC,
+            in_flight: NonZeroU32::MIN,
+        };
+        copy(&process.vault, &to, &request).await.expect("copied")
+    }
+
+    /// The copy as a repository of its own, with this host's keys.
+    async fn copy(&self) -> Process {
+        let store = LocalStore::open(&self.dir().join("usb"), OpenMode::Existing).expect("the copy");
+        let mut process = Process::over(self.dir(), Arc::new(OsDisk), Arc::new(store)).await.expect("open");
+        let state = State::open(Arc::new(OsDisk), &self.dir().join("state-of-usb"), process.vault.repo.id());
+        process.vault.state = state.expect("state");
+        process
+    }
+
+    async fn heal(&self) -> ScrubReport {
+        let store = LocalStore::open(&self.dir().join("usb"), OpenMode::Existing).expect("the copy");
+        let process = open(self.dir()).await;
+        let repo = Repository::open(Arc::new(store), process.vault.repo.root(), None).await.expect("the copy");
+        let state = State::open(Arc::new(OsDisk), &self.dir().join("state-of-usb"), repo.id()).expect("state");
+        let copy = Vault { repo, state, signer: None, unsealer: None, env: process.vault.env.clone() };
+        let request = ScrubRequest { depth: Depth::Authentic, from: Some(&copy) };
+        scrub(&process.vault, &request).await.expect("a report")
+    }
+
+    fn path(&self, key: &Key) -> std::path::PathBuf {
+        self.dir().join("vault").join(key.as_str())
+    }
+}
+
+fn logs(vault: &Path) -> BTreeMap<Key, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for stream in fs::read_dir(vault.join(LOGS_PREFIX)).into_iter().flatten().flatten() {
+        for slot in fs::read_dir(stream.path()).expect("a folder").flatten() {
+            let path = slot.path();
+            let key = Key::parse(path.strip_prefix(vault).expect("below").to_str().expect("text"));
+            let key = key.ok().filter(|key| matches!(Place::of(key), Place::Log(..)));
+            all.extend(key.map(|key| (key, fs::read(&path).expect("read"))));
+        }
+    }
+    all
+}
+
+/// Rows at a state, by a restore.
+async fn rows_at(process: &Process, tx: Tx) -> Result<usize, OpsError> {
+    static RESTORES: AtomicU64 = AtomicU64::new(0);
+    let to = process.dir().join(format!("restored-{}.db", RESTORES.fetch_add(1, Ordering::SeqCst)));
+    process.restore(Target::Tx(tx), restore::Destination::New(to.clone())).await?;
+    Ok(rows_of(&to).lines().count())
+}
+
+fn middle(logs: &BTreeMap<Key, Vec<u8>>) -> Key {
+    let third = |key: &&Key| key.as_str().ends_with("/0000000000000003");
+    logs.keys().find(third).expect("a third slot").clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_reads_the_log_and_damage_to_it_says_nothing_against_the_snapshots() {
+    let house = House::new().await;
+    let sound = house.check().await;
+    assert_eq!((sound.verdict, sound.problems.len()), (Verdict::Pass, 0), "{sound:?}");
+    let all = house.logs("vault");
+    assert_eq!(sound.log_objects as usize, all.len(), "every object once");
+    let key = middle(&all);
+    let mut bad = all[&key].clone();
+    let last = bad.len() - 60;
+    bad[last] ^= 1;
+    fs::write(house.path(&key), &bad).expect("write");
+    let damaged = house.check().await;
+    assert_eq!(damaged.verdict, Verdict::Fail);
+    assert!(damaged.problems.iter().any(|problem| problem.object == key.as_str()), "{:?}", damaged.problems);
+    assert!(damaged.snapshots.iter().all(|checked| checked.verdict == Verdict::Pass), "the snapshots are whole");
+    fs::remove_file(house.path(&key)).expect("remove");
+    let hole = house.check().await;
+    assert_eq!(hole.verdict, Verdict::Fail);
+    assert!(hole.problems.iter().any(|problem| problem.object == key.as_str()), "{:?}", hole.problems);
+    let catalog = open(house.dir()).await.vault.catalog(&source()).await.expect("catalog");
+    assert!(catalog.snapshots.iter().all(|s| !s.is_quarantined()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_restores_every_commit_and_heals_the_log() {
+    let house = House::new().await;
+    let first = house.copied().await;
+    assert_eq!(first.verdict, Verdict::Pass, "{first:?}");
+    let all = house.logs("vault");
+    assert!(house.logs("usb") == all, "byte for byte");
+    assert_eq!(house.copied().await.objects, 0, "what is there is not sent again");
+    follow(&open(house.dir()).await, 2).await;
+    assert!(house.copied().await.objects >= 2, "what is new is");
+    let (here, there) = (open(house.dir()).await, house.copy().await);
+    for tx in 1..=house.last.get() + 2 {
+        let tx = Tx::new(tx);
+        match rows_at(&here, tx).await {
+            Ok(rows) => assert_eq!(rows_at(&there, tx).await.expect("there too"), rows, "state {tx}"),
+            Err(_) => drop(rows_at(&there, tx).await.expect_err("nor there")),
+        }
+    }
+    assert_eq!(there.check(Depth::Authentic).await.expect("a report").verdict, Verdict::Pass);
+    let all = house.logs("vault");
+    let key = middle(&all);
+    for damage in [true, false] {
+        let mut bad = all[&key].clone();
+        bad[40] ^= 1;
+        if damage {
+            fs::write(house.path(&key), &bad).expect("write")
+        } else {
+            fs::remove_file(house.path(&key)).expect("remove")
+        }
+        let healed = house.heal().await;
+        assert_eq!((healed.verdict, healed.healed.len()), (Verdict::Pass, 1), "{healed:?}");
+        assert!(house.logs("vault") == all);
+    }
+}
+
+/// The newest snapshot alone, and no commit before it.
+fn rules() -> Vec<SourceRules> {
+    let policy = RetentionPolicy { last: 9, ..Default::default() };
+    vec![SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis: 0, log_millis: 0 }]
+}
+
+async fn prune(process: &Process) -> Result<LogReport, OpsError> {
+    Ok(retain::apply(&process.vault, &rules()).await?.logs)
+}
+
+/// Every state behind the newest snapshot restores, and numbers go on.
+async fn the_span_is_whole(process: &Process, (began, last): (Tx, Tx)) {
+    let mut before = None;
+    for tx in began.get()..=last.get() {
+        let rows = rows_at(process, Tx::new(tx)).await.unwrap_or_else(|error| panic!("state {tx}: {error}"));
+        assert!(before.is_none_or(|before| rows == before + 1), "state {tx} has one row more");
+        before = Some(rows);
+    }
+    let checked = process.check(Depth::Authentic).await.expect("a report");
+    assert_eq!(checked.verdict, Verdict::Pass, "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_outside_the_span_go_and_those_inside_it_stay() {
+    let house = House::new().await;
+    house.copied().await;
+    let before = house.logs("vault");
+    let process = open(house.dir()).await;
+    let planned = retain::plan(&process.vault, &rules()).await.expect("a plan").logs;
+    let report = prune(&process).await.expect("pruned");
+    assert!(!report.doubted && report.deleted.objects > 0, "{report:?}");
+    assert_eq!((planned.condemned.objects, planned.condemned), (report.deleted.objects, report.condemned));
+    let after = house.logs("vault");
+    assert_eq!(before.len() - after.len(), report.deleted.objects as usize);
+    let mut streams: BTreeMap<String, usize> = BTreeMap::new();
+    for key in after.keys() {
+        *streams.entry(key.as_str().rsplit_once('/').expect("a folder").0.to_owned()).or_default() += 1;
+    }
+    assert_eq!(streams.len(), 3, "the end of every stream stays: {streams:?}");
+    assert!(streams.values().all(|left| *left >= 2), "{streams:?}");
+    the_span_is_whole(&process, (house.began, house.last)).await;
+    assert_eq!(prune(&process).await.expect("once more").deleted.objects, 0);
+    // A run that knows nothing goes on with numbers that were never used.
+    fs::remove_dir_all(process.vault.state.dir()).expect("the memory is lost");
+    let next = follow(&open(house.dir()).await, 1).await;
+    assert!(next > house.last, "{next} after {}", house.last);
+    // The copy keeps what it has, and what its own prune takes does not come back.
+    assert_eq!(house.copied().await.verdict, Verdict::Pass);
+    let there = house.copy().await;
+    let taken = prune(&there).await.expect("pruned there").deleted.objects;
+    assert!(taken > 0);
+    let held = house.logs("usb");
+    house.copied().await;
+    assert!(house.logs("usb") == held, "nothing is sent again");
+    assert_eq!(there.check(Depth::Authentic).await.expect("a report").verdict, Verdict::Pass);
+}
+
+/// What cannot be the whole truth frees nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_whose_end_cannot_be_read_frees_nothing() {
+    let house = House::new().await;
+    let all = house.logs("vault");
+    // The closing object of the first stream: what it leads to would look like nobody's.
+    let process = open(house.dir()).await;
+    let mut closing = None;
+    for key in all.keys() {
+        let Place::Log(stream, slot) = Place::of(key) else { continue };
+        let front = process.vault.repo.log_front(&stream, slot).await.expect("a front").expect("there");
+        closing = closing.or(front.facts.next.map(|_| key.clone()));
+    }
+    let closing = closing.expect("a closing object");
+    let mut bad = all[&closing].clone();
+    bad[100] ^= 1;
+    fs::write(house.path(&closing), bad).expect("write");
+    let report = prune(&process).await.expect("a report");
+    assert!(report.doubted && report.deleted.objects == 0, "{report:?}");
+    assert_eq!(house.logs("vault").len(), all.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_retention_of_a_log_stopped_anywhere() {
+    let making = Making::database("WAL").repository().await;
+    let span = three_runs(making.dir()).await;
+    let before = making.done();
+    let act = async |run: &Run, effects: Effects| {
+        let process = Process::open(run.dir(), run.next(&effects), Some(&effects)).await?;
+        prune(&process).await.map(drop)
+    };
+    let sweep = crash_anything("letting a log go", &before, act, async |run: &Run, _: &Ended| {
+        let process = Process::open(run.dir(), run.next(&Effects::unstopped()), None).await.expect("open");
+        the_span_is_whole(&process, span).await;
+        prune(&process).await.expect("the next run");
+        the_span_is_whole(&process, span).await;
+        let left = logs(&run.dir().join("vault")).len();
+        prune(&process).await.expect("once more");
+        assert_eq!(logs(&run.dir().join("vault")).len(), left, "the run before had finished");
+        assert!(left <= 2 + 2 + COMMITS + 1, "only the ends of the old streams stay: {left}");
+        let live = image(&run.db()).1;
+        let to = run.dir().join("at-the-end.db");
+        process.restore(Target::Latest, restore::Destination::New(to.clone())).await.expect("restore");
+        assert!(rows_of(&to) == live, "the newest state is the live one");
+    })
+    .await;
+    sweep.assert_stopped_at(&["store put, not applied", "store put, applied", "store list", "store head"]);
+    sweep.assert_stopped_at(&["store delete, not applied", "store delete, applied"]);
+}
