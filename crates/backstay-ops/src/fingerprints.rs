@@ -25,17 +25,21 @@ impl FingerprintFile {
     /// A fresh one in `dir`, which may be a folder that somebody else writes to: it has no name there
     /// from the beginning, or where that cannot be had, one that nobody had.
     pub fn fresh(dir: &Path, name: &str) -> Result<Self, PathError> {
+        Ok(Self { file: Self::nameless(dir, name)?, base: 0 })
+    }
+
+    /// A file of our own in `dir`, to write to and read from, that is gone with the process.
+    pub(crate) fn nameless(dir: &Path, name: &str) -> Result<File, PathError> {
         use rustix::fs::{Mode, OFlags};
         let flags = OFlags::TMPFILE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(nameless) => nameless.into(),
+        match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(nameless) => Ok(nameless.into()),
             // Not every file system has files without a name.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {
-                Self::unlinked(dir, name)?
+                Self::unlinked(dir, name)
             }
-            Err(other) => return Err(std::io::Error::from(other)).at("create a file in", dir),
-        };
-        Ok(Self { file, base: 0 })
+            Err(other) => Err(std::io::Error::from(other)).at("create a file in", dir),
+        }
     }
 
     /// Creates a file that nobody else has, and takes its name away. The number of a process is not

@@ -88,8 +88,37 @@ pub enum SqliteError {
     },
     #[error("read back the fingerprints of the first pass")]
     Seen(#[source] io::Error),
+    #[error("SQLite stopped with an I/O error (code {code}) and gave no rows: {fault}")]
+    Page {
+        code: i32,
+        #[source]
+        fault: crate::lazy::PageFault,
+    },
+    #[error("this is no single statement that reads")]
+    NoQuestion,
+    #[error("{message} (SQLite code {code})")]
+    Query { code: i32, message: String },
+    #[error("there is no table {table:?} at that moment")]
+    NoTable { table: String },
+    #[error("the name {table:?} is taken in the living database")]
+    TableTaken { table: String },
+    #[error("the table {table:?} has another shape today{}", lacks(.columns))]
+    TableDiffers { table: String, columns: Vec<String> },
+    #[error("the row {key} of {table:?} {why}; nothing was changed")]
+    Conflict { table: String, key: String, why: &'static str },
+    #[error("references of {} would be broken; nothing was changed", .tables.join(", "))]
+    References { tables: Vec<String> },
+    #[error("write what would undo it; nothing was changed")]
+    Undo {
+        #[source]
+        source: io::Error,
+    },
     #[error("{op} {path}: {message} (SQLite code {code})")]
     Sqlite { op: &'static str, path: PathBuf, code: i32, message: String },
+}
+
+fn lacks(columns: &[String]) -> String {
+    if columns.is_empty() { String::new() } else { format!(": it lacks {}", columns.join(", ")) }
 }
 
 fn held_by(holders: &[crate::holders::Holder]) -> String {
@@ -118,7 +147,14 @@ impl Kinded for SqliteError {
             SqliteError::Wal { source: WalError::Io(e), .. } => Kind::of_io(e),
             SqliteError::Wal { .. } => Kind::Corrupt,
             SqliteError::Io { source, .. } | SqliteError::Seen(source) => Kind::of_io(source),
-            SqliteError::Sqlite { code, .. } => match code & 0xff {
+            SqliteError::Page { fault, .. } => fault.kind,
+            SqliteError::NoQuestion | SqliteError::NoTable { .. } => Kind::Usage,
+            SqliteError::TableTaken { .. } | SqliteError::TableDiffers { .. } => Kind::Conflict,
+            SqliteError::Conflict { .. } | SqliteError::References { .. } => Kind::Conflict,
+            SqliteError::Undo { source } => Kind::of_io(source),
+            SqliteError::Query { code, .. } if code & 0xff == rusqlite::ffi::SQLITE_ERROR => Kind::Usage,
+            SqliteError::Query { code, .. } if code & 0xff == rusqlite::ffi::SQLITE_CORRUPT => Kind::Corrupt,
+            SqliteError::Sqlite { code, .. } | SqliteError::Query { code, .. } => match code & 0xff {
                 rusqlite::ffi::SQLITE_FULL => Kind::NoSpace,
                 rusqlite::ffi::SQLITE_BUSY | rusqlite::ffi::SQLITE_LOCKED | rusqlite::ffi::SQLITE_IOERR => {
                     Kind::Unavailable

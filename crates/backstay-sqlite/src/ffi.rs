@@ -173,7 +173,7 @@ pub(crate) struct Watched<'a> {
 
 /// The answer to whether to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Go {
+pub enum Go {
     On,
     Stop,
 }
@@ -209,4 +209,10 @@ impl Drop for Watched<'_> {
 pub(crate) fn limit_length(conn: &Connection, most: c_int) -> c_int {
     // SAFETY: the connection is open, and the call reads and writes an integer of it.
     unsafe { ffi::sqlite3_limit(conn.handle(), ffi::SQLITE_LIMIT_LENGTH, most) }
+}
+
+/// No other database can be attached to the connection any more.
+pub(crate) fn forbid_attaching(conn: &Connection) {
+    // SAFETY: the connection is open, and the call writes an integer of it.
+    unsafe { ffi::sqlite3_limit(conn.handle(), ffi::SQLITE_LIMIT_ATTACHED, 0) };
 }

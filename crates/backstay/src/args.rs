@@ -11,12 +11,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+mod ask;
 mod keys;
 mod retention;
 mod run;
 #[cfg(test)]
 mod tests;
 
+pub use ask::{Conflict, Diff, Log, MomentArgs, MomentWord, Query, ReadingArgs, RowsArgs, When};
 pub use keys::{AuditArgs, AuditPerms, Enroll, Join, KeyVerb, SignerVerb, Source, SourceVerb};
 pub use retention::{Retention, RetentionVerb};
 pub use run::Run;
@@ -71,6 +73,10 @@ pub enum Command {
     Check(Check),
     Scrub(Scrub),
     Restore(Restore),
+    Query(Query),
+    Diff(Diff),
+    Log(Log),
+    When(When),
     Rescue(Rescue),
     Import(Import),
     Maintain(Maintain),
@@ -257,7 +263,8 @@ pub struct Check {
 /// Restore a source to a new file, or in place with the old file kept
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  backstay restore shop --to copy.db\n  \
-    backstay restore shop --at '2h ago' --to copy.db\n  backstay restore shop latest-proven --confirm shop\n\n\
+    backstay restore shop --at '2h ago' --to copy.db\n  backstay restore shop latest-proven --confirm shop\n  \
+    backstay restore shop --at '2h ago' --table item --where 'id = 7' --into shop.db\n\n\
     Without --to the database itself is replaced: the old file stays beside it, and the name must be typed.")]
 pub struct Restore {
     /// The database, by its name in backstay.toml
@@ -283,6 +290,8 @@ pub struct Restore {
     /// Of this copy of the repository, by its name in backstay.toml
     #[arg(long, value_name = "COPY")]
     pub from_copy: Option<CopyName>,
+    #[command(flatten)]
+    pub rows: RowsArgs,
 }
 
 /// Bring the good rows of a damaged database into a new one

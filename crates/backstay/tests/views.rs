@@ -145,6 +145,15 @@ macro_rules! golden {
     };
 }
 
+/// Two snapshots: rows were removed and changed between them.
+fn changed() -> House {
+    let house = House::new();
+    house.ok(&["backup", "shop", "--label", "before"]);
+    house.sql("DELETE FROM item WHERE id > 1990; UPDATE item SET name = 'sail' WHERE id = 3");
+    house.ok(&["backup", "shop"]);
+    house
+}
+
 /// The same database once more, for commands that can run only once in a folder.
 fn damaged() -> House {
     let house = House::new();
@@ -160,6 +169,30 @@ golden!(show, House::new(), ["show", "shop"]);
 golden!(check, House::new(), ["check"]);
 golden!(check_deep, House::new(), ["check", "--deep"]);
 golden!(check_of_damage, damaged(), ["check"]);
+golden!(diff, changed(), ["diff", "shop", "--from", "label:before"]);
+golden!(log, changed(), ["log", "shop"]);
+golden!(when, changed(), ["when", "shop", "SELECT count(*) FROM item", "--drops"]);
+golden!(
+    restore_rows,
+    changed(),
+    [
+        "restore",
+        "shop",
+        "label:before",
+        "--table",
+        "item",
+        "--into",
+        "shop.db",
+        "--on-conflict",
+        "replace",
+        "--dry-run"
+    ]
+);
+golden!(
+    query,
+    House::new(),
+    ["query", "shop", "SELECT id, name, note IS NULL AS empty, x'0aff' AS bytes FROM item WHERE id < 3"]
+);
 golden!(status, House::new(), ["status"]);
 golden!(status_of_nothing, unprotected(), ["status"]);
 golden!(repo_show, House::new(), ["repo", "show"]);

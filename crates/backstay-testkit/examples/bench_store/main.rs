@@ -1,5 +1,5 @@
 //! What a repository behind a network costs: `cargo xtask bench s3` beside restic over the same server, `cargo xtask
-//! bench list` for a history of many snapshots.
+//! bench list` for a history of many snapshots, `cargo xtask bench query` for questions to the past.
 
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the machine's own clock")]
 
@@ -7,6 +7,7 @@
 #[path = "../bench/generate.rs"]
 mod generate;
 mod list;
+mod query;
 #[allow(dead_code, reason = "the other measurement uses the rest")]
 #[path = "../bench/report.rs"]
 mod report;
@@ -50,8 +51,9 @@ fn measure() -> Result<report::Table, Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match what.as_str() {
         "list" => runtime.block_on(list::measure(&options)),
+        "query" => query::measure(&options),
         "s3" => runtime.block_on(s3::measure(&options)),
-        _ => Err("one of `list` and `s3`".into()),
+        _ => Err("one of `list`, `query` and `s3`".into()),
     }
 }
 

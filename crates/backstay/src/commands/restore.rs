@@ -22,6 +22,9 @@ pub async fn run(context: &Context, args: &args::Restore) -> Outcome {
     let settings = context.settings()?.on_copy(args.from_copy.as_ref())?;
     let source = settings.source(&args.source)?;
     let vault = vault::open(context, &settings).await?;
+    if let Some(table) = &args.rows.table {
+        return super::rows::run(context, &vault, super::rows::Wanted { args, source, table }).await;
+    }
     let (target, asked) = match (target(context, &args.point)?, args.tx) {
         (_, Some(tx)) => (Target::Tx(Tx::new(tx)), None),
         ((Target::At(at), asked), None) if args.nearest => (Target::Nearest(at), asked),

@@ -4,6 +4,7 @@
 mod tests;
 
 use super::Diagnostic;
+use backstay_model::Kind;
 use backstay_sqlite::SqliteError;
 
 impl From<SqliteError> for Diagnostic {
@@ -53,6 +54,25 @@ pub(super) fn hinted(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
         SqliteError::Replaced { .. } | SqliteError::PinLost { .. } => {
             plain.hint("Run the same command again when nothing replaces the file or its log.")
         }
+        SqliteError::Page { fault, .. } if fault.kind == Kind::Corrupt => plain
+            .hint("Run `backstay check` to see which snapshots are affected, and ask another with `--at` or `--snapshot`.")
+            .hint("A copy of the repository may have it whole: `--from-copy NAME`."),
+        SqliteError::Page { fault, .. } if fault.kind == Kind::Cancelled => Diagnostic::cancelled(),
+        SqliteError::Page { .. } => {
+            plain.hint("Run the same command again; `--within` gives it more time, `limits.store_deadline` the store.")
+        }
+        SqliteError::NoTable { .. } => plain.hint("See which there are: `backstay query SOURCE --shell`, then `.tables`."),
+        SqliteError::TableTaken { .. } => plain.hint("Choose another name with `--as`."),
+        SqliteError::TableDiffers { .. } => plain
+            .hint("Bring the rows into a table of their own with `--as NAME`, or write them with `--sql FILE`."),
+        SqliteError::Conflict { .. } => plain
+            .hint("Say what to do with such rows: `--on-conflict skip` keeps today's, `--on-conflict replace` brings back what it was.")
+            .hint("Look at them first with `--dry-run`."),
+        SqliteError::References { .. } => plain
+            .hint("Bring back the rows they refer to first, with the same command and the other `--table`."),
+        SqliteError::Undo { .. } => plain.hint("Make room beside the database; the statements that undo it are written there."),
+        SqliteError::NoQuestion => plain.hint("Ask one SELECT; the past cannot be written. `--shell` takes several."),
+        SqliteError::Query { .. } => plain.hint("See what there is: `SELECT sql FROM sqlite_schema`, or `.schema` in `--shell`."),
         SqliteError::Wal { .. } => plain
             .hint("Run the same command again; if it stays, `backstay backup --as-is` keeps the bytes as they are."),
         SqliteError::Io { .. } | SqliteError::Seen(_) => {

@@ -21,8 +21,17 @@ impl Table {
         Self { columns: columns.map(|(name, align)| (name.to_owned(), align)).into(), rows: Vec::new() }
     }
 
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+    /// A table whose columns are known only when it is made.
+    pub fn of(columns: Vec<(String, Align)>) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
+    pub fn push(&mut self, cells: &[String]) {
         self.rows.push(cells.iter().map(|cell| safe(cell)).collect());
+    }
+
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.push(&cells);
     }
 
     /// The heading and the rows, two spaces between columns, nothing at the end of a line.

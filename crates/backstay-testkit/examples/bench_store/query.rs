@@ -1,0 +1,214 @@
+//! Asking the past: the release binary from its start to its answer, beside a full restore in the same run, from a
+//! folder and from a bucket thirty milliseconds away; and a scan beside Litestream's own file system.
+
+use crate::report::{Bound, Table, median};
+use crate::{Failed, Options, generate};
+use backstay_testkit::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How far away the bucket is: every request waits this long.
+const FAR: Duration = Duration::from_millis(30);
+const PYTHON: &str = "target/bench-venv/bin/python3";
+const LITESTREAM: &str = "target/bench-venv/bin/litestream";
+
+/// What one run of a program cost.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    seconds: f64,
+    mib: f64,
+    requests: f64,
+}
+
+pub fn measure(options: &Options) -> Result<Table, Failed> {
+    std::fs::create_dir_all(&options.dir)?;
+    let program = std::env::current_exe()?.with_file_name("../backstay");
+    if !program.exists() {
+        return Err("no release binary: `cargo build --release --package backstay`".into());
+    }
+    let source = options.dir.join(format!("query-{}.db", options.megabytes));
+    generate::database(&source, options.megabytes << 20, generate::Kind::Text)?;
+    let rows = count(&source)?;
+    let server = S3Server::start();
+    let far = distant(server.address())?;
+    let work = tempfile::tempdir_in(&options.dir)?;
+    let mut table =
+        Table::new(format!("query: {} MiB, {rows} rows, median of {} rounds", options.megabytes, options.rounds));
+    let near = House { program: program.clone(), dir: work.path().join("near"), endpoint: None };
+    near.begin(&source, "./vault")?;
+    let bucket = House { program, dir: work.path().join("far"), endpoint: Some(server.endpoint()) };
+    bucket.begin(&source, &format!("s3://{BUCKET}/ours"))?;
+    let bucket = House { endpoint: Some(format!("http://{far}")), ..bucket };
+    for (name, house, most) in [("folder", &near, Some(0.2)), ("bucket 30 ms away", &bucket, None)] {
+        let (mut points, mut restores) = (Vec::new(), Vec::new());
+        for round in 0..options.rounds as i64 {
+            points.push(house.ask(&format!("SELECT * FROM orders WHERE id = {}", (round + 1) * 7919 % rows))?);
+            restores.push(house.restore()?);
+        }
+        let of = |all: &[Cost], pick: fn(&Cost) -> f64| median(all.iter().map(pick).collect());
+        let (seconds, restore) = (of(&points, |c| c.seconds), of(&restores, |c| c.seconds));
+        match most {
+            Some(most) => table.bound(&format!("{name}: open and first row, s"), seconds, Bound::Most(most)),
+            None => table.figure(&format!("{name}: open and first row"), seconds, "s"),
+        }
+        table.bound(&format!("{name}: peak memory, MiB"), of(&points, |c| c.mib), Bound::Most(40.0));
+        table.figure(&format!("{name}: requests"), of(&points, |c| c.requests), "");
+        table.figure(&format!("{name}: full restore"), restore, "s");
+        table.bound(&format!("{name}: first row / full restore"), seconds / restore, Bound::Most(0.2));
+    }
+    scan(&mut table, options, &near, (&source, rows))?;
+    Ok(table)
+}
+
+/// An eighth of the table, by both, in turns.
+fn scan(table: &mut Table, options: &Options, near: &House, (source, rows): (&Path, i64)) -> Result<(), Failed> {
+    let sql = format!("SELECT count(*), sum(length(note)) FROM orders WHERE id <= {}", rows / 8);
+    let replica = near.dir.join("litestream");
+    let copy = near.dir.join("copy.db");
+    std::fs::copy(source, &copy)?;
+    let url = format!("file://{}", replica.display());
+    let done = Command::new(LITESTREAM)
+        .args(["replicate", "-once"])
+        .arg(&copy)
+        .arg(&url)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    if !done.success() {
+        return Err("litestream replicate -once failed".into());
+    }
+    let script = format!(
+        "import sqlite3, litestream_vfs, time\nc = sqlite3.connect(':memory:')\nlitestream_vfs.load(c)\nb = time.time()\n\
+         d = sqlite3.connect('file:copy.db?vfs=litestream', uri=True)\nprint(d.execute(\"\"\"{sql}\"\"\").fetchall())\nprint(time.time() - b)"
+    );
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        ours.push(near.ask(&sql)?);
+        let mut command = Command::new(PYTHON);
+        command.args(["-c", &script]).env("LITESTREAM_REPLICA_URL", &url);
+        let (cost, text) = timed(&mut command)?;
+        // Of theirs only opening and asking, without the start of Python.
+        let seconds =
+            text.lines().last().and_then(|line| line.trim().parse().ok()).ok_or(format!("litestream said: {text}"))?;
+        theirs.push(Cost { seconds, ..cost });
+    }
+    let of = |all: &[Cost], pick: fn(&Cost) -> f64| median(all.iter().map(pick).collect());
+    table.figure("scan of an eighth: Backstay, from its start", of(&ours, |c| c.seconds), "s");
+    table.figure("scan of an eighth: Litestream's, open and scan", of(&theirs, |c| c.seconds), "s");
+    table.figure("scan of an eighth: Backstay, peak memory", of(&ours, |c| c.mib), "MiB");
+    table.figure("scan of an eighth: Litestream's, peak memory", of(&theirs, |c| c.mib), "MiB");
+    let ratio = median(ours.iter().zip(&theirs).map(|(a, b)| a.seconds / b.seconds).collect());
+    table.bound("scan of an eighth: Backstay / Litestream's", ratio, Bound::Most(0.5));
+    Ok(())
+}
+
+fn count(source: &Path) -> Result<i64, Failed> {
+    Ok(rusqlite::Connection::open(source)?.query_row("SELECT max(id) FROM orders", [], |row| row.get(0))?)
+}
+
+struct House {
+    program: PathBuf,
+    dir: PathBuf,
+    endpoint: Option<String>,
+}
+
+impl House {
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(words).current_dir(&self.dir);
+        if let Some(endpoint) = &self.endpoint {
+            command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+            command.env("BACKSTAY_STORE_ENDPOINT", endpoint).env("BACKSTAY_STORE_ALLOW_HTTP", "true");
+        }
+        command
+    }
+
+    fn begin(&self, source: &Path, repository: &str) -> Result<(), Failed> {
+        std::fs::create_dir_all(&self.dir)?;
+        let named = format!("shop={}", source.display());
+        timed(&mut self.command(&["init", "--yes", "--no-backup", "--source", &named, "--repo", repository]))?;
+        timed(&mut self.command(&["backup", "shop", "--no-proof"]))?;
+        Ok(())
+    }
+
+    fn ask(&self, sql: &str) -> Result<Cost, Failed> {
+        let (cost, text) = timed(&mut self.command(&["query", "shop", "--json", sql]))?;
+        let value: serde_json::Value = serde_json::from_str(&text)?;
+        if value["rows"].as_array().is_none_or(Vec::is_empty) {
+            return Err(format!("no rows: {text}").into());
+        }
+        Ok(Cost { requests: value["store"]["requests"].as_f64().unwrap_or(f64::NAN), ..cost })
+    }
+
+    fn restore(&self) -> Result<Cost, Failed> {
+        let to = self.dir.join("restored.db");
+        let _ = std::fs::remove_file(&to);
+        Ok(timed(&mut self.command(&["restore", "shop", "--to", "restored.db"]))?.0)
+    }
+}
+
+/// Runs a program to its end: how long, how much memory at its highest, and what it said.
+fn timed(command: &mut Command) -> Result<(Cost, String), Failed> {
+    let begun = Instant::now();
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
+    let mut mib: f64 = 0.0;
+    let ended = loop {
+        // The highest there was, as the kernel keeps it; read for as long as the process is there.
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib: Option<f64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        mib = mib.max(kib.unwrap_or(0.0) / 1024.0);
+        if let Some(ended) = child.try_wait()? {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    let output = child.wait_with_output()?;
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    if ended.success() {
+        Ok((Cost { seconds, mib, requests: 0.0 }, out))
+    } else {
+        Err(format!("{command:?}: {out}{err}").into())
+    }
+}
+
+/// A way to a server on which every request takes its time. Ends with the process.
+fn distant(server: SocketAddr) -> Result<SocketAddr, Failed> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    on_a_thread(move || {
+        for client in listener.incoming().flatten() {
+            on_a_thread(move || {
+                if let Ok(server) = TcpStream::connect(server)
+                    && let (Ok(from_server), Ok(to_client)) = (server.try_clone(), client.try_clone())
+                {
+                    on_a_thread(move || pass(from_server, to_client, Duration::ZERO));
+                    pass(client, server, FAR);
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, wait: Duration) {
+    let mut bytes = vec![0; 256 << 10];
+    let _ = to.set_nodelay(true);
+    while let Ok(read @ 1..) = from.read(&mut bytes) {
+        std::thread::sleep(wait);
+        if to.write_all(&bytes[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+#[expect(clippy::disallowed_methods, reason = "a proxy lives as long as the measurement")]
+fn on_a_thread(work: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(work);
+}
