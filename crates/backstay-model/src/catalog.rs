@@ -99,6 +99,8 @@ pub enum Target {
     Id(String),
     /// The newest snapshot with this label.
     Label(Label),
+    /// The newest point older than the newest snapshot with this label.
+    Before(Label),
 }
 
 /// Why no single snapshot answers to a target.
@@ -167,6 +169,11 @@ pub fn choose<'a>(snapshots: &'a [Snapshot], target: &Target) -> Result<&'a Snap
         }
         Target::Label(label) => last(good.into_iter().filter(|s| s.label.as_ref() == Some(label)))
             .ok_or_else(|| NoPoint::UnknownLabel { label: label.to_string() }),
+        Target::Before(label) => {
+            let labelled = choose(snapshots, &Target::Label(label.clone()))?;
+            let early = line.into_iter().filter(|s| s.sequence < labelled.sequence && s.taken < labelled.taken);
+            last(early).ok_or(NoPoint::BeforeFirst { at: labelled.taken, oldest: labelled.taken })
+        }
         Target::Id(id) => by_id(snapshots, id),
     }
 }

@@ -5,9 +5,11 @@
 //! gap or another snapshot is not reached from here.
 
 mod apply;
+mod pages;
 mod point;
 
 pub use apply::{Onto, apply};
+pub use pages::{Image, Lies, PageMap};
 pub use point::{LogPoint, Next, Resolved, resolve};
 
 use crate::OpsError;

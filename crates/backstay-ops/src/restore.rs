@@ -6,6 +6,7 @@
 //! under a name. A crash leaves a private file named `.NAME.backstay-…`, which the next restore into that
 //! folder removes, or the finished restore.
 
+mod live;
 mod swap;
 
 pub use swap::Kept;
@@ -23,7 +24,7 @@ use backstay_format::{Corrupt, FingerprintKey};
 use backstay_model::catalog::{self, Quality, Snapshot};
 use backstay_model::{ByteLen, Moment, ObjectId, SourceName};
 use backstay_sqlite::question::{IntegrityAnswer, SmokeAnswer, SmokeState};
-use backstay_sqlite::{ForeignKeys, Holders, Integrity, Questions};
+use backstay_sqlite::{Exchanged, ForeignKeys, Holders, Integrity, Questions};
 use backstay_store::keys::SnapshotName;
 use backstay_store::repo::{Manifest, RepoError, SnapshotReader};
 use std::io;
@@ -48,12 +49,15 @@ pub enum Destination {
     New(PathBuf),
     /// The live database at this path, which is kept under another name.
     InPlace(PathBuf),
+    /// The same while it is in use: one transaction writes what differs, and the old state is kept under
+    /// another name.
+    Live(PathBuf),
 }
 
 impl Destination {
     pub fn path(&self) -> &Path {
         match self {
-            Destination::New(path) | Destination::InPlace(path) => path,
+            Destination::New(path) | Destination::InPlace(path) | Destination::Live(path) => path,
         }
     }
 }
@@ -72,6 +76,8 @@ pub struct RestorePlan {
     pub quarantined: bool,
     pub to: PathBuf,
     pub in_place: bool,
+    /// Into the database while it is in use.
+    pub live: bool,
     pub length: ByteLen,
     pub to_fetch: ByteLen,
     pub free: ByteLen,
@@ -108,6 +114,9 @@ pub struct RestoreReport {
     pub plan: RestorePlan,
     pub files: Vec<PathBuf>,
     pub kept: Vec<Kept>,
+    /// What a restore into the live database wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exchanged: Option<Exchanged>,
     pub smoke: Vec<SmokeAnswer>,
     pub millis: u64,
     /// What could not be found out about who uses the database.
@@ -121,7 +130,8 @@ pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, Ops
     let front = catalog.front(&snapshot.id).expect("every snapshot of a catalog has its front");
     let manifest = vault.repo.manifest(&front.name).await?;
     let in_place = matches!(request.into, Destination::InPlace(_));
-    if in_place && snapshot.quality != Quality::Whole {
+    let live = matches!(request.into, Destination::Live(_));
+    if (in_place || live) && snapshot.quality != Quality::Whole {
         let problem = "a byte-for-byte capture of a malformed database is restored to a new file only".into();
         return Err(OpsError::Unsound { problem });
     }
@@ -135,7 +145,7 @@ pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, Ops
     if free < snapshot.length.get() {
         return Err(OpsError::NoRoom { path: folder, needed: snapshot.length, free: ByteLen::new(free) });
     }
-    if !in_place && to.symlink_metadata().is_ok() {
+    if !in_place && !live && to.symlink_metadata().is_ok() {
         return Err(OpsError::TargetExists { path: to });
     }
     let distance_millis = match &request.target {
@@ -149,7 +159,7 @@ pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, Ops
         catalog::Target::Id(_) => Vec::new(),
         _ => passed_over(&catalog, &snapshot),
     };
-    let holders = (in_place && to.exists()).then(|| backstay_sqlite::holders(&to));
+    let holders = ((in_place || live) && to.exists()).then(|| backstay_sqlite::holders(&to));
     let plan = RestorePlan {
         source: request.source.clone(),
         snapshot: snapshot.id,
@@ -158,9 +168,10 @@ pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, Ops
         distance_millis,
         proven: snapshot.is_proven(),
         quarantined: snapshot.is_quarantined(),
-        moved_aside: if in_place { Vec::new() } else { swap::siblings(&to) },
+        moved_aside: if in_place || live { Vec::new() } else { swap::siblings(&to) },
         to,
         in_place,
+        live,
         length: snapshot.length,
         to_fetch: ByteLen::new(manifest.table.refs().iter().map(|r| r.stored).sum()),
         free: ByteLen::new(free),
@@ -210,8 +221,14 @@ pub async fn perform(vault: &Vault, planned: Planned) -> Result<RestoreReport, O
         log::apply(vault, log, (&snapshot, &key), &Onto { file: main.file.as_ref(), path: &main.path }).await?;
     }
     let smoke = ask_smoke(vault, &staged, &snapshot, (&request, led.is_some()))?;
+    let mut exchanged = None;
     let (kept, unseen) = match &request.into {
         Destination::New(_) => (swap::into_new(vault, &staged, &plan.to)?, Vec::new()),
+        Destination::Live(_) => {
+            let (done, kept) = crate::env::blocking(|| live::exchange(vault, &staged, &plan.to, request.busy))?;
+            exchanged = Some(done);
+            (kept, Vec::new())
+        }
         Destination::InPlace(_) => {
             let into = swap::Live { to: &plan.to, busy: request.busy, snapshot: &snapshot, source: &request.source };
             crate::env::blocking(|| swap::in_place(vault, &staged, into))?
@@ -220,7 +237,7 @@ pub async fn perform(vault: &Vault, planned: Planned) -> Result<RestoreReport, O
     vault.env.tell(Event::Ended);
     let files = staged.streams.iter().map(|s| swap::beside(&plan.to, s.suffix)).collect();
     let millis = vault.env.clock.now().millis_since(began).max(0) as u64;
-    Ok(RestoreReport { plan, files, kept, smoke, millis, unseen })
+    Ok(RestoreReport { plan, files, kept, exchanged, smoke, millis, unseen })
 }
 
 /// The restored streams under private names; what is left of them is removed whatever happens.

@@ -10,6 +10,7 @@ use backstay_model::{ByteLen, Kind, Kinded, Moment, Tx};
 use backstay_ops::OpsError;
 use backstay_ops::catalog::Vault;
 use backstay_ops::follow::{Began, FollowRequest, Follower, Limits};
+use backstay_ops::log::{self, Lies, PageMap};
 use backstay_ops::restore::Destination;
 use backstay_store::repo::RepoError;
 use rusqlite::Connection;
@@ -75,6 +76,33 @@ impl App {
         let to = self.restored(Target::Latest).await.expect("restore");
         assert_eq!(integrity_of(&to), "ok");
         assert!(rows_of(&to) == self.world.rows(), "the latest state is the live one");
+    }
+
+    /// Each page of each state, read by its place alone.
+    async fn pages_lie_where_the_map_says(&self) {
+        let vault = &self.world.vault;
+        let base = std::fs::read(self.restored(Target::Tx(Tx::FIRST)).await.expect("restore")).expect("read");
+        let mut images = 0;
+        for (tx, shadow) in &self.shadows {
+            let mut catalog = vault.catalog(&source()).await.expect("a catalog");
+            let resolved = log::resolve(vault, &mut catalog, &Target::Tx(*tx)).await.expect("a state");
+            let map = PageMap::of(vault, &resolved.log.expect("in the log")).await.expect("a map");
+            assert_eq!(map.shape(), Some((4096, (shadow.len() / 4096) as u32)));
+            for (number, page) in shadow.chunks(4096).enumerate() {
+                let number = number as u32 + 1;
+                let found = match map.find(number) {
+                    Lies::InLog(image) => {
+                        images += 1;
+                        map.read(vault, &image).await.expect("a page")
+                    }
+                    Lies::InSnapshot => base.chunks(4096).nth(number as usize - 1).expect("a page").to_vec(),
+                    other => panic!("state {tx}, page {number}: {other:?}"),
+                };
+                assert!(found == page, "state {tx}, page {number}");
+            }
+            assert_eq!(map.find((shadow.len() / 4096) as u32 + 1), Lies::Beyond);
+        }
+        assert!(images > 18);
     }
 
     /// Every state that was kept comes back by its number.
@@ -143,6 +171,7 @@ async fn every_commit_comes_back_byte_for_byte_by_its_number() {
     assert_eq!(app.shadows.iter().map(|(tx, _)| tx.get()).collect::<Vec<_>>(), (1..=18).collect::<Vec<_>>());
     app.all_come_back().await;
     app.latest_is_live().await;
+    app.pages_lie_where_the_map_says().await;
     let beyond = app.restored(Target::Tx(Tx::new(19))).await.expect_err("not committed yet");
     assert!(matches!(beyond, OpsError::NoPoint(NoPoint::TxNotHeld { tx: 19, before: 18, after: None })), "{beyond}");
 }
@@ -336,4 +365,28 @@ async fn numbers_go_on_however_many_backups_lie_between() {
     }
     let follower = app.follow().await;
     assert!(matches!(follower.began(), Began::Snapshot { tx, .. } if tx.get() == 2), "{:?}", follower.began());
+}
+
+/// `before-migration` is the label of the snapshot that was taken then; before it lies the last commit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_state_before_a_labelled_snapshot_is_the_last_commit_before_it() {
+    let app = App::begin().await;
+    let mut follower = app.follow().await;
+    app.insert(100);
+    app.insert(200);
+    follower.tick().await.expect("tick");
+    let shadow = recovered(&app.world.db());
+    drop(follower);
+    app.sql("CREATE TABLE u(y)");
+    let label: backstay_model::Label = "before-migration".parse().expect("a label");
+    let request = backstay_ops::backup::BackupRequest { label: Some(label.clone()), ..app.world.request() };
+    backstay_ops::backup::backup(&app.world.vault, &request).await.expect("backup");
+    app.sql("DROP TABLE t");
+    app.world.backup().await.expect("backup");
+    let to = app.restored(Target::Before(label.clone())).await.expect("restore");
+    assert!(std::fs::read(to).expect("read") == shadow);
+    let labelled = app.restored(Target::Label(label)).await.expect("restore");
+    assert_eq!(rows_of(&labelled).lines().count(), 2);
+    let none = app.restored(Target::Before("no-such".parse().expect("a label"))).await.expect_err("no such label");
+    assert!(matches!(none, OpsError::NoPoint(NoPoint::UnknownLabel { .. })), "{none}");
 }

@@ -69,6 +69,8 @@ pub enum SqliteError {
     LogGrew { path: PathBuf, grown: ByteLen, limit: ByteLen },
     #[error("{path} is not in WAL mode")]
     NotWal { path: PathBuf },
+    #[error("{path} cannot become the other state while it is open: its {what} would change")]
+    Unlike { path: PathBuf, what: &'static str },
     #[error("{path} was moved or replaced by another file meanwhile")]
     Replaced { path: PathBuf },
     #[error("{path} could not be held still: {why}")]
@@ -143,7 +145,7 @@ impl Kinded for SqliteError {
                 Kind::Unavailable
             }
             SqliteError::ReadOnlyMount { .. } | SqliteError::NotWal { .. } => Kind::Config,
-            SqliteError::Replaced { .. } | SqliteError::PinLost { .. } => Kind::Conflict,
+            SqliteError::Replaced { .. } | SqliteError::PinLost { .. } | SqliteError::Unlike { .. } => Kind::Conflict,
             SqliteError::Wal { source: WalError::Io(e), .. } => Kind::of_io(e),
             SqliteError::Wal { .. } => Kind::Corrupt,
             SqliteError::Io { source, .. } | SqliteError::Seen(source) => Kind::of_io(source),

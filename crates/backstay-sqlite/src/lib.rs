@@ -1,7 +1,8 @@
 //! The only crate that opens SQLite databases.
 //!
 //! Owns consistent capture of a live database, the questions asked of a restored one, and what can be
-//! known about who has a database open. It must never write to a database under care, never leave a
+//! known about who has a database open. It must never write to a database under care unless a person asked
+//! for just that ([`exchange`], [`maintain`]), never leave a
 //! file beside it that was not there, and never open and close a raw descriptor on a database file
 //! or its `-shm`: POSIX drops every lock this process holds on a file when any descriptor on it is
 //! closed. Database files are read only through SQLite's own handle.
@@ -13,6 +14,7 @@ pub mod capture;
 pub mod detect;
 pub mod engine;
 mod error;
+pub mod exchange;
 pub mod exclusive;
 pub mod facts;
 mod ffi;
@@ -39,6 +41,7 @@ pub use capture::{Capture, CaptureOptions, CaptureReport, ChangedUnits, HoldKind
 pub use detect::{DetectLimits, Found, detect};
 pub use engine::{Engine, assert_engine, describe_engine};
 pub use error::{PinLoss, SqliteError};
+pub use exchange::{Exchange, Exchanged, Pages};
 pub use exclusive::{ExclusiveHold, take_exclusive};
 pub use facts::{FileIdentity, JournalMode, SourceFacts};
 pub use holders::{Holder, Holders, LockState, holders};

@@ -20,7 +20,7 @@ mod verbatim;
 
 pub use error::RepoError;
 pub use keeper::{LeaseDraft, LeaseSlot, PruneHead};
-pub use log::{LogDraft, LogFront, LogObject, LogSigning};
+pub use log::{LogDraft, LogFront, LogIndex, LogObject, LogSigning};
 pub use manifest::{Draft, Fronts, Manifest, ManifestFront, Read, Rewrite, Rewriting, Root, SealedBody};
 pub use masters::{NewWrap, Unlocked};
 pub use reader::{Directory, LeafAt, SealedAgain, SnapshotReader, Step, unit_size};

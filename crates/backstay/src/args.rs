@@ -275,12 +275,18 @@ pub struct Restore {
     /// This state of a followed source, by its number
     #[arg(long, value_name = "N", conflicts_with = "which")]
     pub tx: Option<u64>,
+    /// The last state older than the snapshot with this label
+    #[arg(long, value_name = "LABEL", conflicts_with_all = ["which", "tx"])]
+    pub before: Option<Label>,
     /// Where --at lies in a gap of the log, the nearer side of it
     #[arg(long, requires = "at")]
     pub nearest: bool,
     /// Write this new file and leave the database alone
     #[arg(long, value_name = "FILE")]
     pub to: Option<PathBuf>,
+    /// Into the database while it is in use, as one transaction that writes only what differs
+    #[arg(long, conflicts_with = "to")]
+    pub live: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,

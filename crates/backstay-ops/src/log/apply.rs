@@ -1,18 +1,26 @@
 //! Writing a log over the snapshot it comes after.
 //!
-//! Every record is compared with the digest it was captured under, and that with everything before it.
+//! Objects are fetched and opened several at a time and applied in order. Every record is compared with the digest it
+//! was captured under, and that with everything before it. Memory is bounded by a few objects and [`PENDING_MAX`].
 
-use super::LogPoint;
-use crate::OpsError;
+use super::{Link, LogPoint};
 use crate::catalog::Vault;
 use crate::disk::{At, DiskFile};
-use backstay_format::fingerprint::{CommitHasher, RecordHasher};
+use crate::{OpsError, workers};
+use backstay_format::fingerprint::CommitHasher;
 use backstay_format::log::Record;
 use backstay_format::{Corrupt, FingerprintKey};
 use backstay_model::catalog::Snapshot;
 use backstay_model::{Digest, Tx};
-use backstay_store::seal::Unsealer;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
+use tokio::runtime::Handle;
+
+/// Objects fetched and opened at once; twice as many may lie in memory.
+const FETCHED_AT_ONCE: usize = 4;
+/// Bytes of pages that wait for a later commit to write them again.
+const PENDING_MAX: usize = 64 << 20;
 
 /// Where the pages of a log go.
 pub struct Onto<'a> {
@@ -35,17 +43,22 @@ pub async fn apply(
         running: snapshot.root,
         tx: of_first(point),
         length: None,
-        open: None,
     };
-    for link in &point.links {
-        vault.env.cancel.check()?;
-        let object = vault.repo.log_object(&link.stream, link.sequence).await?;
-        let hole = OpsError::LogHole { stream: link.stream, sequence: link.sequence };
-        let object = object.filter(|object| object.front.digest == link.digest).ok_or(hole)?;
-        let spans = &object.front.facts.spans;
-        let span = spans.iter().position(|span| *span == link.span).unwrap_or(usize::MAX);
-        crate::env::blocking(|| applying.object(&object, (span, point.tx), vault.unsealer()?, onto))?;
-    }
+    let handle = Handle::current();
+    let mut writing = Writing { onto, pages: HashMap::new(), bytes: 0, end: u64::MAX };
+    crate::env::blocking(|| {
+        workers::ordered(
+            FETCHED_AT_ONCE,
+            point.links.iter(),
+            || (),
+            |(), link| handle.block_on(opened(vault, link, point.tx)),
+            |opened| {
+                vault.env.cancel.check()?;
+                applying.object(&opened, &mut writing)
+            },
+        )?;
+        writing.flush()
+    })?;
     if applying.tx != point.tx {
         return Err(broken("the log leads to the state that was chosen"));
     }
@@ -64,6 +77,67 @@ fn broken(rule: &'static str) -> OpsError {
     Corrupt::Rule { what: "a log", rule }.into()
 }
 
+/// An object of the log, and where in its images those of its records lie.
+struct Opened {
+    records: Vec<Record>,
+    /// Images of all of them, one after another.
+    images: Vec<u8>,
+}
+
+/// The records of a link's source up to a state, with their images.
+async fn opened(vault: &Vault, link: &Link, last: Tx) -> Result<Opened, OpsError> {
+    let object = vault.repo.log_object(&link.stream, link.sequence).await?;
+    let hole = OpsError::LogHole { stream: link.stream, sequence: link.sequence };
+    let object = object.filter(|object| object.front.digest == link.digest).ok_or(hole)?;
+    let span = object.front.facts.spans.iter().position(|span| *span == link.span).unwrap_or(usize::MAX);
+    let is_ours = |record: &Record| usize::from(record.span) == span && record.tx <= last;
+    let mut images = Vec::new();
+    let records = object.open::<OpsError>(vault.unsealer()?, |records, at, _, bytes| {
+        if records.get(at).is_some_and(is_ours) {
+            images.extend_from_slice(bytes);
+        }
+        Ok(())
+    })?;
+    Ok(Opened { records: records.into_iter().filter(is_ours).collect(), images })
+}
+
+/// Pages on their way to the file: of a page that many commits wrote only the last is written, as far as
+/// memory goes.
+struct Writing<'a> {
+    onto: &'a Onto<'a>,
+    pages: HashMap<u64, Vec<u8>>,
+    bytes: usize,
+    /// Where the database ends: after the last whole commit, or where one in parts has come to.
+    end: u64,
+}
+
+impl Writing<'_> {
+    fn page(&mut self, offset: u64, bytes: &[u8]) -> Result<(), OpsError> {
+        match self.pages.entry(offset) {
+            Entry::Occupied(mut there) => {
+                there.get_mut().clear();
+                there.get_mut().extend_from_slice(bytes);
+            }
+            Entry::Vacant(free) => {
+                free.insert(bytes.to_vec());
+                self.bytes += bytes.len();
+            }
+        }
+        if self.bytes > PENDING_MAX { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), OpsError> {
+        let mut pages: Vec<(u64, Vec<u8>)> = self.pages.drain().collect();
+        pages.sort_unstable_by_key(|(offset, _)| *offset);
+        self.bytes = 0;
+        // What a later commit cut off is not written; if it comes back, its commit has all of it.
+        for (offset, bytes) in pages.into_iter().take_while(|(offset, _)| *offset < self.end) {
+            self.onto.file.write_at(offset, &bytes).at("write", self.onto.path)?;
+        }
+        Ok(())
+    }
+}
+
 struct Applying {
     hasher: CommitHasher,
     complete: Digest,
@@ -71,63 +145,34 @@ struct Applying {
     /// The last complete state.
     tx: Tx,
     length: Option<u64>,
-    open: Option<(usize, RecordHasher)>,
 }
 
 impl Applying {
-    fn object(
-        &mut self,
-        object: &backstay_store::repo::LogObject,
-        (span, last): (usize, Tx),
-        unsealer: &Unsealer,
-        onto: &Onto<'_>,
-    ) -> Result<(), OpsError> {
-        let mut done = 0;
-        let is_ours = |record: &Record| usize::from(record.span) == span && record.tx <= last;
-        let records = object.open::<OpsError>(unsealer, |records, at, page, bytes| {
-            while done < at {
-                self.end(records.get(done).filter(|r| is_ours(r)), done)?;
-                done += 1;
+    fn object(&mut self, opened: &Opened, writing: &mut Writing<'_>) -> Result<(), OpsError> {
+        let mut rest = opened.images.as_slice();
+        for record in &opened.records {
+            if Some(record.tx) != self.tx.next() {
+                return Err(broken("its states follow one another"));
             }
-            let Some(record) = records.get(at).filter(|record| is_ours(record)) else { return Ok(()) };
-            let hasher = self.begin(record, at);
-            hasher.page(page, bytes);
-            let offset = u64::from(page - 1) * record.page_size.bytes();
-            Ok(onto.file.write_at(offset, bytes).at("write", onto.path)?)
-        })?;
-        for (at, record) in records.iter().enumerate().skip(done) {
-            self.end(Some(record).filter(|record| is_ours(record)), at)?;
-        }
-        Ok(())
-    }
-
-    fn begin(&mut self, record: &Record, at: usize) -> &mut RecordHasher {
-        let fresh = || {
             let previous = if record.part.begins() { &self.complete } else { &self.running };
-            (at, self.hasher.record(previous, record))
-        };
-        let open = match self.open.take() {
-            Some(open) if open.0 == at => open,
-            _ => fresh(),
-        };
-        &mut self.open.insert(open).1
-    }
-
-    fn end(&mut self, record: Option<&Record>, at: usize) -> Result<(), OpsError> {
-        let Some(record) = record else { return Ok(()) };
-        self.begin(record, at);
-        let Some((_, hasher)) = self.open.take() else { return Ok(()) };
-        if Some(record.tx) != self.tx.next() {
-            return Err(broken("its states follow one another"));
-        }
-        let digest = hasher.finish();
-        if digest != record.digest {
-            return Err(broken("its records have the digests they were captured under"));
-        }
-        self.running = digest;
-        if record.part.completes() {
-            (self.complete, self.tx) = (digest, record.tx);
-            self.length = Some(u64::from(record.page_count) * record.page_size.bytes());
+            let mut hasher = self.hasher.record(previous, record);
+            // A commit in parts may be making it longer: its end is known from each of them.
+            writing.end = u64::from(record.page_count) * record.page_size.bytes();
+            let short = || broken("every page of a record has its image");
+            for page in &record.pages {
+                let (bytes, behind) = rest.split_at_checked(record.page_size.get() as usize).ok_or_else(short)?;
+                rest = behind;
+                hasher.page(*page, bytes);
+                writing.page(u64::from(page - 1) * record.page_size.bytes(), bytes)?;
+            }
+            let digest = hasher.finish();
+            if digest != record.digest {
+                return Err(broken("its records have the digests they were captured under"));
+            }
+            self.running = digest;
+            if record.part.completes() {
+                (self.complete, self.tx, self.length) = (digest, record.tx, Some(writing.end));
+            }
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ impl Resolved {
 pub async fn resolve(vault: &Vault, catalog: &mut Catalog, target: &Target) -> Result<Resolved, OpsError> {
     let plain = match target {
         Target::Tx(tx) => return by_tx(vault, catalog, *tx).await,
-        Target::Latest => catalog.choose(&Target::Latest)?,
+        Target::Latest | Target::Before(_) => catalog.choose(target)?,
         Target::At(at) | Target::Nearest(at) => match catalog.choose(&Target::At(*at)) {
             Err(OpsError::NoPoint(NoPoint::BeforeFirst { .. })) if matches!(target, Target::Nearest(_)) => {
                 catalog.oldest().ok_or(NoPoint::Empty)?
@@ -57,6 +57,10 @@ pub async fn resolve(vault: &Vault, catalog: &mut Catalog, target: &Target) -> R
     };
     let at = match target {
         Target::At(at) | Target::Nearest(at) => Some(*at),
+        Target::Before(label) => {
+            let labelled = catalog.choose(&Target::Label(label.clone()))?;
+            Moment::from_millis(labelled.taken.as_millis() - 1)
+        }
         _ => None,
     };
     let followed = catalog
@@ -75,7 +79,7 @@ pub async fn resolve(vault: &Vault, catalog: &mut Catalog, target: &Target) -> R
         let fault = reached.fault.filter(|_| time >= reached.at);
         Resolved { snapshot, log, fault }
     };
-    match at {
+    match at.filter(|_| !matches!(target, Target::Before(_))) {
         Some(at) => beside_gaps(vault, catalog, resolved, target, at).await,
         None => Ok(resolved),
     }

@@ -133,7 +133,7 @@ fn staying(error: OpsError, kept: &[Kept]) -> OpsError {
 /// What follows the name of a file that was kept; then comes the time.
 const KEPT: &str = ".before-restore-";
 
-fn mark(vault: &Vault) -> String {
+pub(super) fn mark(vault: &Vault) -> String {
     format!("{KEPT}{}", vault.env.clock.now().compact())
 }
 
@@ -296,7 +296,7 @@ fn keep_old(vault: &Vault, to: &Path, hold: Option<&ExclusiveHold>, kept: &mut V
 
 /// A name nothing has yet, nor anything that SQLite would look for beside it: two restores in one
 /// second keep both old files.
-fn free_name(to: &Path, mark: &str) -> PathBuf {
+pub(super) fn free_name(to: &Path, mark: &str) -> PathBuf {
     let names = std::iter::once(String::new()).chain((2..).map(|n| format!("-{n}")));
     let mut paths = names.map(|n| beside(to, &format!("{mark}{n}")));
     let is_free = |path: &PathBuf| path.symlink_metadata().is_err() && siblings(path).is_empty();

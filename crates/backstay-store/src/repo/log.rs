@@ -7,13 +7,13 @@ use super::records::{Chain, Origin, verify_front};
 use super::{RepoError, Repository};
 use crate::StoreError;
 use crate::keys;
-use crate::seal::{Compressor, Expected, NewObject, SealedBuilder, Sealer, Unsealer};
+use crate::seal::{Compressor, Expected, FrameOpener, NewObject, SealedBuilder, Sealer, Unsealer};
 use crate::seam::Key;
 use crate::signing::SigningKey;
 use backstay_format::facts::{self, Log, Role};
 use backstay_format::log::{self, Record};
 use backstay_format::object::{Front, Object, Signed};
-use backstay_format::{Header, ObjectType};
+use backstay_format::{FramePlace, Header, ObjectType};
 use backstay_model::{Digest, ObjectId, Random, Sequence, StreamId};
 use bytes::Bytes;
 
@@ -34,6 +34,32 @@ pub struct LogObject {
     pub front: LogFront,
     key: Key,
     bytes: Bytes,
+}
+
+/// What a log object holds and where, without its images.
+pub struct LogIndex {
+    pub front: LogFront,
+    pub records: Vec<Record>,
+    /// Every frame; the last has the records.
+    frames: Vec<FramePlace>,
+    key: Key,
+    opener: FrameOpener,
+}
+
+impl LogIndex {
+    /// Where the image of each page of each record lies: its frame, and how far into it. In order.
+    pub fn images(&self) -> Result<Vec<(FramePlace, u32)>, RepoError> {
+        let laid = log::layout_of(&self.records, &self.frames).map_err(|e| RepoError::damaged(&self.key, e))?;
+        let mut places = Vec::new();
+        for (frame, sizes) in self.frames.iter().zip(laid) {
+            let mut at = 0;
+            for size in sizes {
+                places.push((*frame, at));
+                at += size.get();
+            }
+        }
+        Ok(places)
+    }
 }
 
 /// A log object being sealed, frame by frame.
@@ -91,7 +117,7 @@ impl LogObject {
         let sealed = |e| RepoError::sealed(&self.key, e);
         let object = Object::parse(&self.bytes).map_err(damaged)?;
         let opener = unsealer.open(&object.front.header).map_err(sealed)?;
-        let frame = |place: &backstay_format::FramePlace, last| {
+        let frame = |place: &FramePlace, last| {
             let expected = Expected { frame: place.frame, raw: place.raw, last };
             opener.open(expected, object.frame(place).map_err(damaged)?).map_err(sealed)
         };
@@ -113,6 +139,22 @@ impl LogObject {
             }
         }
         Ok(records)
+    }
+}
+
+impl LogObject {
+    /// What it holds and where.
+    fn index(self, unsealer: &Unsealer) -> Result<LogIndex, RepoError> {
+        let damaged = |e| RepoError::damaged(&self.key, e);
+        let sealed = |e| RepoError::sealed(&self.key, e);
+        let object = Object::parse(&self.bytes).map_err(damaged)?;
+        let opener = unsealer.open(&object.front.header).map_err(sealed)?;
+        let last = object.frames.last().ok_or(RepoError::misplaced(&self.key, "it has no body"))?;
+        let expected = Expected { frame: last.frame, raw: last.raw, last: true };
+        let raw = opener.open(expected, object.frame(last).map_err(damaged)?).map_err(sealed)?;
+        let records = log::parse(&raw).map_err(damaged)?;
+        let frames = object.frames.clone();
+        Ok(LogIndex { records, frames, opener, front: self.front.clone(), key: self.key.clone() })
     }
 }
 
@@ -155,6 +197,24 @@ impl Repository {
         let object = Object::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?;
         let front = self.verify_log(&key, &object.front, stream, sequence)?;
         Ok(LogObject { front, key, bytes })
+    }
+
+    /// What the object in a slot holds; `None` where there is none.
+    pub async fn log_index(
+        &self,
+        stream: &StreamId,
+        sequence: Sequence,
+        unsealer: &Unsealer,
+    ) -> Result<Option<LogIndex>, RepoError> {
+        let Some(object) = self.log_object(stream, sequence).await? else { return Ok(None) };
+        object.index(unsealer).map(Some)
+    }
+
+    /// One frame of images: one ranged request.
+    pub async fn log_frame(&self, index: &LogIndex, place: &FramePlace) -> Result<Vec<u8>, RepoError> {
+        let sealed = self.store().get_range(&index.key, place.range()).await?;
+        let expected = Expected { frame: place.frame, raw: place.raw, last: false };
+        index.opener.open(expected, &sealed).map_err(|e| RepoError::sealed(&index.key, e))
     }
 
     /// The highest slot of a stream that is taken, by a listing.

@@ -26,6 +26,7 @@ pub async fn run(context: &Context, args: &args::Restore) -> Outcome {
         return super::rows::run(context, &vault, super::rows::Wanted { args, source, table }).await;
     }
     let (target, asked) = match (target(context, &args.point)?, args.tx) {
+        _ if args.before.is_some() => (Target::Before(args.before.clone().expect("looked at")), None),
         (_, Some(tx)) => (Target::Tx(Tx::new(tx)), None),
         ((Target::At(at), asked), None) if args.nearest => (Target::Nearest(at), asked),
         (other, None) => other,
@@ -33,7 +34,7 @@ pub async fn run(context: &Context, args: &args::Restore) -> Outcome {
     let request = RestoreRequest {
         source: source.name.clone(),
         target: target.clone(),
-        into: destination(source, args.to.as_deref(), &context.layers.working_dir),
+        into: destination(source, args, &context.layers.working_dir),
         smoke: source.smoke.clone(),
         busy: source.policy.capture.busy_timeout,
     };
@@ -142,8 +143,13 @@ pub fn target(context: &Context, point: &PointArgs) -> Result<(Target, Option<Mo
 }
 
 /// Without `--to`, or with the path of the database itself, the database is replaced.
-fn destination(source: &SourceSettings, to: Option<&Path>, working_dir: &Path) -> Destination {
-    let Some(to) = to.map(|to| working_dir.join(to)) else { return Destination::InPlace(source.path.clone()) };
+fn destination(source: &SourceSettings, args: &args::Restore, working_dir: &Path) -> Destination {
+    if args.live {
+        return Destination::Live(source.path.clone());
+    }
+    let Some(to) = args.to.as_ref().map(|to| working_dir.join(to)) else {
+        return Destination::InPlace(source.path.clone());
+    };
     let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if real(&to) == real(&source.path) { Destination::InPlace(source.path.clone()) } else { Destination::New(to) }
 }
@@ -169,7 +175,7 @@ fn warn(context: &Context, plan: &RestorePlan, target: &Target) {
 
 /// In place of a database that is there, the name must be given.
 fn confirm_in_place(context: &Context, args: &args::Restore, plan: &RestorePlan) -> Result<(), Diagnostic> {
-    if !plan.in_place || plan.to.symlink_metadata().is_err() {
+    if !(plan.in_place || plan.live) || plan.to.symlink_metadata().is_err() {
         return Ok(());
     }
     let age = human_span(context.clock.now().millis_since(plan.log.as_ref().map_or(plan.taken, |log| log.at)));
@@ -207,7 +213,11 @@ impl View for RestoreView {
     fn render(&self, page: &mut Page) {
         let plan = &self.plan;
         let done = if self.report.is_some() { "restored" } else { "would be restored" };
-        let place = if plan.in_place { "in place: " } else { "to " };
+        let place = match (plan.live, plan.in_place) {
+            (true, _) => "into the live ",
+            (_, true) => "in place: ",
+            _ => "to ",
+        };
         page.verdict(self.verdict, plan.source.as_str(), &format!("{done} {place}{}", plan.to.display()));
         let state = match (plan.quarantined, plan.proven) {
             (true, _) => "QUARANTINED",
@@ -272,6 +282,11 @@ fn render_plan(plan: &RestorePlan, page: &mut Page) {
 fn render_report(report: &RestoreReport, page: &mut Page) {
     for kept in &report.kept {
         page.evidence("kept", &format!("{} as {}", name(&kept.was), kept.now.display()));
+    }
+    if let Some(exchanged) = &report.exchanged {
+        let pages =
+            format!("{} of {} pages, in one transaction", exchanged.changed, exchanged.before.max(exchanged.after));
+        page.evidence("exchanged", &pages);
     }
     for smoke in &report.smoke {
         let said = smoke.value.as_deref().unwrap_or("nothing");

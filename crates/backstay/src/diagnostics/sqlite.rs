@@ -51,6 +51,8 @@ pub(super) fn hinted(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
         SqliteError::LogGrew { .. } => plain
             .hint("Run the same command again at a quieter hour; the application could not reuse its log meanwhile.")
             .hint("Or let it grow further: `capture.log_growth_max` in backstay.toml, if the disk has the room."),
+        SqliteError::Unlike { .. } => plain
+            .hint("Stop what has it open, and run the same `backstay restore` without `--live`: the file is exchanged as a whole."),
         SqliteError::Replaced { .. } | SqliteError::PinLost { .. } => {
             plain.hint("Run the same command again when nothing replaces the file or its log.")
         }
