@@ -3,7 +3,7 @@
 
 mod samples;
 
-use backstay_format::facts::{self, Lease, Log, Manifest, Prune, Stream};
+use backstay_format::facts::{self, CondemnedSnapshot, Conf, Enrolment, Lease, Log, Manifest, Prune, Stream};
 use backstay_format::log;
 use backstay_format::object::Object;
 use backstay_format::table::Table;
@@ -54,6 +54,14 @@ fn this_build_reads_the_bytes_of_version_1() {
     let facts = |name: &str| Object::parse(&golden(name)).expect("a whole record").front.facts.to_vec();
     assert_eq!(facts::parse::<Prune>("facts", &facts("prune.bin")), Ok(samples::prune_facts()));
     assert_eq!(facts::parse::<Lease>("facts", &facts("lease.bin")), Ok(samples::lease_facts()));
+    assert_eq!(facts::parse::<Conf>("facts", &golden("conf-facts.bin")), Ok(samples::conf_facts()));
+    assert_eq!(facts::parse::<Conf>("facts", &golden("unsealed-conf-facts.bin")), Ok(samples::unsealed_conf_facts()));
+    let rewritten = facts::parse::<Manifest>("facts", &golden("rewritten-facts.bin"));
+    assert_eq!(rewritten, Ok(samples::rewritten_facts()));
+    assert_eq!(rewritten.map(|facts| facts.rewritten.map(|r| r.bytes())), Ok(Some(Ok(b"\x00front\xff".to_vec()))));
+    let later = facts::parse::<CondemnedSnapshot>("facts", &golden("later-generation.bin"));
+    assert_eq!(later, Ok(samples::later_generation()));
+    assert_eq!(Enrolment::parse(&golden("enrolment.bin")), Ok(samples::enrolment()));
     for name in ["conf.bin", "mark.bin", "pack.bin", "log.bin"] {
         assert!(Object::parse(&golden(name)).is_ok(), "{name}");
     }

@@ -2,7 +2,8 @@
 
 use backstay_format::directory::{self, Holding};
 use backstay_format::facts::{
-    self, After, Condemned, CondemnedSnapshot, Engine, Head, Lease, Log, Manifest, Prune, PrunedSource, Span, Stream,
+    self, After, Condemned, CondemnedSnapshot, Conf, Engine, Enrolment, EnrolmentRequest, Head, Lease, Log, Manifest,
+    Prune, PrunedSource, Recipient, Retired, Rewritten, Role, Signer, Span, StoreAbilities, Stream, Until, Wrapped,
 };
 use backstay_format::log::{self, Part, Record};
 use backstay_format::object::{Builder, Digest, FramePlace, Seal, Signed};
@@ -137,6 +138,75 @@ pub fn records() -> Vec<Record> {
     vec![record(Part::Whole, 7, vec![1, 9]), record(Part::First, 8, vec![2])]
 }
 
+/// With everything a configuration can have but a published identity.
+pub fn conf_facts() -> Conf {
+    let at = |millis| Moment::from_millis(millis).expect("in range");
+    let wrapped = |byte| Wrapped { id: ObjectId::from_bytes([byte; 16]), digest: Digest::from_bytes([byte + 1; 32]) };
+    let recipient = |name: &str, recipient: Option<&str>, byte| Recipient {
+        name: name.to_owned(),
+        recipient: recipient.map(str::to_owned),
+        wrap: wrapped(byte),
+    };
+    let below = "data/shop/snap/".to_owned();
+    let until = Until { below, sequence: Sequence::new(9), digest: Digest::from_bytes([0xab; 32]) };
+    let signer = |byte, name: &str, roles: &[Role], retired| Signer {
+        key: SignerKey::from_bytes([byte; 32]),
+        name: name.to_owned(),
+        roles: roles.to_vec(),
+        retired,
+    };
+    Conf {
+        generation: 7,
+        created: at(1_795_000_000_123),
+        master: "age1master".to_owned(),
+        older: Some(wrapped(0x31)),
+        published_identity: None,
+        recipients: vec![recipient("Ada Ü.", Some("age1ada"), 0x33), recipient("safe", None, 0x35)],
+        signers: vec![
+            signer(0x51, "db-1", &Role::ALL, None),
+            signer(0x52, "db-2", &[Role::Writer], Some(Retired { at: at(1_795_000_000_000), until: vec![until] })),
+        ],
+        store: StoreAbilities { conditional_put: true },
+    }
+}
+
+/// Of an unsealed repository, as `init` writes it.
+pub fn unsealed_conf_facts() -> Conf {
+    let published_identity = Some("AGE-SECRET-KEY-1".to_owned());
+    let store = StoreAbilities { conditional_put: false };
+    Conf {
+        generation: 0,
+        older: None,
+        published_identity,
+        recipients: Vec::new(),
+        signers: Vec::new(),
+        store,
+        ..conf_facts()
+    }
+}
+
+/// Of a later generation: the same, and the front of the first.
+pub fn rewritten_facts() -> Manifest {
+    Manifest { rewritten: Some(Rewritten::of(b"\x00front\xff")), ..manifest_facts() }
+}
+
+/// Where a later generation of a snapshot is condemned.
+pub fn later_generation() -> CondemnedSnapshot {
+    let (id, sequence) = (ObjectId::from_bytes([0x0d; 16]), Sequence::new(7));
+    CondemnedSnapshot { id, sequence, generation: Generation::new(3) }
+}
+
+pub fn enrolment() -> Enrolment {
+    let request = EnrolmentRequest {
+        made: Moment::from_millis(1_795_000_000_123).expect("in range"),
+        name: "db-2".to_owned(),
+        key: SignerKey::from_bytes([0x52; 32]),
+        roles: vec![Role::Writer, Role::Reader],
+        recipient: Some("age1db2".to_owned()),
+    };
+    Enrolment { request, signature: "0f".repeat(64) }
+}
+
 pub fn prune_facts() -> Prune {
     let head = Head { sequence: Sequence::new(9), digest: Digest::from_bytes([0xab; 32]) };
     let at = |millis| Moment::from_millis(millis).expect("in range");
@@ -181,5 +251,10 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("log-facts.bin", facts::encode(&log_facts())),
         ("records.bin", log::encode(&records())),
         ("directory.bin", directory::encode(&directory())),
+        ("conf-facts.bin", facts::encode(&conf_facts())),
+        ("unsealed-conf-facts.bin", facts::encode(&unsealed_conf_facts())),
+        ("rewritten-facts.bin", facts::encode(&rewritten_facts())),
+        ("later-generation.bin", facts::encode(&later_generation())),
+        ("enrolment.bin", enrolment().encode()),
     ]
 }
