@@ -6,13 +6,15 @@ mod finding;
 mod fuzz;
 mod mutants;
 mod rust;
+mod soak;
 mod sources;
 mod tidy;
 mod tree;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask tidy | bench sqlite | docs [PAGE..] | mutants [--continue] [NAME..] | fuzz [--seconds N] [TARGET]";
+const USAGE: &str = "usage: cargo xtask tidy | bench sqlite | docs [PAGE..] | mutants [--continue] [NAME..] | fuzz [--seconds N] [TARGET] | \
+     soak store --server garage";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         "docs" => tree::root().and_then(|root| docs::run(&root, rest)),
         "mutants" => tree::root().and_then(|root| mutants::run(&root, rest)),
         "fuzz" => tree::root().and_then(|root| fuzz::run(&root, rest)),
+        "soak" => tree::root().and_then(|root| soak::run(&root, rest)),
         _ => Err(USAGE.to_owned()),
     };
     match done {
