@@ -11,16 +11,20 @@ use backstay_model::catalog::{MarkKind, Target};
 use backstay_model::prune::GRACE_MIN_MILLIS;
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::{ObjectId, Verdict};
-use backstay_ops::OpsError;
 use backstay_ops::backup::BaseUse;
+use backstay_ops::catalog::Vault;
 use backstay_ops::check::Depth;
+use backstay_ops::copy::{self, Act, CopyRequest, Reread};
 use backstay_ops::disk::OsDisk;
 use backstay_ops::masters::{self, KeyHome, NewMaster};
 use backstay_ops::restore::Destination;
 use backstay_ops::retain::{self, RetainReport, SourceRules};
 use backstay_ops::rewrite::{RewriteReport, rewrite};
 use backstay_ops::trust::{Custodian, Receiver};
+use backstay_ops::{OpsError, State};
 use backstay_store::keyfile::KeyFile;
+use backstay_store::local::{LocalStore, OpenMode};
+use backstay_store::repo::Repository;
 use backstay_store::seal::{MasterIdentity, Unsealer};
 use backstay_testkit::effects::Effects;
 use jiff::tz::TimeZone;
@@ -55,7 +59,7 @@ fn any(opened: &BTreeMap<String, bool>) -> bool {
     opened.values().any(|opens| *opens)
 }
 
-async fn retention(host: &backstay_ops::catalog::Vault, grace_millis: i64) -> RetainReport {
+async fn retention(host: &Vault, grace_millis: i64) -> RetainReport {
     let policy = RetentionPolicy::default();
     retain::apply(host, &[SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis, log_millis: 0 }])
         .await
@@ -160,6 +164,43 @@ async fn the_next_backup_builds_on_what_was_rewritten() {
     }
 }
 
+/// A copy holds what the old master opens until it was brought up to date and its own keeper has pruned it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_is_sent_what_was_rewritten_and_frees_what_that_replaces() {
+    let team = Team::new().await;
+    let known = history(&team).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Arc::new(LocalStore::open(&folder.path().join("usb"), OpenMode::Create).expect("a store"));
+    let to = || copy::Destination { store: store.clone(), state_root: folder.path().join("state") };
+    let request = CopyRequest {
+        act: Act::Copy,
+        reread: Reread::Nothing,
+        policy: RetentionPolicy::default(),
+        zone: TimeZone::UTC,
+        in_flight: std::num::NonZeroU32::MIN,
+    };
+    let first = team.first().await;
+    let report = copy::copy(&first.vault, &to(), &request).await.expect("copied");
+    assert_eq!((report.sources[0].snapshots, report.sources[0].copied), (4, 4), "{report:?}");
+    let old = Unsealer::of(first.vault.unsealer().expect("a reader").identities().to_vec());
+    first.change_master(None).await.expect("rotated");
+    rewritten(&team.first().await).await;
+    let host = team.first().await;
+    let report = copy::copy(&host.vault, &to(), &request).await.expect("copied");
+    let row = &report.sources[0];
+    assert_eq!((row.snapshots, row.copied, row.missing), (4, 4, 0), "{report:?}");
+    let again = copy::copy(&host.vault, &to(), &request).await.expect("copied");
+    assert_eq!((again.sources[0].snapshots, again.sources[0].copied), (4, 0), "{again:?}");
+    let repo = Repository::open(store.clone(), host.vault.repo.root(), None).await.expect("open");
+    let state = State::open(host.vault.env.disk.clone(), &folder.path().join("keeper"), repo.id()).expect("state");
+    let unsealer = Some(Unsealer::of(host.vault.unsealer().expect("a reader").identities().to_vec()));
+    let there = Vault { repo, state, signer: host.vault.signer.clone(), unsealer, env: host.vault.env.clone() };
+    assert_eq!(retention(&there, 0).await.sources[0].deleted.snapshots, 4);
+    assert!(!any(&opened(&folder.path().join("usb"), &old)), "the old master opens nothing in the copy");
+    let catalog = there.catalog(&source()).await.expect("catalog");
+    assert_eq!(catalog.snapshots.iter().map(|s| s.id).collect::<Vec<_>>(), [3, 2, 1, 0].map(|n| known[n].0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_keeper_who_reads_rewrites() {
     let team = Team::new().await;
@@ -200,6 +241,64 @@ async fn one_snapshot_that_is_damaged_is_told_and_keeps_none_of_the_others() {
     for (id, rows) in &known[..3] {
         assert_eq!(host.restored(by_id(*id)).await.expect("restore"), *rows);
     }
+}
+
+/// The master is changed and what is old is rewritten while backups are taken, three times over: every snapshot that was
+/// told restores, and in the end no master of before opens anything that stands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn keys_are_changed_and_snapshots_rewritten_beside_backups() {
+    let team = Team::new().await;
+    let mut known = history(&team).await;
+    for round in 0..3 {
+        let handle = tokio::runtime::Handle::current();
+        let backups = async {
+            let mut told = Vec::new();
+            for n in 0..5 {
+                team.sql(&format!("UPDATE t SET x = 'round {round}, {n}' WHERE id % 50 = {n}"));
+                match team.first().await.backup(&team.db()).await {
+                    Ok(report) => told.push((report.snapshot, team.rows())),
+                    Err(OpsError::KeysChanged | OpsError::BaseVanished { committed: None, .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            told
+        };
+        let changes = async {
+            team.first().await.change_master(None).await.expect("rotated");
+            rewritten(&team.first().await).await
+        };
+        let (told, report) = tokio::task::block_in_place(|| {
+            std::thread::scope(|scope| {
+                let backups = scope.spawn(|| handle.block_on(backups));
+                let report = handle.block_on(changes);
+                (backups.join().expect("the backups end"), report)
+            })
+        });
+        assert!(report.sources[0].problems.is_empty(), "{report:?}");
+        println!("round {round}: {} of 5 backups, {} rewritten", told.len(), report.sources[0].rewritten);
+        known.extend(told);
+    }
+    assert_eq!(rewritten(&team.first().await).await.verdict, Verdict::Pass);
+    retention(&team.first().await.vault, 0).await;
+    let host = team.first().await;
+    assert_eq!(host.check(Depth::Authentic).await.expect("check").verdict, Verdict::Pass);
+    for (id, rows) in &known {
+        assert_eq!(host.restored(by_id(*id)).await.expect("restore"), *rows);
+    }
+    let older = host.vault.unsealer().expect("a reader").identities()[1..].to_vec();
+    assert_eq!(older.len(), 3);
+    let left = opened(&team.store_dir(), &Unsealer::of(older));
+    // A backup that was not committed leaves packs nobody refers to; they go when they are half a day old.
+    let named = host.vault.repo.snapshot_names(&source()).await.expect("names");
+    let mut needed = std::collections::BTreeSet::new();
+    for (name, _) in named {
+        needed.insert(name.key().to_string());
+        let manifest = host.vault.repo.manifest(&name).await.expect("a manifest");
+        let packs = manifest.table.refs().iter().map(|r| backstay_store::keys::pack(&source(), &r.object).to_string());
+        needed.extend(packs);
+    }
+    let bad: Vec<_> = left.iter().filter(|(name, opens)| **opens && needed.contains(*name)).collect();
+    assert!(bad.is_empty(), "a master of before opens what stands: {bad:?}");
 }
 
 fn keys(process: &Process) -> KeyFile {

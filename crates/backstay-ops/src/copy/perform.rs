@@ -110,10 +110,14 @@ impl<'a> Run<'a> {
         let mut there = there(copy, &source).await?;
         // Condemned is final: what will be deleted there must not be referred to again.
         self.condemned = sides.there.iter().flat_map(|there| there.condemned_packs(&source)).collect();
-        let mut copied = 0;
+        let (mut copied, mut renewed) = (0, 0);
         for id in &sides.plan.missing {
             self.vault.env.cancel.check()?;
-            copied += usize::from(self.snapshot(&sides.catalog, id, &mut there).await?);
+            let is_copied = self.snapshot(&sides.catalog, id, &mut there).await?;
+            // One that was rewritten here has stood there before.
+            let stood = sides.there.as_ref().is_some_and(|there| there.front(id).is_some());
+            copied += usize::from(is_copied);
+            renewed += usize::from(is_copied && stood);
         }
         if self.request.reread == Reread::Everything || self.request.act == Act::Compare {
             let old = sides.there.iter().flat_map(|there| &there.snapshots).map(|s| s.id);
@@ -128,7 +132,8 @@ impl<'a> Run<'a> {
         let had = sides.there.as_ref().map_or(0, |there| there.snapshots.len());
         let missing = sides.plan.missing.len() - copied;
         let newest = newest(copy, &source).await?;
-        Ok(SourceCopy { source, snapshots: had + copied, copied, missing, left_out: sides.plan.left_out, newest })
+        let snapshots = had + copied - renewed;
+        Ok(SourceCopy { source, snapshots, copied, missing, left_out: sides.plan.left_out, newest })
     }
 
     /// What each signer did.
