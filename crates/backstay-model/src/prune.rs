@@ -133,7 +133,7 @@ pub struct GivenUp {
 #[serde(tag = "doubt", rename_all = "kebab-case")]
 pub enum Doubt {
     /// A manifest cannot be verified: what it needs is not known.
-    Unverified { id: ObjectId, sequence: Sequence },
+    Unverified(Named),
     /// Something among the manifests has a name this build does not know.
     Unread { name: String },
     /// Snapshots are missing that no prune took.
@@ -149,8 +149,7 @@ pub enum Doubt {
 /// Everything that forbids to condemn or delete anything of the source.
 pub fn doubts(found: &Found, given_up: &GivenUp) -> Vec<Doubt> {
     let unverified = || found.unverified.iter().filter(|named| !given_up.unverified.contains(named));
-    let mut doubts: Vec<Doubt> =
-        unverified().map(|named| Doubt::Unverified { id: named.id, sequence: named.sequence }).collect();
+    let mut doubts: Vec<Doubt> = unverified().map(|named| Doubt::Unverified(*named)).collect();
     doubts.extend(found.unread.iter().map(|name| Doubt::Unread { name: name.clone() }));
     let explained = found.recorded.gone.with(&given_up.missing);
     let here = found.standing.iter().map(|s| s.snapshot.sequence).chain(unverified().map(|named| named.sequence));

@@ -7,7 +7,7 @@ mod world;
 use backstay_format::facts::Role;
 use backstay_format::object;
 use backstay_model::catalog::{MarkKind, Target};
-use backstay_model::prune::Named;
+use backstay_model::prune::{Doubt, Named};
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::{Generation, Kinded, ObjectId, Verdict};
 use backstay_ops::OpsError;
@@ -113,11 +113,16 @@ async fn one_that_is_damaged_leaves_it_to_the_one_before_and_stops_the_prune_unt
     assert_eq!(host.check(Depth::Intact).await.expect("check").verdict, Verdict::Fail, "it is told");
     assert_eq!(host.restored(Target::Latest).await.expect("restore"), team.rows());
     let report = retention(&host, backstay_model::prune::GRACE_MIN_MILLIS).await;
-    assert_eq!(report.sources[0].doubts.len(), 1, "{report:?}");
-    let id = Named { sequence: name.sequence, id: name.id, generation: name.generation }.to_string();
-    let missing = backstay_model::Ranges::default();
-    let request = retain::DropRequest { source: source(), id: Some(id), missing, grace_millis: 0 };
-    let report = retain::drop(&host.vault, &request).await.expect("given up");
+    let named = Named { sequence: name.sequence, id: name.id, generation: name.generation };
+    assert_eq!(report.sources[0].doubts, [Doubt::Unverified(named)], "by its whole name: {report:?}");
+    let drop = async |id: String| {
+        let missing = backstay_model::Ranges::default();
+        let request = retain::DropRequest { source: source(), id: Some(id), missing, grace_millis: 0 };
+        retain::drop(&host.vault, &request).await
+    };
+    let unsure = drop(name.id.short()).await.expect_err("the good snapshot, or this?");
+    assert!(matches!(unsure, OpsError::NoPoint(_)), "{unsure}");
+    let report = drop(named.to_string()).await.expect("given up");
     assert_eq!(report.sources[0].deleted.snapshots, 1, "{report:?}");
     let left = manifests(&team.first().await).await;
     assert!(left.contains(&new) && !left.contains(&name) && left.len() == 2);

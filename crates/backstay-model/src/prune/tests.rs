@@ -125,7 +125,7 @@ fn what_cannot_be_verified_stops_everything_until_exactly_that_is_given_up() {
     let mut found = found(vec![standing(1, &[901]), standing(3, &[903])]);
     let rotten = Named { sequence: Sequence::new(2), id: id(2), generation: Generation::FIRST };
     found.unverified = vec![rotten];
-    assert_eq!(doubts(&found, &GivenUp::default()), [Doubt::Unverified { id: id(2), sequence: Sequence::new(2) }]);
+    assert_eq!(doubts(&found, &GivenUp::default()), [Doubt::Unverified(rotten)]);
     let other = GivenUp { snapshots: [id(7)].into(), ..GivenUp::default() };
     assert_eq!(doubts(&found, &other).len(), 1);
     let given_up = GivenUp { unverified: [rotten].into(), missing: [2].into_iter().collect(), ..GivenUp::default() };

@@ -3,10 +3,10 @@
 use crate::output::table::{Align, Table};
 use crate::output::time;
 use crate::output::{Page, View, counted};
-use backstay_model::Moment;
 use backstay_model::Verdict;
 use backstay_model::prune::Doubt;
 use backstay_model::retention::{Decision, Fate, Freed};
+use backstay_model::{Generation, Moment};
 use backstay_ops::retain::{HoldReport, LogTally, RetainReport, SourceReport, Tally};
 use jiff::tz::TimeZone;
 
@@ -165,12 +165,14 @@ fn tally_words(tally: Tally) -> String {
 
 fn doubt_words(doubt: &Doubt) -> String {
     match doubt {
-        Doubt::Unverified { id, sequence } => {
-            format!(
-                "snapshot {} (number {}) cannot be verified; what it needs is not known",
-                id.short(),
-                sequence.get()
-            )
+        Doubt::Unverified(manifest) => {
+            // Of a later generation the whole name: the id alone is the snapshot's, which another one may speak for.
+            let name = match manifest.generation {
+                Generation::FIRST => format!("snapshot {}", manifest.id.short()),
+                _ => format!("manifest {manifest}"),
+            };
+            let number = manifest.sequence.get();
+            format!("{name} (number {number}) cannot be verified; what it needs is not known")
         }
         Doubt::Unread { name } => format!("{name} has a name this version does not know"),
         Doubt::Hole { from, to } if from == to => format!("snapshot number {from} is missing, and no prune took it"),
