@@ -154,22 +154,26 @@ pub fn parse_age(text: &str) -> Option<SignedDuration> {
         let number: i64 = rest.get(..digits)?.parse().ok()?;
         rest = rest.get(digits..)?.trim_start();
         let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let seconds = seconds_in(rest.get(..letters)?)?;
+        let millis = millis_in(rest.get(..letters)?)?;
         rest = rest.get(letters..)?.trim_start();
-        total = total.checked_add(number.checked_mul(seconds)?)?;
+        total = total.checked_add(number.checked_mul(millis)?)?;
     }
-    Some(SignedDuration::from_secs(total))
+    Some(SignedDuration::from_millis(total))
 }
 
-fn seconds_in(unit: &str) -> Option<i64> {
-    Some(match unit {
+fn millis_in(unit: &str) -> Option<i64> {
+    if unit == "ms" {
+        return Some(1);
+    }
+    let seconds: i64 = match unit {
         "s" | "sec" | "second" | "seconds" => 1,
         "m" | "min" | "minute" | "minutes" => 60,
         "h" | "hour" | "hours" => 3600,
         "d" | "day" | "days" => 86_400,
         "w" | "week" | "weeks" => 604_800,
         _ => return None,
-    })
+    };
+    seconds.checked_mul(1000)
 }
 
 /// A span in the largest two units that matter: `3 d 4 h`, `12 min 5 s`, `0.4 s`.

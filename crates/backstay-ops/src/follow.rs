@@ -2,8 +2,9 @@
 //! each exactly once; where that cannot be proven a snapshot is taken and the gap recorded.
 //!
 //! Owns the two halves that must not wait for each other: the [`catcher`](catch) reads commits from the log
-//! into a bounded spool and holds the log only that long; the [`shipper`](ship) puts them into the
-//! dense slots of this run's stream. [`Follower::tick`] is one step of both, for whoever drives them.
+//! and holds the log only that long; the [`shipper`](ship) seals them and puts them into the dense slots of
+//! this run's stream. What waits for the store and could be overwritten in the log lies sealed in a bounded
+//! [`spool`] on the disk. [`Follower::tick`] is one step of both, for whoever drives them.
 //!
 //! A crash at any point leaves a stream whose contiguous part is whole. The next run finds out from the
 //! store what of it is durable, takes the stream's next slot, so that nothing can still come into it, and
@@ -13,10 +14,15 @@
 
 mod begin;
 mod catch;
+pub mod drive;
 mod memory;
+mod pace;
 mod ship;
+mod spool;
+mod watch;
 
-pub use catch::Limits;
+pub use catch::{Limits, Mode};
+pub use pace::Pace;
 
 use crate::OpsError;
 use crate::backup::{self, BackupRequest, Malformed, Purpose, gather};
@@ -30,8 +36,8 @@ use backstay_model::{BranchNo, ByteLen, Kind, Kinded, Moment, ObjectId, Sequence
 use backstay_sqlite::{PinLoss, SqliteError, Step, Tail, TailOptions};
 use backstay_store::repo::{Chain, LogDraft, LogSigning, RepoError};
 use begin::Beginning;
-use catch::Catcher;
-use memory::{Memory, Standing};
+use catch::{Catcher, Looked};
+use memory::{Durable, Memory, Standing};
 use ship::Shipper;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,16 +94,98 @@ pub struct Position {
     /// Commits and bytes that are read and not yet durable.
     pub waiting: u64,
     pub waiting_bytes: u64,
+    /// How much of that lies sealed on this host's disk.
+    pub spooled_bytes: u64,
+    /// How long the application's log is, as a file.
+    pub log_bytes: u64,
+    pub mode: Mode,
+    /// Why the log is not held although it should be, if it is not.
+    pub alarm: Option<Alarm>,
 }
+
+/// A state that a person should know of while it lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Alarm {
+    /// What waits for the store has reached its bound: the log is not read any more.
+    SpoolFull,
+    /// The spool cannot be written: only memory keeps what waits.
+    SpoolRefused,
+}
+
+/// Above this what was read does not stay in memory.
+const MEMORY_MAX: u64 = 16 << 20;
 
 /// One database being followed.
 pub struct Follower<'v> {
     vault: &'v Vault,
     request: FollowRequest,
-    catcher: Catcher,
-    shipper: Shipper<'v>,
+    halves: Halves<'v>,
     began: Began,
     _lock: SourceLock,
+}
+
+/// What reads and what writes.
+struct Halves<'v> {
+    catcher: Catcher,
+    shipper: Shipper<'v>,
+    alarm: Option<Alarm>,
+}
+
+impl<'v> Halves<'v> {
+    fn new(catcher: Catcher, shipper: Shipper<'v>) -> Self {
+        Self { catcher, shipper, alarm: None }
+    }
+
+    fn waiting_bytes(&self) -> u64 {
+        self.catcher.waiting_bytes() + self.shipper.waiting_bytes()
+    }
+
+    /// One look at the log. Gives the number of commits read.
+    fn look(&mut self) -> Result<u64, OpsError> {
+        let limit = match self.alarm {
+            Some(Alarm::SpoolRefused) => MEMORY_MAX * 4,
+            _ => self.catcher.limits().spool_limit.get(),
+        };
+        if self.waiting_bytes() >= limit {
+            self.catcher.release();
+            self.alarm = self.alarm.or(Some(Alarm::SpoolFull));
+            return Ok(0);
+        }
+        self.alarm = self.alarm.filter(|alarm| *alarm != Alarm::SpoolFull);
+        let clear = self.shipper.is_clear() && self.catcher.waiting() == 0;
+        let looked = self.catcher.look(clear)?;
+        let mut count = 0;
+        if let Looked::Read(read) = looked {
+            count += read;
+            if self.catcher.must_be_safe() || self.catcher.waiting_bytes() >= MEMORY_MAX {
+                keep_safe(&mut self.shipper, &mut self.catcher, &mut self.alarm);
+            }
+        }
+        self.catcher.move_on();
+        if self.catcher.is_copying_due(count == 0) {
+            let Self { catcher, shipper, alarm } = self;
+            count += catcher.copy_back(&mut |catcher| keep_safe(shipper, catcher, alarm))?;
+        }
+        Ok(count)
+    }
+}
+
+/// Seals what was read and writes it to the disk. A disk that takes no more is told, and costs at most a snapshot: the
+/// application does not wait for it.
+fn keep_safe(shipper: &mut Shipper<'_>, catcher: &mut Catcher, alarm: &mut Option<Alarm>) {
+    let mut kept = Ok(());
+    while kept.is_ok() {
+        let pieces = catcher.next_pieces();
+        if pieces.is_empty() {
+            break;
+        }
+        kept = shipper.seal(pieces);
+    }
+    *alarm = match kept.and_then(|()| shipper.spool()) {
+        Ok(()) => None,
+        Err(_) => Some(Alarm::SpoolRefused),
+    };
 }
 
 impl<'v> Follower<'v> {
@@ -110,7 +198,7 @@ impl<'v> Follower<'v> {
         let (begun, catcher, shipper) = match resume(vault, &request, &mut tail, stream).await? {
             Ok(resumed) => {
                 let Resumed { memory, standing, caught, after } = resumed;
-                let shipper = Shipper::new(vault, &request.source, stream, &memory, after, standing.clone());
+                let shipper = Shipper::new(vault, &request.source, stream, &memory, after, standing.clone())?;
                 let mut catcher = Catcher::new(tail, &standing, request.limits, vault.env.clock.clone());
                 catcher.take(caught);
                 (Began::Continued { tx: standing.tx }, catcher, shipper)
@@ -122,7 +210,7 @@ impl<'v> Follower<'v> {
                 begin_anew(vault, &request, tail, place).await?
             }
         };
-        Ok(Self { vault, request, catcher, shipper, began: begun, _lock: lock })
+        Ok(Self { vault, request, halves: Halves::new(catcher, shipper), began: begun, _lock: lock })
     }
 
     /// How it began.
@@ -131,14 +219,37 @@ impl<'v> Follower<'v> {
     }
 
     pub fn position(&self) -> Position {
-        let standing = self.shipper.standing();
-        let (waiting, waiting_bytes) = (self.catcher.waiting() + self.shipper.waiting(), self.catcher.waiting_bytes());
-        Position { branch: self.shipper.branch(), tx: standing.tx, at: standing.time, waiting, waiting_bytes }
+        let Halves { catcher, shipper, alarm } = &self.halves;
+        let standing = shipper.standing();
+        Position {
+            branch: shipper.branch(),
+            tx: standing.tx,
+            at: standing.time,
+            waiting: catcher.waiting() + shipper.waiting(),
+            waiting_bytes: self.halves.waiting_bytes(),
+            spooled_bytes: shipper.spooled_bytes(),
+            log_bytes: catcher.log_len(),
+            mode: catcher.limits().mode,
+            alarm: *alarm,
+        }
     }
 
     /// Reads what was committed, without putting it anywhere yet.
     pub fn catch(&mut self) -> Result<u64, OpsError> {
-        blocking(|| self.catcher.catch())
+        blocking(|| self.halves.look())
+    }
+
+    /// Whether something was read, or lost to sight, that is not in the repository yet.
+    pub fn has_news(&self) -> bool {
+        let Halves { catcher, shipper, .. } = &self.halves;
+        catcher.waiting() > 0 || !shipper.is_clear() || catcher.lost().is_some()
+    }
+
+    /// Keeps on the disk what could not be put, for the next run. Gives the number of commits.
+    pub fn keep(&mut self) -> u64 {
+        let Halves { catcher, shipper, alarm } = &mut self.halves;
+        blocking(|| keep_safe(shipper, catcher, alarm));
+        shipper.waiting()
     }
 
     /// One step: reads what was committed, makes all of it durable, and begins anew where it must. An error
@@ -146,32 +257,41 @@ impl<'v> Follower<'v> {
     pub async fn tick(&mut self) -> Result<Ticked, OpsError> {
         let mut ticked = Ticked { caught: self.catch()?, ..Ticked::default() };
         self.ship(&mut ticked).await?;
-        if let Some(reason) = self.catcher.lost() {
+        if let Some(reason) = self.halves.catcher.lost() {
             self.begin_anew(reason, &mut ticked).await?;
         }
         Ok(ticked)
     }
 
+    /// Makes durable what was read when it began.
     async fn ship(&mut self, ticked: &mut Ticked) -> Result<(), OpsError> {
+        let goal = self.halves.catcher.tx();
         loop {
-            if !self.shipper.is_sending() {
-                let pieces = self.catcher.next_pieces();
+            let Halves { catcher, shipper, .. } = &mut self.halves;
+            if shipper.is_clear() {
+                let pieces = if shipper.standing().tx < goal { catcher.next_pieces() } else { Vec::new() };
                 if pieces.is_empty() {
                     return Ok(());
                 }
-                blocking(|| self.shipper.seal(pieces))?;
+                blocking(|| shipper.seal(pieces))?;
             }
+            let Some((stream, sequence, bytes)) = blocking(|| shipper.front()) else {
+                shipper.give_up();
+                catcher.lose("what was read of its log is gone from the state folder");
+                return Ok(());
+            };
             // While an object is under way the log goes on being read: a slow store must not hold it.
-            let (catcher, shipper, pause) = (&mut self.catcher, &mut self.shipper, self.request.limits.look);
-            let put = shipper.put();
+            let (halves, vault, pause) = (&mut self.halves, self.vault, self.request.limits.look);
+            let put = vault.repo.put_log(&stream, sequence, bytes);
             tokio::pin!(put);
-            let sent = loop {
+            loop {
                 tokio::select! {
                     biased;
                     sent = &mut put => break sent?,
-                    () = tokio::time::sleep(pause) => ticked.caught += blocking(|| catcher.catch())?,
+                    () = tokio::time::sleep(pause) => ticked.caught += blocking(|| halves.look())?,
                 }
-            };
+            }
+            let sent = blocking(|| self.halves.shipper.confirm());
             ticked.objects += 1;
             ticked.shipped += sent.commits;
             ticked.bytes += sent.bytes;
@@ -180,13 +300,14 @@ impl<'v> Follower<'v> {
 
     async fn begin_anew(&mut self, reason: String, ticked: &mut Ticked) -> Result<(), OpsError> {
         let tail = open_tail(self.vault, &self.request)?;
-        self.catcher.release();
-        let standing = self.shipper.standing();
-        let tip = Some(LogTip::of_run(self.shipper.branch(), standing.tx, self.shipper.last_used(), standing.time));
-        let (stream, sequence, previous) = self.shipper.place();
+        let Halves { catcher, shipper, .. } = &mut self.halves;
+        catcher.release();
+        let standing = shipper.standing();
+        let tip = Some(LogTip::of_run(shipper.branch(), standing.tx, shipper.last_used(), standing.time));
+        let (stream, sequence, previous) = shipper.place();
         let place = Anew { stream, sequence, previous: Some(previous), tip, reason };
         let (began, catcher, shipper) = begin_anew(self.vault, &self.request, tail, place).await?;
-        (self.catcher, self.shipper) = (catcher, shipper);
+        self.halves = Halves::new(catcher, shipper);
         ticked.began = Some(began.clone());
         self.began = began;
         Ok(())
@@ -217,6 +338,8 @@ async fn resume(
     let Some(memory) = Memory::recall(vault, &request.source)? else {
         return say("this host remembers nothing of following it");
     };
+    // What the run before kept on the disk comes first: it is of the file that was followed then.
+    let durable = memory.durable(vault, &request.source).await?;
     if memory.file != tail.identity().into() {
         return say("another file stands at its path");
     }
@@ -230,7 +353,7 @@ async fn resume(
     if tip.is_none_or(|front| front.name.id != memory.snapshot) {
         return say("another snapshot was taken since");
     }
-    let Some((sequence, previous, standing)) = memory.durable(&vault.repo).await? else {
+    let Some(Durable { sequence, digest: previous, standing }) = durable else {
         return say("its log goes on beyond what this host remembers");
     };
     let caught = match blocking(|| tail.advance(&standing.cursor)) {
@@ -321,7 +444,7 @@ async fn begin_anew<'v>(
     let standing = Standing { tx: begun.following.tx, time: report.taken, chain: report.root, cursor: begun.cursor };
     let memory = Memory::begin(identity.into(), report.branch, report.snapshot, &begun.key, place.stream);
     let after = After::Snapshot(report.snapshot);
-    let mut shipper = Shipper::new(vault, &request.source, place.stream, &memory, after, standing.clone());
+    let mut shipper = Shipper::new(vault, &request.source, place.stream, &memory, after, standing.clone())?;
     if let Some(previous) = place.previous {
         shipper.go_on_at(place.sequence, previous);
     }
@@ -333,9 +456,13 @@ async fn begin_anew<'v>(
     Ok((began, catcher, shipper))
 }
 
-/// Whether a step that failed like this can simply be tried again.
+/// Whether a step that failed like this can simply be tried again. A file that is being replaced is away for a moment.
 pub fn is_passing(error: &OpsError) -> bool {
-    matches!(error.kind(), Kind::Unavailable | Kind::NoSpace)
+    let away = matches!(
+        error,
+        OpsError::Sqlite(SqliteError::Missing { .. } | SqliteError::Replaced { .. } | SqliteError::PinLost { .. })
+    );
+    away || matches!(error.kind(), Kind::Unavailable | Kind::NoSpace)
 }
 
 /// The secret behind the digests of a log, as it is remembered.

@@ -11,9 +11,11 @@
 //! when the hold was never given up: see decision 0019. Everything else is [`Lost`]: the caller takes a
 //! snapshot and begins anew.
 //!
-//! Must never write to the database, checkpoint it, or open its main file or `-shm` by itself. Locks:
-//! one read mark, in slot 0 or 1 to 4; SHARED on the main file as long as it lives, as any connection
-//! in WAL mode. A crash gives both back.
+//! Must never write to the database's pages, or open its main file or `-shm` by itself. It copies the log back
+//! only while it has the writer's lock, see [`lock`]. Locks: one read mark, in slot 0 or 1 to 4; SHARED
+//! on the main file as long as it lives, as any connection in WAL mode. A crash gives all of them back.
+
+mod lock;
 
 use crate::error::{At, SqliteError};
 use crate::facts::{FileIdentity, JournalMode};
@@ -45,6 +47,10 @@ pub enum Step {
     Proven,
     /// The transaction before has ended.
     Ended,
+    /// The writer's lock is ours.
+    Locked,
+    /// The log was copied back under it.
+    CopiedBack,
 }
 
 /// How to follow.
@@ -165,6 +171,10 @@ struct Hold {
 pub struct Tail {
     databases: [Database; 2],
     hold: Option<Hold>,
+    /// The hold that takes over once what was read is safe.
+    next: Option<Hold>,
+    /// What takes the writer's lock, once it was needed.
+    writer: Option<Database>,
     options: TailOptions,
     clock: Arc<dyn Clock>,
 }
@@ -177,7 +187,7 @@ impl Tail {
         if first.identity != second.identity {
             return Err(SqliteError::Replaced { path: path.to_owned() });
         }
-        Ok(Self { databases, hold: None, options, clock })
+        Ok(Self { databases, hold: None, next: None, writer: None, options, clock })
     }
 
     /// Which file is followed.
@@ -192,6 +202,13 @@ impl Tail {
     /// How long the log is, by its name.
     pub fn log_len(&self) -> u64 {
         std::fs::metadata(sibling(&self.databases[0].path, "-wal")).map_or(0, |log| log.len())
+    }
+
+    /// Bytes of the log that the next commit would have to be written behind: none when it may begin the log anew.
+    pub fn log_in_use(&self) -> u64 {
+        let Some(hold) = self.hold.as_ref().filter(|hold| !hold.is_slot_0) else { return 0 };
+        let frames = hold.index.as_ref().map_or(0, |index| u64::from(index.frames));
+        frames * (u64::from(hold.cursor.page_size) + wal::FRAME_HEADER_LEN as u64)
     }
 
     /// Looks whether there is anything to do: no lock, a few reads of shared memory. Fails when the path
@@ -224,7 +241,13 @@ impl Tail {
 
     /// Gives the hold up. What happens in the log from now on may be lost to sight.
     pub fn release(&mut self) {
-        if let Some(database) = self.hold.take().and_then(|hold| self.databases.get(hold.at)) {
+        for hold in [self.hold.take(), self.next.take()].into_iter().flatten() {
+            self.end(&hold);
+        }
+    }
+
+    fn end(&self, hold: &Hold) {
+        if let Some(database) = self.databases.get(hold.at) {
             // Ending to read takes nothing that could be refused; a connection that is broken holds nothing.
             let _ = database.end();
         }
@@ -241,6 +264,15 @@ impl Tail {
 
     /// Reads everything committed behind `from`, and holds the state it leads to.
     pub fn advance(&mut self, from: &LogCursor) -> Result<Result<Caught, Lost>, SqliteError> {
+        let caught = self.read_on(from);
+        self.move_on();
+        caught
+    }
+
+    /// Reads everything committed behind `from`. What was held before is held on until [`Tail::move_on`]: until
+    /// then nothing of what was read can go.
+    pub fn read_on(&mut self, from: &LogCursor) -> Result<Result<Caught, Lost>, SqliteError> {
+        self.move_on();
         let next = self.hold.as_ref().map_or(0, |hold| 1 - hold.at.min(1));
         let new = self.begin(next)?;
         (self.options.steps)(Step::Begun);
@@ -254,10 +286,23 @@ impl Tail {
             Ok(false) => {}
             Err(error) => caught = Err(error),
         }
-        self.release();
-        self.hold = Some(new);
-        (self.options.steps)(Step::Ended);
+        self.next = Some(new);
         caught
+    }
+
+    /// Whether the next commit may begin the log anew, and with it overwrite what was read, after
+    /// [`Tail::move_on`].
+    pub fn will_free_the_log(&self) -> bool {
+        self.next.as_ref().is_some_and(|next| next.is_slot_0)
+    }
+
+    /// Ends the hold before the one that [`Tail::read_on`] began.
+    pub fn move_on(&mut self) {
+        let Some(next) = self.next.take() else { return };
+        if let Some(before) = self.hold.replace(next) {
+            self.end(&before);
+        }
+        (self.options.steps)(Step::Ended);
     }
 
     /// Whether the live wal-index is one that the hold allows. True without a hold.

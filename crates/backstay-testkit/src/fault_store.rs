@@ -79,6 +79,8 @@ struct State {
     changes: Vec<Change>,
     /// Objects that cannot be read, as by a disk with a bad sector; everything else of them works.
     unreadable: BTreeSet<Key>,
+    /// Nothing answers.
+    away: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -127,6 +129,15 @@ impl FaultStore {
         Err(unknown(verb, key.as_str(), std::io::Error::from_raw_os_error(5).into()))
     }
 
+    /// From now on nothing answers, until [`FaultStore::come_back`].
+    pub fn go_away(&self) {
+        self.lock().away = true;
+    }
+
+    pub fn come_back(&self) {
+        self.lock().away = false;
+    }
+
     /// How many faults were injected into each verb, by the verb's word.
     pub fn injected(&self) -> BTreeMap<&'static str, u64> {
         self.lock().injected.clone()
@@ -144,6 +155,9 @@ impl FaultStore {
     /// The first fault whose dice fall, for one call of this verb.
     fn draw(&self, verb: Verb) -> Option<FaultKind> {
         let mut state = self.lock();
+        if state.away {
+            return Some(FaultKind::Unapplied);
+        }
         let drawn = self.faults.iter().find(|fault| {
             let wanted = fault.verb.is_none_or(|v| v == verb) && applies(fault.kind, verb);
             wanted && roll(&mut state.dice, 1000) < u64::from(fault.per_thousand)

@@ -77,6 +77,11 @@ impl Cancel {
         self.operations.clone()
     }
 
+    /// The wish itself, for what waits for it in many places.
+    pub fn wish(&self) -> watch::Receiver<bool> {
+        self.wish.clone()
+    }
+
     /// Resolves when somebody wants to stop; never, when nobody can any more.
     pub async fn wanted(&self) {
         let mut receiver = self.wish.clone();

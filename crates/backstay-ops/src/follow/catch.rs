@@ -1,8 +1,7 @@
-//! The half that reads: commits from the log into a spool, numbered and timed.
+//! The half that reads: commits from the log into a queue, numbered and timed.
 //!
-//! Never uploads and never waits for a store. Bounded: past `spool_max` it lets the log go, and past
-//! `log_max` it holds the log no longer than a step, so that the application can begin it anew. What
-//! is lost to sight then is noticed by the next step, and following begins anew.
+//! Never uploads and never waits for a store. Decides how long the log is held: see [`Mode`]. What is lost to
+//! sight when it is not is noticed by the next look, and following begins anew.
 
 use super::memory::Standing;
 use crate::OpsError;
@@ -18,20 +17,46 @@ const IMAGES_MAX: u64 = 16 << 20;
 /// Bytes of records in one log object, which are one frame.
 const RECORDS_MAX: usize = 512 << 10;
 
+/// From here the log is copied back by us when nobody commits: where SQLite's own checkpoint would be due.
+const COPY_BACK_IDLE: u64 = 4 << 20;
+/// And from here at the next moment when the writer's lock is free.
+const COPY_BACK_BUSY: u64 = 16 << 20;
+/// How long the writer's lock is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_millis(5);
+/// How long the log is left alone when it could not be copied back.
+const COPY_BACK_PAUSE: Duration = Duration::from_millis(250);
+
+/// How the application's log is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Until what was read of it is durable in the repository.
+    Hold,
+    /// Until it was read.
+    Yield,
+    /// Not at all: what is begun anew between two looks costs a snapshot and a gap.
+    Watch,
+}
+
 /// How following behaves towards others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Between two looks at the log: what an application may wait for our mark.
+    pub mode: Mode,
+    /// Between two looks at the log while an object is on its way.
     pub look: Duration,
-    /// How long the application's log may become before it is not held any more.
-    pub log_max: ByteLen,
+    /// How long the application's log may become because of us before it is not held any more.
+    pub wal_limit: ByteLen,
     /// What may be read and not yet be durable.
-    pub spool_max: ByteLen,
+    pub spool_limit: ByteLen,
 }
 
 impl Limits {
-    pub const STANDARD: Limits =
-        Limits { look: Duration::from_millis(50), log_max: ByteLen::new(64 << 20), spool_max: ByteLen::new(1 << 30) };
+    pub const STANDARD: Limits = Limits {
+        mode: Mode::Yield,
+        look: Duration::from_millis(10),
+        wal_limit: ByteLen::new(64 << 20),
+        spool_limit: ByteLen::new(1 << 30),
+    };
 }
 
 struct Queued {
@@ -65,13 +90,31 @@ pub struct Catcher {
     bytes: u64,
     limits: Limits,
     lost: Option<String>,
+    /// The last reading found another generation of the log than the one before: whoever goes on after us can prove
+    /// nothing of the old one any more.
+    crossed: bool,
+    /// Until then the log is not copied back.
+    leave_until: Duration,
     clock: Arc<dyn Clock>,
+}
+
+/// What one look led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looked {
+    Nothing,
+    /// So many commits were read. The log is still held where it was: [`Catcher::move_on`] is to follow.
+    Read(u64),
 }
 
 impl Catcher {
     pub fn new(tail: Tail, from: &Standing, limits: Limits, clock: Arc<dyn Clock>) -> Self {
         let (tx, time, cursor) = (from.tx, from.time, from.cursor.clone());
-        Self { tail, cursor, tx, time, queue: VecDeque::new(), bytes: 0, limits, lost: None, clock }
+        let (queue, lost, leave_until) = (VecDeque::new(), None, Duration::ZERO);
+        Self { tail, cursor, tx, time, queue, bytes: 0, limits, lost, crossed: false, leave_until, clock }
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub fn waiting(&self) -> u64 {
@@ -80,6 +123,15 @@ impl Catcher {
 
     pub fn waiting_bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The number given last.
+    pub fn tx(&self) -> Tx {
+        self.tx
+    }
+
+    pub fn log_len(&self) -> u64 {
+        self.tail.log_len()
     }
 
     pub fn release(&mut self) {
@@ -91,40 +143,110 @@ impl Catcher {
         self.lost.clone().filter(|_| self.queue.is_empty())
     }
 
-    /// Reads what was committed since the last time. Gives the number of commits.
-    pub fn catch(&mut self) -> Result<u64, OpsError> {
+    /// Looks whether something was committed or we are in the way, and reads on then. `clear`: all that was read
+    /// is durable.
+    pub fn look(&mut self, clear: bool) -> Result<Looked, OpsError> {
         if self.lost.is_some() {
-            return Ok(0);
+            return Ok(Looked::Nothing);
         }
-        if self.bytes >= self.limits.spool_max.get() {
-            self.tail.release();
-            return Ok(0);
+        match self.tail.look() {
+            Ok(Seen::Nothing) => Ok(Looked::Nothing),
+            Ok(Seen::InTheWay) if self.limits.mode == Mode::Hold && !clear => Ok(Looked::Nothing),
+            Ok(Seen::News | Seen::InTheWay) => self.read(),
+            Err(error) => self.passes(error).map(|()| Looked::Nothing),
         }
-        match self.tail.look().and_then(|seen| match seen {
-            Seen::Nothing => Ok(None),
-            Seen::News | Seen::InTheWay => self.tail.advance(&self.cursor).map(Some),
-        }) {
-            Ok(None) => Ok(0),
-            Ok(Some(Ok(caught))) => {
+    }
+
+    /// Gives up what was read and is not safe: following must begin anew.
+    pub fn lose(&mut self, reason: &str) {
+        self.queue.clear();
+        self.bytes = 0;
+        self.lost = Some(reason.to_owned());
+    }
+
+    fn read(&mut self) -> Result<Looked, OpsError> {
+        match self.tail.read_on(&self.cursor) {
+            Ok(Ok(caught)) => {
+                let salts = |cursor: &LogCursor| cursor.generation.map(|generation| generation.salts);
+                self.crossed = salts(&self.cursor) != salts(&caught.end);
                 let count = caught.commits.len() as u64;
                 self.take(caught);
-                if self.tail.log_len() > self.limits.log_max.get() {
-                    self.tail.release();
-                }
-                Ok(count)
+                Ok(Looked::Read(count))
             }
-            Ok(Some(Err(lost))) => {
+            Ok(Err(lost)) => {
                 self.lost = Some(lost.to_string());
-                Ok(0)
+                Ok(Looked::Nothing)
             }
-            Err(SqliteError::Replaced { .. }) => {
+            Err(error) => self.passes(error).map(|()| Looked::Nothing),
+        }
+    }
+
+    fn passes(&mut self, error: SqliteError) -> Result<(), OpsError> {
+        match error {
+            SqliteError::Replaced { .. } | SqliteError::Missing { .. } => {
                 self.lost = Some("another file stands at its path".to_owned());
-                Ok(0)
+                Ok(())
             }
             // Somebody has it locked whole, for a recovery or a last close: the hold stays, the next look goes on.
-            Err(SqliteError::Locked { .. }) => Ok(0),
-            Err(error) => Err(error.into()),
+            SqliteError::Locked { .. } => Ok(()),
+            error => Err(error.into()),
         }
+    }
+
+    /// Whether what was read must be safe before [`Catcher::move_on`]: the log may be overwritten then, or was.
+    pub fn must_be_safe(&self) -> bool {
+        self.tail.will_free_the_log() || self.crossed
+    }
+
+    /// Lets go of what was held before the last reading.
+    pub fn move_on(&mut self) {
+        self.tail.move_on();
+        let too_long = self.limits.mode == Mode::Yield && self.tail.log_in_use() > self.limits.wal_limit.get();
+        if self.limits.mode == Mode::Watch || too_long {
+            self.tail.release();
+        }
+    }
+
+    /// Whether the log should be copied back by us: the application cannot, while we read behind each commit.
+    pub fn is_copying_due(&self, idle: bool) -> bool {
+        let limit = self.limits.wal_limit.get();
+        let due = if idle { COPY_BACK_IDLE.min(limit / 4) } else { COPY_BACK_BUSY.min(limit / 2) };
+        let allowed = self.limits.mode != Mode::Watch && self.lost.is_none() && self.tail.holds();
+        allowed && self.tail.log_in_use() >= due && self.clock.uptime() >= self.leave_until
+    }
+
+    /// Copies the log back under the writer's lock. `safe` makes safe what was read, before it can be overwritten.
+    /// Gives the number of commits read.
+    pub fn copy_back(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<u64, OpsError> {
+        let before = self.tx;
+        let locked = match self.tail.lock_writers(LOCK_PATIENCE) {
+            Err(error) => return self.passes(error).map(|()| 0),
+            Ok(locked) => locked,
+        };
+        let done = if locked { self.copy_back_locked(safe) } else { Ok(false) };
+        self.tail.unlock_writers();
+        if locked && !matches!(done, Ok(true)) {
+            self.leave_until = self.clock.uptime() + COPY_BACK_PAUSE;
+        }
+        done.map(|_| self.tx.get() - before.get())
+    }
+
+    fn copy_back_locked(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<bool, OpsError> {
+        if self.read()? == Looked::Nothing {
+            self.tail.move_on();
+            return Ok(false);
+        }
+        safe(self);
+        self.tail.move_on();
+        match self.tail.copy_back() {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => return self.passes(error).map(|()| false),
+        }
+        // Nobody could commit meanwhile: this only moves the hold to what is in the main file.
+        let moved = self.read()?;
+        self.tail.move_on();
+        Ok(matches!(moved, Looked::Read(_)))
     }
 
     /// Numbers and times commits, and keeps them for the shipper.

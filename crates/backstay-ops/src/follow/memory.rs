@@ -1,9 +1,10 @@
 //! What a follower writes down for the next run: where it stands, and what it is about to put.
 //!
 //! Written once for each object, before it is put: the next run looks into the store whether that object
-//! is there, and stands at one place or the other. Worth less than the log: when it cannot be written,
+//! is there, and stands at one place or the other. Objects in the spool bring their place with them. Worth less than the log: when it cannot be written,
 //! or is deleted, the next run begins with a snapshot.
 
+use super::spool::Spool;
 use crate::OpsError;
 use crate::catalog::Vault;
 use crate::state::Identity;
@@ -11,7 +12,7 @@ use backstay_format::FingerprintKey;
 use backstay_format::facts::{After, FingerprintFacts};
 use backstay_model::{BranchNo, Digest, Moment, ObjectId, Sequence, SourceName, StreamId, Tx};
 use backstay_sqlite::LogCursor;
-use backstay_store::repo::{RepoError, Repository};
+use backstay_store::repo::RepoError;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "follow.json";
@@ -29,6 +30,13 @@ pub struct Standing {
 /// An object that is about to be put into the next slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
+    pub digest: Digest,
+    pub standing: Standing,
+}
+
+/// The end of what the run before made durable.
+pub struct Durable {
+    pub sequence: Sequence,
     pub digest: Digest,
     pub standing: Standing,
 }
@@ -79,23 +87,37 @@ impl Memory {
         Ok(vault.state.note(source, FILE, self)?)
     }
 
-    /// The last slot that is taken, its digest, and where that object stands; `None` when the store has
-    /// more than this remembers.
-    pub async fn durable(&self, repo: &Repository) -> Result<Option<(Sequence, Digest, Standing)>, RepoError> {
+    /// The last slot that is taken, its digest, and where that object stands, once what is still in the spool was
+    /// put; `None` when the store has more than this remembers.
+    pub async fn durable(&self, vault: &Vault, source: &SourceName) -> Result<Option<Durable>, OpsError> {
         let Some(standing) = self.standing.clone() else { return Ok(None) };
-        let next = Sequence::new(self.slots.saturating_add(1));
-        let found = match repo.log_front(&self.stream, next).await {
-            Err(error) if error.is_outage() => return Err(error),
-            found => found.ok(),
-        };
-        Ok(match (found, &self.pending) {
-            (Some(None), _) => Some((Sequence::new(self.slots), self.previous, standing)),
-            (Some(Some(front)), Some(pending)) if front.digest == pending.digest => {
+        let spool = Spool::of(vault, source)?;
+        let mut at = Durable { sequence: Sequence::new(self.slots), digest: self.previous, standing };
+        loop {
+            let next = Sequence::new(at.sequence.get().saturating_add(1));
+            let spooled = spool.read(&self.stream, next);
+            let pending = self.pending.as_ref().filter(|_| at.sequence.get() == self.slots);
+            let found = match vault.repo.log_front(&self.stream, next).await {
+                Err(error) if error.is_outage() => return Err(error.into()),
+                found => found.ok(),
+            };
+            let (digest, standing) = match (found, spooled) {
+                (Some(None), Some((known, bytes))) => match vault.repo.put_log(&self.stream, next, bytes).await {
+                    Ok(()) => (known.digest, known.standing),
+                    Err(RepoError::LostRace { .. }) => return Ok(None),
+                    Err(error) => return Err(error.into()),
+                },
                 // Whether more follows shows when the slot after it is taken.
-                Some((next, front.digest, pending.standing.clone()))
-            }
-            _ => None,
-        })
+                (Some(None), None) => return Ok(Some(at)),
+                (Some(Some(front)), Some((known, _))) if known.digest == front.digest => (known.digest, known.standing),
+                (Some(Some(front)), _) => match pending.filter(|pending| pending.digest == front.digest) {
+                    Some(pending) => (pending.digest, pending.standing.clone()),
+                    None => return Ok(None),
+                },
+                (None, _) => return Ok(None),
+            };
+            at = Durable { sequence: next, digest, standing };
+        }
     }
 
     /// The last object with commits of this stretch, if there is one.

@@ -1,10 +1,11 @@
 //! The half that writes: commits into log objects, each into the next slot of this run's stream.
 //!
 //! An object is sealed once and put until it is known to be there, the very same bytes. Where this
-//! run stands moves only then.
+//! run stands moves only then. What waits for a store that is slow lies in the [`spool`](super::spool).
 
 use super::catch::Piece;
 use super::memory::{Memory, Pending, Standing};
+use super::spool::Spool;
 use crate::OpsError;
 use crate::catalog::Vault;
 use crate::disk::At;
@@ -17,6 +18,7 @@ use backstay_model::{BranchNo, Digest, PageSize, Sequence, SourceName, StreamId,
 use backstay_store::repo::{Chain, LogDraft, LogSigning};
 use backstay_store::seal::Sealer;
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::path::Path;
 
 /// What became durable with one object.
@@ -25,13 +27,32 @@ pub struct Sent {
     pub bytes: u64,
 }
 
-struct Sending {
-    bytes: Bytes,
-    digest: Digest,
+/// Where the next object goes, and what it comes after.
+#[derive(Clone)]
+struct Head {
+    slots: u64,
+    previous: Digest,
     standing: Standing,
+    /// The digest of the last record, also of a commit that is not whole yet.
     running: Digest,
-    commits: u64,
     used: Tx,
+    after: After,
+}
+
+enum Body {
+    Memory(Bytes),
+    Spooled,
+}
+
+/// An object on its way.
+struct Sealed {
+    sequence: Sequence,
+    digest: Digest,
+    body: Body,
+    len: u64,
+    commits: u64,
+    /// Once it is durable.
+    head: Head,
 }
 
 pub struct Shipper<'v> {
@@ -40,12 +61,10 @@ pub struct Shipper<'v> {
     sealer: Sealer,
     hasher: CommitHasher,
     memory: Memory,
-    standing: Standing,
-    /// The digest of the last record, also of a commit that is not whole yet.
-    running: Digest,
-    used: Tx,
-    after: After,
-    sending: Option<Sending>,
+    /// Of what is durable.
+    durable: Head,
+    outbox: VecDeque<Sealed>,
+    spool: Spool<'v>,
 }
 
 impl<'v> Shipper<'v> {
@@ -57,7 +76,7 @@ impl<'v> Shipper<'v> {
         memory: &Memory,
         after: After,
         standing: Standing,
-    ) -> Self {
+    ) -> Result<Self, OpsError> {
         let memory = Memory {
             stream,
             slots: 0,
@@ -68,20 +87,20 @@ impl<'v> Shipper<'v> {
             pending: None,
             ..memory.clone()
         };
+        let (running, used, previous) = (standing.chain, standing.tx, Digest::ZERO);
         let mut shipper = Self {
             vault,
             source: source.clone(),
             sealer: vault.repo.sealer(vault.env.random.as_ref()),
             hasher: super::key_of(&memory.fingerprint).commits(),
             memory,
-            running: standing.chain,
-            used: standing.tx,
-            standing,
-            after,
-            sending: None,
+            durable: Head { slots: 0, previous, standing, running, used, after },
+            outbox: VecDeque::new(),
+            spool: Spool::of(vault, source)?,
         };
         shipper.remember();
-        shipper
+        shipper.spool.clear()?;
+        Ok(shipper)
     }
 
     /// Goes on in a stream this run has put objects into already.
@@ -89,6 +108,7 @@ impl<'v> Shipper<'v> {
         self.memory.slots = sequence.get().saturating_sub(1);
         self.memory.before = self.memory.slots;
         self.memory.previous = previous;
+        (self.durable.slots, self.durable.previous) = (self.memory.slots, previous);
     }
 
     /// A state folder that takes no more costs the next run a snapshot, and this one nothing.
@@ -97,7 +117,7 @@ impl<'v> Shipper<'v> {
     }
 
     pub fn standing(&self) -> &Standing {
-        &self.standing
+        &self.durable.standing
     }
 
     pub fn branch(&self) -> BranchNo {
@@ -106,51 +126,69 @@ impl<'v> Shipper<'v> {
 
     /// The highest number that was used, also by a commit that is not whole.
     pub fn last_used(&self) -> Tx {
-        self.sending.as_ref().map_or(self.used, |sending| sending.used.max(self.used))
+        self.head().used
     }
 
-    pub fn is_sending(&self) -> bool {
-        self.sending.is_some()
+    /// Whether nothing is on its way.
+    pub fn is_clear(&self) -> bool {
+        self.outbox.is_empty()
     }
 
     pub fn waiting(&self) -> u64 {
-        self.sending.as_ref().map_or(0, |sending| sending.commits)
+        self.outbox.iter().map(|sealed| sealed.commits).sum()
+    }
+
+    pub fn waiting_bytes(&self) -> u64 {
+        self.outbox.iter().map(|sealed| sealed.len).sum()
+    }
+
+    /// How much of it lies on the disk.
+    pub fn spooled_bytes(&self) -> u64 {
+        self.outbox.iter().filter(|sealed| matches!(sealed.body, Body::Spooled)).map(|sealed| sealed.len).sum()
+    }
+
+    fn head(&self) -> &Head {
+        self.outbox.back().map_or(&self.durable, |sealed| &sealed.head)
     }
 
     /// The next slot, and the digest of the object before it.
     pub fn place(&self) -> (StreamId, Sequence, Digest) {
-        (self.memory.stream, Sequence::new(self.memory.slots + 1), self.memory.previous)
+        let head = self.head();
+        (self.memory.stream, Sequence::new(head.slots + 1), head.previous)
     }
 
     /// Makes the next object of some pieces.
     pub fn seal(&mut self, pieces: Vec<Piece>) -> Result<(), OpsError> {
         let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Ok(()) };
         let (stream, sequence, previous) = self.place();
+        sequence.next().ok_or(Exhausted)?;
+        let mut head = self.head().clone();
         let span = Span {
             source: self.source.clone(),
             branch: self.memory.branch,
-            after: self.after,
+            after: head.after,
             first: first.tx,
             last: last.tx,
             from: first.time,
             to: last.time,
             unfinished: !last.part.completes(),
         };
-        let used = last.tx;
+        head.used = last.tx;
         let facts = Log { stream, spans: vec![span], next: None };
         let random = self.vault.env.random.as_ref();
         let with = LogSigning { signer: self.vault.signer(Role::Writer)?, sealer: &self.sealer, random };
         let chain = Chain { sequence, previous };
         let mut draft = LogDraft::begin(&facts, chain, self.vault.repo.fresh_id(random), with);
-        let (mut standing, mut running, mut commits) = (self.standing.clone(), self.running, 0);
+        let mut commits = 0;
         let (mut records, mut frame) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(FRAME_TARGET));
         for piece in pieces {
-            let previous = if piece.part.begins() { standing.chain } else { running };
+            let previous = if piece.part.begins() { head.standing.chain } else { head.running };
             let record = self.record(&piece, &previous, &mut draft, &mut frame)?;
-            running = record.digest;
+            head.running = record.digest;
             if piece.part.completes() {
                 commits += 1;
-                standing = Standing { tx: piece.tx, time: piece.time, chain: running, cursor: piece.end };
+                let chain = record.digest;
+                head.standing = Standing { tx: piece.tx, time: piece.time, chain, cursor: piece.end };
             }
             records.push(record);
         }
@@ -158,7 +196,10 @@ impl<'v> Shipper<'v> {
             draft.images(&frame);
         }
         let (bytes, digest) = draft.finish(&records);
-        self.sending = Some(Sending { bytes, digest, standing, running, commits, used });
+        (head.slots, head.previous) = (sequence.get(), digest);
+        head.after = After::Log { stream, sequence, digest };
+        let len = bytes.len() as u64;
+        self.outbox.push_back(Sealed { sequence, digest, body: Body::Memory(bytes), len, commits, head });
         Ok(())
     }
 
@@ -197,24 +238,54 @@ impl<'v> Shipper<'v> {
         Ok(record)
     }
 
-    /// Puts the sealed object. Stays where it is until the object is known to be there.
-    pub async fn put(&mut self) -> Result<Sent, OpsError> {
-        let Some(sending) = &self.sending else { return Ok(Sent { commits: 0, bytes: 0 }) };
-        let (stream, sequence, _) = self.place();
-        let pending = Pending { digest: sending.digest, standing: sending.standing.clone() };
+    /// Writes what is on its way to the disk, so that it outlives this process.
+    pub fn spool(&mut self) -> Result<(), OpsError> {
+        let stream = self.memory.stream;
+        for sealed in &mut self.outbox {
+            let Body::Memory(bytes) = &sealed.body else { continue };
+            self.spool.write(&stream, (sealed.sequence, sealed.digest), &sealed.head.standing, bytes)?;
+            sealed.body = Body::Spooled;
+        }
+        Ok(())
+    }
+
+    /// The object to put next, written down for a run after this one. It stays until it is known to be there. `None`
+    /// when there is none, or when the disk lost it.
+    pub fn front(&mut self) -> Option<(StreamId, Sequence, Bytes)> {
+        let stream = self.memory.stream;
+        let sealed = self.outbox.front()?;
+        let bytes = match &sealed.body {
+            Body::Memory(bytes) => bytes.clone(),
+            Body::Spooled => match self.spool.read(&stream, sealed.sequence) {
+                Some((_, bytes)) => bytes,
+                None => return None,
+            },
+        };
+        let sequence = sealed.sequence;
+        let pending = Pending { digest: sealed.digest, standing: sealed.head.standing.clone() };
         if self.memory.pending.as_ref() != Some(&pending) {
             self.memory.pending = Some(pending);
-            let _ = self.memory.write(self.vault, &self.source);
+            self.remember();
         }
-        self.vault.repo.put_log(&stream, sequence, sending.bytes.clone()).await?;
-        let Some(sent) = self.sending.take() else { return Ok(Sent { commits: 0, bytes: 0 }) };
-        sequence.next().ok_or(Exhausted)?;
-        (self.standing, self.running, self.used) = (sent.standing, sent.running, sent.used);
-        self.after = After::Log { stream, sequence, digest: sent.digest };
-        self.memory.slots = sequence.get();
-        self.memory.previous = sent.digest;
-        self.memory.standing = Some(self.standing.clone());
+        Some((stream, sequence, bytes))
+    }
+
+    /// Gives up what is on its way: the disk lost some of it.
+    pub fn give_up(&mut self) {
+        self.outbox.clear();
+    }
+
+    /// The object to put next is known to be there.
+    pub fn confirm(&mut self) -> Sent {
+        let Some(sent) = self.outbox.pop_front() else { return Sent { commits: 0, bytes: 0 } };
+        if matches!(sent.body, Body::Spooled) {
+            self.spool.remove(&self.memory.stream, sent.sequence);
+        }
+        self.durable = sent.head;
+        self.memory.slots = self.durable.slots;
+        self.memory.previous = self.durable.previous;
+        self.memory.standing = Some(self.durable.standing.clone());
         self.memory.pending = None;
-        Ok(Sent { commits: sent.commits, bytes: sent.bytes.len() as u64 })
+        Sent { commits: sent.commits, bytes: sent.len }
     }
 }

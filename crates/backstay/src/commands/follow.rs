@@ -12,14 +12,10 @@ use crate::output::{Page, View, counted, time};
 use crate::vault;
 use backstay_model::{Kind, SourceName, Verdict};
 use backstay_ops::catalog::Vault;
-use backstay_ops::follow::{self, Began, FollowRequest, Follower, Limits, Position, Ticked};
+use backstay_ops::follow::drive::{self, Member, Told};
+use backstay_ops::follow::{Alarm, Began, FollowRequest, Follower, Limits, Pace, Position, Ticked};
 use jiff::tz::TimeZone;
 use std::sync::Arc;
-
-/// Looks between two puts: with a look each 50 ms, four puts a second.
-const LOOKS_PER_PUT: u32 = 5;
-/// Looks that a store which failed is left alone for.
-const LOOKS_PER_RETRY: u32 = 40;
 
 pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
     let settings = context.settings()?;
@@ -29,117 +25,53 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
             .hint("Add a table such as `[sources.shop]` with the `path` of the database."));
     }
     let vault = vault::open(context, &settings).await?;
-    let mut all = Vec::with_capacity(chosen.len());
+    let mut members = Vec::with_capacity(chosen.len());
     for source in chosen {
-        all.push(Followed::start(context, &settings, &vault, source).await?);
+        members.push(start(context, &settings, &vault, source).await?);
     }
-    if !args.once {
-        follow_on(context, &mut all).await?;
-    }
-    for followed in &mut all {
-        followed.tick(context).await?;
-    }
-    let sources = all.into_iter().map(Followed::done).collect();
-    let view = FollowView { verdict: Verdict::Pass, sources, zone: context.zone.clone() };
-    context.printer.show(&view)?;
-    Ok(Done::With(view.verdict))
-}
-
-/// Looks, and puts, until somebody wants it to stop.
-async fn follow_on(context: &Context, all: &mut [Followed<'_>]) -> Result<(), Diagnostic> {
-    let mut looks: u32 = 0;
-    loop {
-        for followed in all.iter_mut() {
-            followed.step(context, looks).await?;
-        }
-        looks = looks.wrapping_add(1);
-        tokio::select! {
-            biased;
-            () = context.cancel.wanted() => return Ok(()),
-            () = tokio::time::sleep(Limits::STANDARD.look) => {}
-        }
-    }
-}
-
-struct Followed<'v> {
-    source: SourceName,
-    follower: Follower<'v>,
-    began: Began,
-    sum: Ticked,
-    /// Until this look a store that failed is left alone.
-    leave_until: Option<u32>,
-}
-
-impl<'v> Followed<'v> {
-    async fn start(
-        context: &Context,
-        settings: &Settings,
-        vault: &'v Vault,
-        source: &SourceSettings,
-    ) -> Result<Self, Diagnostic> {
-        let follower = Follower::start(vault, request(settings, source)).await?;
-        let began = follower.began().clone();
-        context.printer.talk(&format!("{}: {}", source.name, words(&began)));
-        Ok(Self { source: source.name.clone(), follower, began, sum: Ticked::default(), leave_until: None })
-    }
-
-    async fn step(&mut self, context: &Context, looks: u32) -> Result<(), Diagnostic> {
-        self.sum.caught += self.follower.catch()?;
-        let may_put = self.leave_until.is_none_or(|until| looks >= until);
-        if !may_put || !looks.is_multiple_of(LOOKS_PER_PUT) {
-            return Ok(());
-        }
-        match self.tick(context).await {
-            Ok(()) => {
-                if self.leave_until.take().is_some() {
-                    context.printer.talk(&format!("{}: goes on", self.source));
-                }
-                Ok(())
+    if args.once {
+        for member in &mut members {
+            let ticked = member.follower.tick().await?;
+            if let Some(began) = &ticked.began {
+                context.printer.warn(&format!("{}: {}", member.source, words(began)));
             }
-            Err(Failed::Passing(diagnostic)) => {
-                if self.leave_until.is_none() {
-                    context.printer.warn(&format!("{}: {}; it is tried again", self.source, diagnostic.what));
-                }
-                self.leave_until = Some(looks.saturating_add(LOOKS_PER_RETRY));
-                Ok(())
-            }
-            Err(Failed::Lasting(diagnostic)) => Err(diagnostic),
+            member.sum = ticked;
         }
+    } else {
+        let tell = |member: &Member<'_>, told: Told<'_>| say(context, member, told);
+        drive::drive(&mut members, context.clock.as_ref(), context.cancel.wish(), &tell).await;
     }
+    // A single source that cannot go on is the whole story.
+    if let [Member { ended: ended @ Some(_), .. }] = &mut members[..]
+        && let Some(error) = ended.take()
+    {
+        return Err(error.into());
+    }
+    let sources: Vec<FollowedView> = members.into_iter().map(FollowedView::of).collect();
+    let verdict = sources.iter().map(FollowedView::verdict).fold(Verdict::Pass, Verdict::and);
+    context.printer.show(&FollowView { verdict, sources, zone: context.zone.clone() })?;
+    Ok(Done::With(verdict))
+}
 
-    /// Makes durable what there is.
-    async fn tick(&mut self, context: &Context) -> Result<(), Failed> {
-        let ticked = self.follower.tick().await.map_err(|error| match follow::is_passing(&error) {
-            true => Failed::Passing(error.into()),
-            false => Failed::Lasting(error.into()),
-        })?;
-        self.sum.caught += ticked.caught;
-        self.sum.shipped += ticked.shipped;
-        self.sum.objects += ticked.objects;
-        self.sum.bytes += ticked.bytes;
-        if let Some(began) = ticked.began {
-            context.printer.warn(&format!("{}: {}", self.source, words(&began)));
-            self.began = began;
-        }
-        Ok(())
-    }
-
-    fn done(self) -> FollowedView {
-        let Ticked { shipped, objects, bytes, .. } = self.sum;
-        FollowedView {
-            source: self.source,
-            position: self.follower.position(),
-            began: self.began,
-            commits: shipped,
-            objects,
-            bytes,
-        }
-    }
+async fn start<'v>(
+    context: &Context,
+    settings: &Settings,
+    vault: &'v Vault,
+    source: &SourceSettings,
+) -> Result<Member<'v>, Diagnostic> {
+    let follower = Follower::start(vault, request(settings, source)).await?;
+    context.printer.talk(&format!("{}: {}", source.name, words(follower.began())));
+    let follow = &source.policy.follow;
+    let pace = Pace { interval: follow.interval, steady: follow.interval_steady, ..Pace::STANDARD };
+    let (source, path) = (source.name.clone(), source.path.clone());
+    Ok(Member { source, path, follower, pace, sum: Ticked::default(), ended: None })
 }
 
 /// How a source is followed, as it is configured.
 pub(super) fn request(settings: &Settings, source: &SourceSettings) -> FollowRequest {
-    let capture = &source.policy.capture;
+    let (capture, follow) = (&source.policy.capture, &source.policy.follow);
+    let limits =
+        Limits { mode: follow.mode, wal_limit: follow.wal_limit, spool_limit: follow.spool_limit, ..Limits::STANDARD };
     FollowRequest {
         source: source.name.clone(),
         path: source.path.clone(),
@@ -147,21 +79,36 @@ pub(super) fn request(settings: &Settings, source: &SourceSettings) -> FollowReq
         hold_max: capture.hold_max,
         log_growth_max: capture.log_growth_max,
         uploads_in_flight: settings.limits.upload_in_flight.get() as usize,
-        limits: Limits::STANDARD,
+        limits,
         steps: Arc::new(|_| {}),
     }
 }
 
-/// Why a step failed: something that may pass by itself, or not.
-enum Failed {
-    Passing(Diagnostic),
-    Lasting(Diagnostic),
+/// What happens while it runs, as lines.
+fn say(context: &Context, member: &Member<'_>, told: Told<'_>) {
+    let source = &member.source;
+    let what = |error: &backstay_ops::OpsError| Diagnostic::of(error).what;
+    let line = match told {
+        Told::StoreBack => return context.printer.talk(&format!("{source}: the repository is back")),
+        Told::AlarmEnded => return context.printer.talk(&format!("{source}: goes on as it should")),
+        Told::Began(began) => words(began),
+        Told::StoreAway(error) | Told::Unreadable(error) => format!("{}; it is tried again", what(error)),
+        Told::Alarmed(alarm) => alarm_words(alarm).to_owned(),
+        Told::Ended(error) => format!("{}; it is NOT FOLLOWED any more", what(error)),
+        Told::Kept(commits) => {
+            format!("{} wait sealed in the state folder: the next run puts them", counted(commits, "commit"))
+        }
+    };
+    context.printer.warn(&format!("{source}: {line}"));
 }
 
-impl From<Failed> for Diagnostic {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Passing(diagnostic) | Failed::Lasting(diagnostic) => diagnostic,
+fn alarm_words(alarm: Alarm) -> &'static str {
+    match alarm {
+        Alarm::SpoolFull => {
+            "ALARM: what waits for the repository has reached `follow.spool_limit`; the log is NOT HELD until it is back"
+        }
+        Alarm::SpoolRefused => {
+            "ALARM: the state folder cannot be written; what waits for the repository is lost when this process dies"
         }
     }
 }
@@ -193,6 +140,31 @@ pub struct FollowedView {
     pub commits: u64,
     pub objects: u64,
     pub bytes: u64,
+    /// Why it was not followed to the end.
+    pub ended: Option<String>,
+}
+
+impl FollowedView {
+    fn of(member: Member<'_>) -> Self {
+        let Ticked { shipped, objects, bytes, .. } = member.sum;
+        Self {
+            position: member.follower.position(),
+            began: member.follower.began().clone(),
+            source: member.source,
+            commits: shipped,
+            objects,
+            bytes,
+            ended: member.ended.as_ref().map(|error| Diagnostic::of(error).what),
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        match (&self.ended, self.position.waiting) {
+            (Some(_), _) => Verdict::Fail,
+            (None, 0) => Verdict::Pass,
+            (None, _) => Verdict::Partial,
+        }
+    }
 }
 
 impl View for FollowView {
@@ -200,10 +172,20 @@ impl View for FollowView {
         for row in &self.sources {
             let position = &row.position;
             let durable = format!("durable up to state {} of {}", position.tx, time::resolved(position.at, &self.zone));
-            page.verdict(self.verdict, row.source.as_str(), &durable);
+            page.verdict(row.verdict(), row.source.as_str(), &durable);
             page.evidence("began", &words(&row.began));
             let shipped = format!("{} in {}", counted(row.commits, "commit"), counted(row.objects, "object"));
             page.evidence("shipped", &shipped);
+            if position.waiting > 0 {
+                let kept = format!(
+                    "{} sealed in the state folder: the next run puts them",
+                    counted(position.waiting, "commit")
+                );
+                page.evidence("WAITING", &kept);
+            }
+            if let Some(ended) = &row.ended {
+                page.evidence("NOT FOLLOWED", ended);
+            }
             page.next(&format!("backstay restore {} --tx {} --to copy.db", row.source, position.tx));
         }
     }

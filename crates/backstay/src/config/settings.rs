@@ -10,6 +10,7 @@ use super::secret::KeySource;
 use super::store::StoreSettings;
 use super::value::Named;
 use backstay_model::{ByteLen, SignerKey, SourceName};
+use backstay_ops::follow::Mode;
 use backstay_store::cloud::{BadPlace, Place};
 use backstay_store::limit::Rates;
 use std::collections::BTreeMap;
@@ -88,6 +89,7 @@ pub struct SourceSettings {
 pub struct Policy {
     pub proof: Proof,
     pub capture: Capture,
+    pub follow: Follow,
     /// The age from which the newest proven backup is too old.
     pub max_age: Duration,
     pub retention: Retention,
@@ -120,6 +122,16 @@ pub struct Capture {
     pub busy_timeout: Duration,
     pub hold_max: Duration,
     pub log_growth_max: ByteLen,
+}
+
+/// How a source is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Follow {
+    pub mode: Mode,
+    pub interval: Duration,
+    pub interval_steady: Duration,
+    pub wal_limit: ByteLen,
+    pub spool_limit: ByteLen,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -379,7 +391,19 @@ impl Below<'_, '_> {
 
     fn policy(&self) -> Result<Policy, ConfigError> {
         let max_age = self.with("status.max_age", |named| named.duration())?;
-        Ok(Policy { proof: self.proof()?, capture: self.capture()?, max_age, retention: Retention::read(self)? })
+        let (proof, capture, follow) = (self.proof()?, self.capture()?, self.follow()?);
+        Ok(Policy { proof, capture, follow, max_age, retention: Retention::read(self)? })
+    }
+
+    fn follow(&self) -> Result<Follow, ConfigError> {
+        let modes = [("yield", Mode::Yield), ("hold", Mode::Hold), ("watch", Mode::Watch)];
+        Ok(Follow {
+            mode: self.with("follow.mode", |named| named.choice(&modes))?,
+            interval: self.with("follow.interval", |named| named.duration())?,
+            interval_steady: self.with("follow.interval_steady", |named| named.duration())?,
+            wal_limit: self.with("follow.wal_limit", |named| named.size())?,
+            spool_limit: self.with("follow.spool_limit", |named| named.size())?,
+        })
     }
 
     fn proof(&self) -> Result<Proof, ConfigError> {

@@ -16,8 +16,8 @@ use backstay_sqlite::SqliteError;
 use std::convert::Infallible;
 use std::time::Duration;
 
-/// Looks between two puts: with a look each 50 ms, four puts a second.
-const LOOKS_PER_PUT: u32 = 5;
+/// Looks between two puts: with a look each 10 ms, four puts a second.
+const LOOKS_PER_PUT: u32 = 25;
 /// How long what failed is left alone.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How often a database that is not there yet, or has no log yet, is looked for.

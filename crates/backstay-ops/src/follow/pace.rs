@@ -1,0 +1,107 @@
+//! When to put the next object: soon for a commit now and then, seldomer under steady load, because every put is paid
+//! for.
+
+use super::Mode;
+use std::time::Duration;
+
+/// Between two snapshots of a database whose log is not held.
+const WATCH_REST: Duration = Duration::from_secs(30);
+/// Steady load for so long, and the longer interval holds.
+const STEADY_AFTER: Duration = Duration::from_secs(60);
+
+/// How often objects are put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Between two puts.
+    pub interval: Duration,
+    /// The same once there was something to put each time for a minute.
+    pub steady: Duration,
+    /// How often it is looked although nothing was heard.
+    pub poll: Duration,
+    /// Between two attempts at a store that is away.
+    pub retry: Duration,
+}
+
+impl Pace {
+    pub const STANDARD: Pace = Pace {
+        interval: Duration::from_millis(250),
+        steady: Duration::from_secs(1),
+        poll: Duration::from_secs(2),
+        retry: Duration::from_secs(2),
+    };
+}
+
+/// The puts of one source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pacing {
+    pace: Pace,
+    /// Since when there was something to put each time.
+    steady_since: Option<Duration>,
+    last: Option<Duration>,
+    /// Not before.
+    pub next: Duration,
+}
+
+impl Pacing {
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, steady_since: None, last: None, next: Duration::ZERO }
+    }
+
+    /// The interval that holds now.
+    pub fn interval(&self) -> Duration {
+        match (self.steady_since, self.last) {
+            (Some(since), Some(last)) if last.saturating_sub(since) >= STEADY_AFTER => self.pace.steady,
+            _ => self.pace.interval,
+        }
+    }
+
+    /// An object was put.
+    pub fn put(&mut self, now: Duration) {
+        // Twice the interval: what was put at the first moment it was due counts as steady, a pause does not.
+        let gap = self.interval() * 2;
+        if self.last.is_none_or(|last| now.saturating_sub(last) > gap) {
+            self.steady_since = Some(now);
+        }
+        self.last = Some(now);
+        self.next = now + self.interval();
+    }
+
+    /// Following began anew. Where the log is not held that may be due again at once, and it reads the whole
+    /// database.
+    pub fn began(&mut self, now: Duration, mode: Mode) {
+        if mode == Mode::Watch {
+            self.next = now + WATCH_REST;
+        }
+    }
+
+    /// The store did not take it.
+    pub fn failed(&mut self, now: Duration) {
+        self.next = now + self.pace.retry;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steady_load_is_put_seldomer_and_a_single_commit_at_once() {
+        let at = Duration::from_millis;
+        let mut pacing = Pacing::new(Pace::STANDARD);
+        assert_eq!(pacing.next, Duration::ZERO, "the first commit waits for nothing");
+        let (mut now, mut puts) = (at(1000), 0);
+        while now < at(61_000) {
+            pacing.put(now);
+            assert_eq!(pacing.next, now + at(250));
+            (now, puts) = (pacing.next, puts + 1);
+        }
+        pacing.put(now);
+        assert_eq!((pacing.next, puts), (now + at(1000), 240), "after a minute");
+        pacing.put(now + at(1000));
+        assert_eq!(pacing.next, now + at(2000));
+        pacing.put(now + at(9000));
+        assert_eq!(pacing.next, now + at(9250), "a pause ends it");
+        pacing.failed(now + at(9250));
+        assert_eq!(pacing.next, now + at(11_250));
+    }
+}

@@ -1,0 +1,295 @@
+//! How a follower holds an application's log: long enough to lose nothing, short enough that nobody waits, bounded
+//! when the store is slow or away. Named after the traps of following.
+
+mod world;
+
+use backstay_model::catalog::Target;
+use backstay_model::{ByteLen, Tx};
+use backstay_ops::disk::OsDisk;
+use backstay_ops::follow::drive::{Member, Told, drive};
+use backstay_ops::follow::{Alarm, Began, FollowRequest, Follower, Limits, Mode, Pace, Ticked};
+use backstay_sqlite::Step;
+use backstay_store::local::{LocalStore, OpenMode};
+use backstay_testkit::fault_store::FaultStore;
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use world::{World, integrity_of, rows_of, source};
+
+const MIB: u64 = 1 << 20;
+
+struct App {
+    world: World,
+    store: Arc<FaultStore>,
+    conn: Connection,
+}
+
+impl App {
+    async fn begin() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let local = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
+        let store = Arc::new(FaultStore::new(Arc::new(local)));
+        let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
+        let conn = open(&world.db());
+        conn.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB)").expect("made");
+        Self { world, store, conn }
+    }
+
+    fn insert(&self, bytes: u64) {
+        self.conn.execute("INSERT INTO t(x) VALUES (randomblob(?1))", [bytes.cast_signed()]).expect("inserted");
+    }
+
+    /// Whether it got through without waiting.
+    fn checkpoint(&self, mode: &str) -> bool {
+        self.conn.busy_timeout(Duration::ZERO).expect("set");
+        let asked = self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get::<_, i64>(0));
+        asked.is_ok_and(|busy| busy == 0)
+    }
+
+    fn request(&self, limits: Limits) -> FollowRequest {
+        FollowRequest {
+            source: source(),
+            path: self.world.db(),
+            busy: Duration::from_secs(10),
+            hold_max: Duration::from_secs(1),
+            log_growth_max: ByteLen::new(1 << 30),
+            uploads_in_flight: 2,
+            limits,
+            steps: Arc::new(|_| {}),
+        }
+    }
+
+    async fn follow(&self, limits: Limits) -> Follower<'_> {
+        Follower::start(&self.world.vault, self.request(limits)).await.expect("follow")
+    }
+
+    async fn latest_is_live(&self) {
+        let to = self.world.dir().join("latest.db");
+        let _ = std::fs::remove_file(&to);
+        self.world.restore(Target::Latest, &to).await.expect("restore");
+        assert_eq!(integrity_of(&to), "ok");
+        assert!(rows_of(&to) == self.world.rows(), "the latest state is the live one");
+    }
+
+    fn spool(&self) -> Vec<PathBuf> {
+        let folder = self.world.vault.state.dir().join("shop/spool");
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(folder).expect("a spool").map(|e| e.expect("e").path()).collect();
+        files.sort();
+        files
+    }
+}
+
+fn open(path: &Path) -> Connection {
+    let conn = Connection::open(path).expect("open");
+    conn.execute_batch("PRAGMA synchronous=OFF").expect("set");
+    conn
+}
+
+/// Trap 12: an application that commits without a pause never lets anyone see its log copied back whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_12_the_log_of_a_steady_writer_stays_bounded() {
+    let app = App::begin().await;
+    let (refused, locked) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    // Whoever wants to commit while the log is copied back waits for us: no commit may begin the log anew then.
+    let other = Mutex::new(open(&app.world.db()));
+    let (counted, seen) = (refused.clone(), locked.clone());
+    let steps = move |step| {
+        if matches!(step, Step::Locked | Step::CopiedBack) {
+            seen.fetch_add(1, Ordering::SeqCst);
+            let conn = other.lock().expect("alone");
+            conn.busy_timeout(Duration::ZERO).expect("set");
+            let tried = conn.execute("INSERT INTO t(x) VALUES (1)", []);
+            counted.fetch_add(u32::from(tried.is_err()), Ordering::SeqCst);
+        }
+    };
+    let request = FollowRequest { steps: Arc::new(steps), ..app.request(Limits::STANDARD) };
+    let mut follower = Follower::start(&app.world.vault, request).await.expect("follow");
+    let mut longest = 0;
+    for round in 0..70 {
+        app.insert(MIB);
+        let ticked = follower.tick().await.expect("tick");
+        assert_eq!((ticked.shipped, ticked.began), (1, None), "round {round}");
+        longest = longest.max(follower.position().log_bytes);
+    }
+    assert!(longest < 24 * MIB, "{longest}");
+    let (refused, locked) = (refused.load(Ordering::SeqCst), locked.load(Ordering::SeqCst));
+    assert!(locked >= 6, "{locked}");
+    assert_eq!(refused, locked, "nobody commits while the log is copied back");
+    drop(follower);
+    app.latest_is_live().await;
+}
+
+/// Trap 12: with the store away the application's log goes on being begun anew; what it had is sealed on the disk,
+/// outlives the process and comes into the repository without a gap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_12_a_store_that_is_away_costs_the_application_nothing() {
+    let app = App::begin().await;
+    let mut follower = app.follow(Limits::STANDARD).await;
+    app.store.go_away();
+    let mut longest = 0;
+    for round in 0..30 {
+        app.insert(MIB);
+        follower.tick().await.expect_err("the store is away");
+        if round % 5 == 4 {
+            app.checkpoint("TRUNCATE");
+            follower.catch().expect("gets out of the way");
+            assert!(app.checkpoint("TRUNCATE"), "round {round}: nobody is in its way");
+        }
+        longest = longest.max(follower.position().log_bytes);
+    }
+    let position = follower.position();
+    assert!(longest < 24 * MIB, "{longest}");
+    assert_eq!((position.tx, position.waiting, position.alarm), (Tx::FIRST, 30, None), "{position:?}");
+    assert!(position.spooled_bytes > 20 * MIB, "{position:?}");
+    let text = b"CREATE TABLE t(id INTEGER PRIMARY KEY";
+    for file in app.spool() {
+        let bytes = std::fs::read(file).expect("read");
+        assert!(!bytes.windows(text.len()).any(|window| window == text), "what is spooled is sealed");
+    }
+    // In the log begun anew; and then it is killed: nothing is told to it any more.
+    app.insert(10);
+    follower.catch().expect("reads");
+    drop(follower);
+    app.insert(10);
+    app.store.come_back();
+    let mut follower = app.follow(Limits::STANDARD).await;
+    let Began::Continued { tx } = *follower.began() else { panic!("{:?}", follower.began()) };
+    assert_eq!(tx.get(), 31, "all that was read is there");
+    follower.tick().await.expect("tick");
+    assert_eq!(follower.position().tx.get(), 32);
+    assert_eq!(app.spool().len(), 0, "what is durable is not kept twice");
+    drop(follower);
+    app.latest_is_live().await;
+}
+
+/// Trap 14: what a power cut or a failing disk made of the spool is never put; the gap is recorded instead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_14_a_damaged_spool_is_a_recorded_gap() {
+    for damage in ["flipped", "cut", "gone"] {
+        let app = App::begin().await;
+        let mut follower = app.follow(Limits::STANDARD).await;
+        app.store.go_away();
+        for _ in 0..3 {
+            app.insert(MIB);
+            follower.catch().expect("reads");
+            assert!(!app.checkpoint("TRUNCATE"), "held");
+            follower.catch().expect("gets out of the way");
+            assert!(app.checkpoint("TRUNCATE"));
+        }
+        drop(follower);
+        let last = app.spool().pop().expect("a file");
+        let mut bytes = std::fs::read(&last).expect("read");
+        let middle = bytes.len() / 2;
+        match damage {
+            "flipped" => bytes[middle] ^= 1,
+            "cut" => bytes.truncate(middle),
+            _ => bytes.clear(),
+        }
+        std::fs::write(&last, &bytes).expect("write");
+        app.store.come_back();
+        let follower = app.follow(Limits::STANDARD).await;
+        let Began::Snapshot { reason: Some(reason), tx, .. } = follower.began() else { panic!("{damage}") };
+        assert!(reason.contains("begun anew") && tx.get() >= 2, "{damage}: {reason} {tx}");
+        drop(follower);
+        app.latest_is_live().await;
+    }
+}
+
+/// Trap 12: past the bound of the spool the application still comes first. The alarm is raised, the gap recorded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_12_past_the_bound_of_the_spool_the_log_is_let_go() {
+    let app = App::begin().await;
+    let limits = Limits { spool_limit: ByteLen::new(2 * MIB), ..Limits::STANDARD };
+    let mut follower = app.follow(limits).await;
+    app.store.go_away();
+    for _ in 0..10 {
+        app.insert(MIB);
+        follower.catch().expect("reads");
+        follower.catch().expect("looks");
+        app.checkpoint("TRUNCATE");
+    }
+    let position = follower.position();
+    assert_eq!(position.alarm, Some(Alarm::SpoolFull), "{position:?}");
+    assert!(position.waiting_bytes < 4 * MIB, "{position:?}");
+    assert!(position.log_bytes < 3 * MIB, "the application copies its log back by itself: {position:?}");
+    app.store.come_back();
+    let mut began = None;
+    for _ in 0..3 {
+        began = began.or(follower.tick().await.expect("tick").began);
+    }
+    assert!(matches!(&began, Some(Began::Snapshot { reason: Some(_), .. })), "{began:?}");
+    assert_eq!(follower.position().alarm, None);
+    app.insert(10);
+    follower.tick().await.expect("tick");
+    drop(follower);
+    app.latest_is_live().await;
+}
+
+/// Trap 13: in mode "hold" an application's own checkpoint waits for the repository, in the others it does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_13_only_a_follower_told_to_hold_waits_for_the_store() {
+    for (mode, free) in [(Mode::Hold, false), (Mode::Yield, true), (Mode::Watch, true)] {
+        let app = App::begin().await;
+        let mut follower = app.follow(Limits { mode, ..Limits::STANDARD }).await;
+        app.store.go_away();
+        app.insert(1000);
+        follower.catch().expect("reads");
+        app.checkpoint("TRUNCATE");
+        follower.catch().expect("looks");
+        assert_eq!(app.checkpoint("TRUNCATE"), free, "{mode:?}");
+        app.store.come_back();
+        follower.tick().await.expect("tick");
+        follower.catch().expect("looks");
+        assert!(app.checkpoint("TRUNCATE"), "{mode:?}");
+        app.insert(1000);
+        let ticked = follower.tick().await.expect("tick");
+        // Without a hold the new log does not say where the old one ended.
+        assert_eq!(ticked.began.is_some(), mode == Mode::Watch, "{mode:?}");
+        drop(follower);
+        app.latest_is_live().await;
+    }
+}
+
+/// Trap 13: an application that truncates its log over and over, beside the loop that follows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn trap_13_an_application_that_truncates_for_itself_is_not_held_up() {
+    let app = App::begin().await;
+    let follower = app.follow(Limits::STANDARD).await;
+    let (pace, sum) = (Pace { poll: Duration::from_secs(60), ..Pace::STANDARD }, Ticked::default());
+    let mut members = [Member { source: source(), path: app.world.db(), follower, pace, sum, ended: None }];
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let path = app.world.db();
+    let busy = tokio::task::spawn_blocking(move || {
+        let conn = Connection::open(path).expect("open");
+        conn.busy_timeout(Duration::from_secs(10)).expect("set");
+        conn.execute_batch("PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=0").expect("set");
+        let mut refused = 0;
+        for n in 0..60 {
+            conn.execute("INSERT INTO t(x) VALUES (randomblob(20000))", []).expect("inserted");
+            if n % 3 == 0 {
+                let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).expect("asked");
+                refused += busy;
+            }
+        }
+        stop.send_replace(true);
+        refused
+    });
+    let trouble = Mutex::new(Vec::new());
+    let tell = |_: &Member<'_>, told: Told<'_>| {
+        let what = match told {
+            Told::Began(began) => format!("{began:?}"),
+            Told::Ended(error) | Told::StoreAway(error) | Told::Unreadable(error) => error.to_string(),
+            _ => "other".into(),
+        };
+        trouble.lock().expect("alone").push(what);
+    };
+    drive(&mut members, app.world.vault.env.clock.as_ref(), stopped, &tell).await;
+    assert_eq!(busy.await.expect("ran"), 0, "each of its checkpoints got through");
+    assert_eq!(*trouble.lock().expect("alone"), Vec::<String>::new());
+    assert_eq!(members[0].sum.shipped, 60, "{:?}", members[0].sum);
+    drop(members);
+    app.latest_is_live().await;
+}

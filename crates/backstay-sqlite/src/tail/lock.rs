@@ -1,0 +1,79 @@
+//! Copying the log back ourselves, so that it can be begun anew although we hold it.
+//!
+//! While somebody reads behind every commit, no checkpoint of the application ever finds the log without a
+//! reader that is behind, and the log is never begun anew. So at a bound we do what its next commit
+//! could not: take the writer's lock, read to the end that nobody can move any more, copy back, and hold
+//! what is then in the main file alone.
+//!
+//! Only ever PASSIVE, and only while the writer's lock is ours: no commit can begin the log anew meanwhile,
+//! which is what the versions of SQLite before 3.51.3 get wrong when two processes copy back at once.
+//! Whoever has the lock is waited for no longer than the caller says.
+
+use super::{Step, Tail};
+use crate::error::{At, SqliteError};
+use crate::open::Database;
+use std::time::Duration;
+
+impl Tail {
+    /// Takes the writer's lock, unless somebody keeps it for longer than `patience` or we may not write at all.
+    pub fn lock_writers(&mut self, patience: Duration) -> Result<bool, SqliteError> {
+        let database = match self.writer.take() {
+            Some(database) => database,
+            None => self.open_writer()?,
+        };
+        let taken = {
+            let conn = database.conn();
+            conn.busy_timeout(patience).at("prepare", &database.path)?;
+            conn.execute_batch("BEGIN IMMEDIATE").at("lock", &database.path)
+        };
+        self.writer = Some(database);
+        match taken {
+            Ok(()) => {
+                (self.options.steps)(Step::Locked);
+                Ok(true)
+            }
+            Err(SqliteError::Locked { .. } | SqliteError::Denied { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_writer(&self) -> Result<Database, SqliteError> {
+        let database = Database::open(&self.databases[0].given, None, Duration::ZERO)?;
+        if database.identity != self.identity() {
+            return Err(SqliteError::Replaced { path: database.path.clone() });
+        }
+        // A connection that only asks may not take the lock. Nothing is ever written through this one either.
+        database.conn().pragma_update(None, "query_only", false).at("prepare", &database.path)?;
+        Ok(database)
+    }
+
+    /// Copies back what is in the log; says whether that was all of it. Only between [`Tail::lock_writers`] and
+    /// [`Tail::unlock_writers`].
+    pub fn copy_back(&mut self) -> Result<bool, SqliteError> {
+        self.move_on();
+        if self.writer.as_ref().is_none_or(|writer| writer.conn().is_autocommit()) {
+            return Ok(false);
+        }
+        let free = self.hold.as_ref().map_or(0, |hold| 1 - hold.at.min(1));
+        let Some(database) = self.databases.get(free) else { return Ok(false) };
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        let asked =
+            database.conn().query_row("PRAGMA wal_checkpoint(PASSIVE)", [], row).at("copy back", &database.path);
+        (self.options.steps)(Step::CopiedBack);
+        match asked {
+            Ok((busy, frames, copied)) => Ok(busy == 0 && frames == copied),
+            Err(SqliteError::Locked { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the writer's lock back.
+    pub fn unlock_writers(&mut self) {
+        if let Some(writer) = self.writer.take_if(|writer| !writer.conn().is_autocommit())
+            && writer.conn().execute_batch("ROLLBACK").is_ok()
+        {
+            // A connection that cannot even give up a transaction without writes is closed instead.
+            self.writer = Some(writer);
+        }
+    }
+}
