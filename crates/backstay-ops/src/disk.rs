@@ -145,19 +145,35 @@ pub fn folder_of(path: &Path) -> &Path {
 ///
 /// The staged name is this call's own: one that two processes shared could be renamed half written.
 pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8], mode: u32) -> Result<(), PathError> {
+    put_in_place(disk, path, (bytes, mode), Durable::Yes)?;
+    disk.sync_dir(folder_of(path)).at("sync folder of", path)
+}
+
+/// The same for what is worth nothing after a power cut: whoever reads it sees the old file or the new one.
+pub fn replace_unsynced(disk: &dyn Disk, path: &Path, bytes: &[u8], mode: u32) -> Result<(), PathError> {
+    put_in_place(disk, path, (bytes, mode), Durable::No)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durable {
+    Yes,
+    No,
+}
+
+fn put_in_place(disk: &dyn Disk, path: &Path, (bytes, mode): (&[u8], u32), durable: Durable) -> Result<(), PathError> {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!("{STAGED}-{}-{call}", std::process::id()));
     let staged = path.with_file_name(name);
     let file = create_anew(disk, &staged, mode)?;
-    let written = file.write_at(0, bytes).at("write", &staged).and_then(|()| file.sync().at("sync", &staged));
+    let synced = |()| if durable == Durable::Yes { file.sync().at("sync", &staged) } else { Ok(()) };
+    let written = file.write_at(0, bytes).at("write", &staged).and_then(synced);
     let named = written.and_then(|()| disk.rename(&staged, path).at("rename", &staged));
-    if let Err(error) = named {
+    if named.is_err() {
         let _ = disk.remove(&staged);
-        return Err(error);
     }
-    disk.sync_dir(folder_of(path)).at("sync folder of", path)
+    named
 }
 
 /// What `replace` puts behind the name of a file it has not finished.

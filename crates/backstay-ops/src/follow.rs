@@ -12,24 +12,32 @@
 //!
 //! Locks: the source's lock on this host as long as it lives; a read mark, see `backstay_sqlite::tail`.
 
+pub mod account;
+mod audit;
 mod begin;
 mod catch;
 pub mod drive;
+mod followed;
 mod memory;
 mod pace;
 mod ship;
+mod snapshots;
 mod spool;
 mod watch;
 
+pub use audit::Audited;
 pub use catch::{Limits, Mode};
+pub use followed::Followed;
 pub use pace::Pace;
 
 use crate::OpsError;
 use crate::backup::{self, BackupRequest, Malformed, Purpose, gather};
+use crate::base::Base;
 use crate::catalog::Vault;
 use crate::env::blocking;
 use crate::log::{self, LogTip};
 use crate::state::SourceLock;
+use audit::Audit;
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{After, Log, Role};
 use backstay_model::{BranchNo, ByteLen, Kind, Kinded, Moment, ObjectId, Sequence, SourceName, StreamId, Tx, seams};
@@ -58,6 +66,22 @@ pub struct FollowRequest {
     pub limits: Limits,
     /// Where tests let others act.
     pub steps: Arc<dyn Fn(Step) + Send + Sync>,
+}
+
+impl FollowRequest {
+    fn backup(&self) -> BackupRequest {
+        BackupRequest {
+            source: self.source.clone(),
+            path: self.path.clone(),
+            label: None,
+            keep: None,
+            busy: self.busy,
+            hold_max: self.hold_max,
+            log_growth_max: self.log_growth_max,
+            malformed: Malformed::Refuse,
+            uploads_in_flight: self.uploads_in_flight,
+        }
+    }
 }
 
 /// How following began, or began anew.
@@ -94,6 +118,8 @@ pub struct Position {
     /// Commits and bytes that are read and not yet durable.
     pub waiting: u64,
     pub waiting_bytes: u64,
+    /// When the oldest of them was read.
+    pub waiting_since: Option<Moment>,
     /// How much of that lies sealed on this host's disk.
     pub spooled_bytes: u64,
     /// How long the application's log is, as a file.
@@ -101,6 +127,8 @@ pub struct Position {
     pub mode: Mode,
     /// Why the log is not held although it should be, if it is not.
     pub alarm: Option<Alarm>,
+    /// The last look of the audit.
+    pub audit: Option<Audited>,
 }
 
 /// A state that a person should know of while it lasts.
@@ -167,6 +195,7 @@ impl<'v> Halves<'v> {
             let Self { catcher, shipper, alarm } = self;
             count += catcher.copy_back(&mut |catcher| keep_safe(shipper, catcher, alarm))?;
         }
+        self.catcher.audit()?;
         Ok(count)
     }
 }
@@ -199,8 +228,9 @@ impl<'v> Follower<'v> {
             Ok(resumed) => {
                 let Resumed { memory, standing, caught, after } = resumed;
                 let shipper = Shipper::new(vault, &request.source, stream, &memory, after, standing.clone())?;
-                let mut catcher = Catcher::new(tail, &standing, request.limits, vault.env.clock.clone());
-                catcher.take(caught);
+                let audit = Audit::begin(&key_of(&memory.fingerprint), &standing.cursor, None);
+                let mut catcher = Catcher::new(tail, &standing, request.limits, audit, vault.env.clock.clone());
+                catcher.take(caught)?;
                 (Began::Continued { tx: standing.tx }, catcher, shipper)
             }
             Err(reason) => {
@@ -211,6 +241,10 @@ impl<'v> Follower<'v> {
             }
         };
         Ok(Self { vault, request, halves: Halves::new(catcher, shipper), began: begun, _lock: lock })
+    }
+
+    pub fn vault(&self) -> &'v Vault {
+        self.vault
     }
 
     /// How it began.
@@ -227,11 +261,18 @@ impl<'v> Follower<'v> {
             at: standing.time,
             waiting: catcher.waiting() + shipper.waiting(),
             waiting_bytes: self.halves.waiting_bytes(),
+            waiting_since: shipper.waiting_since().or(catcher.waiting_since()),
             spooled_bytes: shipper.spooled_bytes(),
             log_bytes: catcher.log_len(),
             mode: catcher.limits().mode,
             alarm: *alarm,
+            audit: catcher.audited(),
         }
+    }
+
+    /// Audits with the next look, instead of within a minute.
+    pub fn hurry_audit(&mut self) {
+        self.halves.catcher.hurry_audit();
     }
 
     /// Reads what was committed, without putting it anywhere yet.
@@ -422,20 +463,9 @@ async fn begin_anew<'v>(
     tail: Tail,
     place: Anew,
 ) -> Result<(Began, Catcher, Shipper<'v>), OpsError> {
-    let backup_request = BackupRequest {
-        source: request.source.clone(),
-        path: request.path.clone(),
-        label: None,
-        keep: None,
-        busy: request.busy,
-        hold_max: request.hold_max,
-        log_growth_max: request.log_growth_max,
-        malformed: Malformed::Refuse,
-        uploads_in_flight: request.uploads_in_flight,
-    };
     let identity = tail.identity();
     let beginning = Beginning::new(tail, place.stream, place.sequence, place.tip, place.reason);
-    let report = backup::take(vault, &backup_request, Purpose::Follow(&beginning)).await?;
+    let report = backup::take(vault, &request.backup(), Purpose::Follow(&beginning)).await?;
     let begun = beginning.done()?;
     let caught = match blocking(|| begun.tail.catch_up(&begun.cursor))? {
         Ok(caught) => caught,
@@ -449,8 +479,11 @@ async fn begin_anew<'v>(
         shipper.go_on_at(place.sequence, previous);
     }
     shipper.remember();
-    let mut catcher = Catcher::new(begun.tail, &standing, request.limits, vault.env.clock.clone());
-    catcher.take(caught);
+    // The base that the snapshot was written with says what the repository has of each page.
+    let base = Base::load_any(&vault.state.source_dir(&request.source)?, &report.snapshot)?;
+    let audit = Audit::begin(&begun.key, &standing.cursor, base.as_ref());
+    let mut catcher = Catcher::new(begun.tail, &standing, request.limits, audit, vault.env.clock.clone());
+    catcher.take(caught)?;
     let reason = begun.following.resync.map(|resync| resync.reason);
     let began = Began::Snapshot { id: report.snapshot, branch: report.branch, tx: standing.tx, reason };
     Ok((began, catcher, shipper))

@@ -26,6 +26,7 @@ pub mod maintain;
 mod medium;
 mod open;
 mod pin;
+mod pulse;
 pub mod question;
 pub mod rescue;
 pub mod rows;
@@ -46,8 +47,9 @@ pub use exclusive::{ExclusiveHold, take_exclusive};
 pub use facts::{FileIdentity, JournalMode, SourceFacts};
 pub use holders::{Holder, Holders, LockState, holders};
 pub use images::Images;
+pub use pulse::Pulse;
 pub use question::{
     Answers, Asking, ForeignKeys, ForeignKeysAnswer, Integrity, IntegrityAnswer, Questions, SchemaAnswer, SmokeState,
     question,
 };
-pub use tail::{Caught, Commit, Generation, LogCursor, Lost, Seen, Step, Tail, TailOptions};
+pub use tail::{Caught, Commit, Generation, Held, LogCursor, Lost, Seen, Step, Tail, TailOptions};

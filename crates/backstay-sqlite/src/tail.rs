@@ -15,7 +15,10 @@
 //! only while it has the writer's lock, see [`lock`]. Locks: one read mark, in slot 0 or 1 to 4; SHARED
 //! on the main file as long as it lives, as any connection in WAL mode. A crash gives all of them back.
 
+mod held;
 mod lock;
+
+pub use held::Held;
 
 use crate::error::{At, SqliteError};
 use crate::facts::{FileIdentity, JournalMode};
@@ -137,6 +140,9 @@ pub struct Commit {
     pub page_count: u32,
     /// Ascending page numbers, and which of the images each has.
     pub pages: Vec<(u32, u64)>,
+    /// Those of them that it added to the database without writing them, ascending: free pages, whose content
+    /// means nothing.
+    pub unwritten: Vec<u32>,
     /// The end of the commit.
     pub end: LogCursor,
 }
@@ -445,7 +451,8 @@ impl Tail {
                     checksum: [commit.checksum.first, commit.checksum.second],
                 }),
             };
-            commits.push(Commit { page_count: commit.page_count, pages: pages.into_iter().collect(), end });
+            let pages = pages.into_iter().collect();
+            commits.push(Commit { page_count: commit.page_count, pages, unwritten: Vec::new(), end });
         }
         self.cover_growth(from.page_count, to, &mut commits, &mut images)?;
         Ok(Ok(Caught { commits, images, end: to.cursor.clone() }))
@@ -484,6 +491,7 @@ impl Tail {
                     view.read(&database.conn, &database.path, u64::from(page - 1) * size, &mut bytes)?;
                 }
                 commit.pages.push((page, images.len()));
+                commit.unwritten.push(page);
                 images.push(&bytes).at("spool to", &self.options.spool_dir)?;
             }
             commit.pages.sort_unstable();

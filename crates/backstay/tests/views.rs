@@ -8,7 +8,7 @@ use house::{House, INIT};
 use serde_json::Value;
 
 /// Fields whose number differs from run to run.
-const VARIABLE: [&str; 27] = [
+const VARIABLE: [&str; 29] = [
     "requests",
     "sent",
     "received",
@@ -36,6 +36,8 @@ const VARIABLE: [&str; 27] = [
     "by_millis",
     "needed",
     "pid",
+    "log_bytes",
+    "compared",
 ];
 
 fn is_hex(text: &str) -> bool {
@@ -195,6 +197,7 @@ golden!(
 );
 golden!(status, House::new(), ["status"]);
 golden!(status_of_nothing, unprotected(), ["status"]);
+golden!(status_of_a_followed_source, followed(), ["status"]);
 golden!(repo_show, House::new(), ["repo", "show"]);
 golden!(restore_plan, House::new(), ["restore", "shop", "--dry-run"]);
 golden!(restore, House::new(), ["restore", "shop", "--to", "a.db"], ["restore", "shop", "--to", "b.db"]);
@@ -258,6 +261,14 @@ golden!(check_deep_with_a_wrong_answer, questioned(), ["check", "--deep"]);
 fn questioned() -> House {
     let house = House::new();
     house.edit("backstay.toml", "[sources.shop]", "[sources.shop]\nsmoke = [\"SELECT count(*) = 7 FROM item\"]");
+    house
+}
+
+/// Followed once.
+fn followed() -> House {
+    let house = House::new();
+    house.sql("PRAGMA journal_mode=WAL");
+    house.ok(&["follow", "--once"]);
     house
 }
 

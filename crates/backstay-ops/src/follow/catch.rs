@@ -3,12 +3,15 @@
 //! Never uploads and never waits for a store. Decides how long the log is held: see [`Mode`]. What is lost to
 //! sight when it is not is noticed by the next look, and following begins anew.
 
+use super::audit::{Audit, Audited};
 use super::memory::Standing;
 use crate::OpsError;
+use crate::disk::At;
 use backstay_format::log::{Part, Record};
 use backstay_model::{ByteLen, Clock, Moment, Tx};
 use backstay_sqlite::{Caught, Commit, Images, LogCursor, Seen, SqliteError, Tail};
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +39,8 @@ pub enum Mode {
     Yield,
     /// Not at all: what is begun anew between two looks costs a snapshot and a gap.
     Watch,
+    /// There is no log: every change is a snapshot.
+    Snapshots,
 }
 
 /// How following behaves towards others.
@@ -64,6 +69,8 @@ struct Queued {
     time: Moment,
     commit: Commit,
     images: Arc<Images>,
+    /// When it was read.
+    read_at: Moment,
     /// How many of its pages are in objects already.
     sent: usize,
 }
@@ -95,6 +102,7 @@ pub struct Catcher {
     crossed: bool,
     /// Until then the log is not copied back.
     leave_until: Duration,
+    audit: Audit,
     clock: Arc<dyn Clock>,
 }
 
@@ -107,10 +115,10 @@ pub enum Looked {
 }
 
 impl Catcher {
-    pub fn new(tail: Tail, from: &Standing, limits: Limits, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(tail: Tail, from: &Standing, limits: Limits, audit: Audit, clock: Arc<dyn Clock>) -> Self {
         let (tx, time, cursor) = (from.tx, from.time, from.cursor.clone());
         let (queue, lost, leave_until) = (VecDeque::new(), None, Duration::ZERO);
-        Self { tail, cursor, tx, time, queue, bytes: 0, limits, lost, crossed: false, leave_until, clock }
+        Self { tail, cursor, tx, time, queue, bytes: 0, limits, lost, crossed: false, leave_until, audit, clock }
     }
 
     pub fn limits(&self) -> &Limits {
@@ -123,6 +131,42 @@ impl Catcher {
 
     pub fn waiting_bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// When the oldest commit of the queue was read.
+    pub fn waiting_since(&self) -> Option<Moment> {
+        self.queue.front().map(|queued| queued.read_at)
+    }
+
+    pub fn audited(&self) -> Option<Audited> {
+        self.audit.last()
+    }
+
+    /// Looks at some pages of the live database, where that is due.
+    pub fn audit(&mut self) -> Result<(), OpsError> {
+        let now = self.clock.uptime();
+        if self.lost.is_some() || !self.audit.is_due(now) {
+            return Ok(());
+        }
+        let looked = match self.tail.held() {
+            Ok(Some(held)) if *held.cursor() == self.cursor => self.audit.look(&held, now, self.clock.now()),
+            Ok(_) => return Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        match looked {
+            Ok(None) => Ok(()),
+            Ok(Some(page)) => {
+                self.lost = Some(format!("page {page} is not what was captured of it"));
+                Ok(())
+            }
+            Err(OpsError::Sqlite(error)) => self.passes(error),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The next audit comes with the next look.
+    pub fn hurry_audit(&mut self) {
+        self.audit.hurry();
     }
 
     /// The number given last.
@@ -170,7 +214,7 @@ impl Catcher {
                 let salts = |cursor: &LogCursor| cursor.generation.map(|generation| generation.salts);
                 self.crossed = salts(&self.cursor) != salts(&caught.end);
                 let count = caught.commits.len() as u64;
-                self.take(caught);
+                self.take(caught)?;
                 Ok(Looked::Read(count))
             }
             Ok(Err(lost)) => {
@@ -250,16 +294,19 @@ impl Catcher {
     }
 
     /// Numbers and times commits, and keeps them for the shipper.
-    pub fn take(&mut self, caught: Caught) {
+    pub fn take(&mut self, caught: Caught) -> Result<(), OpsError> {
         let images = Arc::new(caught.images);
         for commit in caught.commits {
+            self.audit.captured(&commit, &images).at("read", Path::new("the spool of the log"))?;
             let Some(tx) = self.tx.next() else { break };
             let least = Moment::from_millis(self.time.as_millis() + 1).unwrap_or(self.time);
             (self.tx, self.time) = (tx, self.clock.now().max(least));
             self.bytes += commit.pages.len() as u64 * u64::from(commit.end.page_size);
-            self.queue.push_back(Queued { tx, time: self.time, commit, images: images.clone(), sent: 0 });
+            let (images, read_at) = (images.clone(), self.clock.now());
+            self.queue.push_back(Queued { tx, time: self.time, commit, images, read_at, sent: 0 });
         }
         self.cursor = caught.end;
+        Ok(())
     }
 
     /// As many whole commits as fit into one object, or a part of one that does not fit.

@@ -14,7 +14,7 @@ use backstay_format::fingerprint::CommitHasher;
 use backstay_format::layout::FRAME_TARGET;
 use backstay_format::log::Record;
 use backstay_model::backup::Exhausted;
-use backstay_model::{BranchNo, Digest, PageSize, Sequence, SourceName, StreamId, Tx};
+use backstay_model::{BranchNo, Digest, Moment, PageSize, Sequence, SourceName, StreamId, Tx};
 use backstay_store::repo::{Chain, LogDraft, LogSigning};
 use backstay_store::seal::Sealer;
 use bytes::Bytes;
@@ -51,6 +51,8 @@ struct Sealed {
     body: Body,
     len: u64,
     commits: u64,
+    /// When its first commit was made.
+    since: Moment,
     /// Once it is durable.
     head: Head,
 }
@@ -142,6 +144,11 @@ impl<'v> Shipper<'v> {
         self.outbox.iter().map(|sealed| sealed.len).sum()
     }
 
+    /// When the oldest commit on its way was made.
+    pub fn waiting_since(&self) -> Option<Moment> {
+        self.outbox.front().map(|sealed| sealed.since)
+    }
+
     /// How much of it lies on the disk.
     pub fn spooled_bytes(&self) -> u64 {
         self.outbox.iter().filter(|sealed| matches!(sealed.body, Body::Spooled)).map(|sealed| sealed.len).sum()
@@ -174,6 +181,7 @@ impl<'v> Shipper<'v> {
             unfinished: !last.part.completes(),
         };
         head.used = last.tx;
+        let since = first.time;
         let facts = Log { stream, spans: vec![span], next: None };
         let random = self.vault.env.random.as_ref();
         let with = LogSigning { signer: self.vault.signer(Role::Writer)?, sealer: &self.sealer, random };
@@ -199,7 +207,7 @@ impl<'v> Shipper<'v> {
         (head.slots, head.previous) = (sequence.get(), digest);
         head.after = After::Log { stream, sequence, digest };
         let len = bytes.len() as u64;
-        self.outbox.push_back(Sealed { sequence, digest, body: Body::Memory(bytes), len, commits, head });
+        self.outbox.push_back(Sealed { sequence, digest, body: Body::Memory(bytes), len, commits, since, head });
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! `backstay follow`: every commit of a database in WAL mode becomes durable in the repository as it is made.
+//! `backstay follow`: what a database commits becomes durable in the repository as it is made: commit by commit by its
+//! write-ahead log, or a snapshot for each change where there is none.
 //!
 //! Runs until it is asked to stop, then makes durable what there is and ends with success. A store that is away is
 //! waited for; the log goes on being read meanwhile, within bounds.
@@ -12,8 +13,8 @@ use crate::output::{Page, View, counted, time};
 use crate::vault;
 use backstay_model::{Kind, SourceName, Verdict};
 use backstay_ops::catalog::Vault;
-use backstay_ops::follow::drive::{self, Member, Told};
-use backstay_ops::follow::{Alarm, Began, FollowRequest, Follower, Limits, Pace, Position, Ticked};
+use backstay_ops::follow::drive::{self, Driving, Member, Told};
+use backstay_ops::follow::{Alarm, Began, FollowRequest, Followed, Limits, Mode, Pace, Position, Ticked};
 use jiff::tz::TimeZone;
 use std::sync::Arc;
 
@@ -36,10 +37,12 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
                 context.printer.warn(&format!("{}: {}", member.source, words(began)));
             }
             member.sum = ticked;
+            drive::account_of_once(member, context.clock.as_ref());
         }
     } else {
         let tell = |member: &Member<'_>, told: Told<'_>| say(context, member, told);
-        drive::drive(&mut members, context.clock.as_ref(), context.cancel.wish(), &tell).await;
+        let (clock, stop, metrics) = (context.clock.as_ref(), context.cancel.wish(), settings.metrics.as_deref());
+        drive::drive(&mut members, &Driving { clock, stop, tell: &tell, metrics }).await;
     }
     // A single source that cannot go on is the whole story.
     if let [Member { ended: ended @ Some(_), .. }] = &mut members[..]
@@ -59,10 +62,14 @@ async fn start<'v>(
     vault: &'v Vault,
     source: &SourceSettings,
 ) -> Result<Member<'v>, Diagnostic> {
-    let follower = Follower::start(vault, request(settings, source)).await?;
+    let follower = Followed::start(vault, request(settings, source)).await?;
     context.printer.talk(&format!("{}: {}", source.name, words(follower.began())));
     let follow = &source.policy.follow;
-    let pace = Pace { interval: follow.interval, steady: follow.interval_steady, ..Pace::STANDARD };
+    let (interval, steady) = match follower.position().mode {
+        Mode::Snapshots => (follow.snapshot_interval, follow.snapshot_interval),
+        _ => (follow.interval, follow.interval_steady),
+    };
+    let pace = Pace { interval, steady, ..Pace::STANDARD };
     let (source, path) = (source.name.clone(), source.path.clone());
     Ok(Member { source, path, follower, pace, sum: Ticked::default(), ended: None })
 }
@@ -94,6 +101,9 @@ fn say(context: &Context, member: &Member<'_>, told: Told<'_>) {
         Told::Began(began) => words(began),
         Told::StoreAway(error) | Told::Unreadable(error) => format!("{}; it is tried again", what(error)),
         Told::Alarmed(alarm) => alarm_words(alarm).to_owned(),
+        Told::AuditFailed { page } => {
+            format!("ALARM: page {page} of the live database is not what was captured of it; it is followed anew")
+        }
         Told::Ended(error) => format!("{}; it is NOT FOLLOWED any more", what(error)),
         Told::Kept(commits) => {
             format!("{} wait sealed in the state folder: the next run puts them", counted(commits, "commit"))
@@ -102,7 +112,7 @@ fn say(context: &Context, member: &Member<'_>, told: Told<'_>) {
     context.printer.warn(&format!("{source}: {line}"));
 }
 
-fn alarm_words(alarm: Alarm) -> &'static str {
+pub(super) fn alarm_words(alarm: Alarm) -> &'static str {
     match alarm {
         Alarm::SpoolFull => {
             "ALARM: what waits for the repository has reached `follow.spool_limit`; the log is NOT HELD until it is back"
@@ -171,7 +181,11 @@ impl View for FollowView {
     fn render(&self, page: &mut Page) {
         for row in &self.sources {
             let position = &row.position;
-            let durable = format!("durable up to state {} of {}", position.tx, time::resolved(position.at, &self.zone));
+            let at = time::resolved(position.at, &self.zone);
+            let (durable, point) = match position.mode {
+                Mode::Snapshots => (format!("durable up to {at}"), "latest".to_owned()),
+                _ => (format!("durable up to state {} of {at}", position.tx), format!("--tx {}", position.tx)),
+            };
             page.verdict(row.verdict(), row.source.as_str(), &durable);
             page.evidence("began", &words(&row.began));
             let shipped = format!("{} in {}", counted(row.commits, "commit"), counted(row.objects, "object"));
@@ -186,7 +200,7 @@ impl View for FollowView {
             if let Some(ended) = &row.ended {
                 page.evidence("NOT FOLLOWED", ended);
             }
-            page.next(&format!("backstay restore {} --tx {} --to copy.db", row.source, position.tx));
+            page.next(&format!("backstay restore {} {point} --to copy.db", row.source));
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod diff;
 pub mod doctor;
 pub mod enroll;
 pub mod follow;
+mod followed;
 pub mod import;
 pub mod init;
 pub mod key;

@@ -1,6 +1,7 @@
 //! `backstay status`: per source the three facts (backed up, intact, proven), and whether the key is safe.
 
 use super::copy::CopyStatus;
+use super::followed::FollowStatus;
 use super::list::{self, Broken, Fault};
 use super::scrub::kept_words;
 use crate::args;
@@ -47,7 +48,7 @@ pub async fn run(context: &Context, args: &args::Status) -> Outcome {
         context.cancel.check()?;
         view.copies.push(CopyStatus::of(context, &settings, (&vault, name), &chosen).await);
     }
-    let verdicts = view.sources.iter().map(|row| row.status.verdict);
+    let verdicts = view.sources.iter().map(SourceStatus::verdict);
     let healing = view.healing.iter().map(|_| Verdict::Partial);
     let all = verdicts.chain(view.copies.iter().map(|copy| copy.verdict)).chain(healing);
     view.verdict = all.fold(Verdict::Pass, Verdict::and);
@@ -82,6 +83,7 @@ async fn one(context: &Context, vault: &Vault, source: &SourceSettings) -> Resul
         condemned: catalog.condemned.len(),
         has_rules: policy.retention.rules.is_set(),
         checked: vault.state.checked(&source.name).summary(),
+        followed: FollowStatus::of(vault, &source.name, context.clock.now())?,
         status,
     })
 }
@@ -129,6 +131,8 @@ pub struct SourceStatus {
     pub has_rules: bool,
     /// What this host's checks have looked at; null when none has.
     pub checked: Option<CheckedSummary>,
+    /// What a follower on this host says; null when there never was one.
+    pub followed: Option<FollowStatus>,
 }
 
 impl View for StatusView {
@@ -184,12 +188,13 @@ impl StatusView {
     }
 
     fn next(&self) -> Option<String> {
-        let Some(row) = self.sources.iter().find(|row| row.status.verdict != Verdict::Pass) else {
+        let Some(row) = self.sources.iter().find(|row| row.verdict() != Verdict::Pass) else {
             let copy = self.copies.iter().find(|copy| copy.verdict != Verdict::Pass)?;
             return Some(format!("backstay repo copy {}", copy.name));
         };
         let name = &row.source;
-        Some(match row.status.concerns.first()? {
+        let Some(concern) = row.status.concerns.first() else { return Some(format!("backstay follow {name}")) };
+        Some(match concern {
             Concern::Broken { .. } | Concern::MarkFaults { .. } => format!("backstay check {name}"),
             Concern::Rivals { .. } => format!("backstay list {name}"),
             Concern::AheadOfClock { .. } => "date -u".to_owned(),
@@ -199,7 +204,16 @@ impl StatusView {
 }
 
 impl SourceStatus {
+    fn verdict(&self) -> Verdict {
+        self.followed.as_ref().map_or(Verdict::Pass, |followed| followed.verdict).and(self.status.verdict)
+    }
+
     fn words(&self) -> String {
+        if let (None, Some(followed)) = (self.status.concerns.first(), &self.followed)
+            && followed.verdict != Verdict::Pass
+        {
+            return followed.words();
+        }
         match (&self.status.newest, self.status.concerns.first()) {
             (_, Some(concern)) => concern_words(concern),
             (Some(newest), None) if self.status.proven.is_some() => {
@@ -211,7 +225,7 @@ impl SourceStatus {
     }
 
     fn render(&self, page: &mut Page, zone: &TimeZone) {
-        page.verdict(self.status.verdict, self.source.as_str(), &self.words());
+        page.verdict(self.verdict(), self.source.as_str(), &self.words());
         let point = |point: &Point| {
             let age = human_span(point.age_millis.max(0));
             format!("{}, {age} ago ({})", time::local(point.taken, zone), point.id.short())
@@ -228,6 +242,9 @@ impl SourceStatus {
             page.evidence("checked", &checked_words(checked, zone));
         }
         page.evidence("proven", &self.status.proven.as_ref().map_or("never".to_owned(), point));
+        if let Some(followed) = &self.followed {
+            followed.render(page, zone);
+        }
         for concern in self.status.concerns.iter().skip(1) {
             page.evidence("also", &concern_words(concern));
         }

@@ -34,6 +34,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What a check looks at beside the newest snapshot.
     pub check_budget: ByteLen,
+    /// Where following writes metrics.
+    pub metrics: Option<PathBuf>,
     /// What holds for a source that says nothing else.
     pub general: Policy,
     pub sources: BTreeMap<SourceName, SourceSettings>,
@@ -130,6 +132,7 @@ pub struct Follow {
     pub mode: Mode,
     pub interval: Duration,
     pub interval_steady: Duration,
+    pub snapshot_interval: Duration,
     pub wal_limit: ByteLen,
     pub spool_limit: ByteLen,
 }
@@ -191,6 +194,7 @@ pub fn build(raw: &RawConfig, file: &Path, working_dir: &Path) -> Result<Setting
         state_dir: reader.path(reader.must("state_dir")?)?,
         limits: reader.limits()?,
         check_budget: reader.must("check.budget")?.size()?,
+        metrics: reader.get("follow.metrics").map(|named| reader.path(named)).transpose()?,
         general: Below { reader: &reader, source: None }.policy()?,
         sources,
         copies: copies::read(raw, &reader)?,
@@ -401,6 +405,7 @@ impl Below<'_, '_> {
             mode: self.with("follow.mode", |named| named.choice(&modes))?,
             interval: self.with("follow.interval", |named| named.duration())?,
             interval_steady: self.with("follow.interval_steady", |named| named.duration())?,
+            snapshot_interval: self.with("follow.snapshot_interval", |named| named.duration())?,
             wal_limit: self.with("follow.wal_limit", |named| named.size())?,
             spool_limit: self.with("follow.spool_limit", |named| named.size())?,
         })

@@ -1,0 +1,76 @@
+//! A source that is followed, whichever way its journal mode allows.
+
+use super::snapshots::SnapshotFollower;
+use super::{Began, FollowRequest, Follower, Position, Ticked};
+use crate::OpsError;
+use crate::catalog::Vault;
+use crate::env::blocking;
+use backstay_sqlite::Pulse;
+
+pub enum Followed<'v> {
+    /// By its write-ahead log, commit by commit.
+    Log(Box<Follower<'v>>),
+    /// By snapshots.
+    Snapshots(Box<SnapshotFollower<'v>>),
+}
+
+impl<'v> Followed<'v> {
+    pub async fn start(vault: &'v Vault, request: FollowRequest) -> Result<Self, OpsError> {
+        let pulse = blocking(|| Pulse::open(&request.path, request.busy))?;
+        if blocking(|| pulse.is_wal())? {
+            drop(pulse);
+            return Ok(Self::Log(Box::new(Follower::start(vault, request).await?)));
+        }
+        Ok(Self::Snapshots(Box::new(SnapshotFollower::start(vault, request, pulse).await?)))
+    }
+
+    pub fn vault(&self) -> &'v Vault {
+        match self {
+            Self::Log(follower) => follower.vault(),
+            Self::Snapshots(follower) => follower.vault(),
+        }
+    }
+
+    pub fn began(&self) -> &Began {
+        match self {
+            Self::Log(follower) => follower.began(),
+            Self::Snapshots(follower) => follower.began(),
+        }
+    }
+
+    pub fn position(&self) -> Position {
+        match self {
+            Self::Log(follower) => follower.position(),
+            Self::Snapshots(follower) => follower.position(),
+        }
+    }
+
+    pub fn has_news(&self) -> bool {
+        match self {
+            Self::Log(follower) => follower.has_news(),
+            Self::Snapshots(follower) => follower.has_news(),
+        }
+    }
+
+    pub fn catch(&mut self) -> Result<u64, OpsError> {
+        match self {
+            Self::Log(follower) => follower.catch(),
+            Self::Snapshots(follower) => follower.catch(),
+        }
+    }
+
+    pub async fn tick(&mut self) -> Result<Ticked, OpsError> {
+        match self {
+            Self::Log(follower) => follower.tick().await,
+            Self::Snapshots(follower) => follower.tick().await,
+        }
+    }
+
+    /// Keeps what could not be put. Of a database without a log there is nothing to keep: it is all still there.
+    pub fn keep(&mut self) -> u64 {
+        match self {
+            Self::Log(follower) => follower.keep(),
+            Self::Snapshots(follower) => follower.position().waiting,
+        }
+    }
+}
