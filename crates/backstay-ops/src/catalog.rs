@@ -8,7 +8,9 @@ use backstay_model::prune::Named;
 use backstay_model::{Digest, Kind, Kinded, ObjectId, Ranges, SignerKey, SourceName};
 use backstay_store::Key;
 use backstay_store::keys::{self, SnapshotName};
-use backstay_store::repo::{Chain, ManifestFront, MarkFault, Marks, PruneHead, Record, RepoError, Repository};
+use backstay_store::remember::Seal;
+use backstay_store::repo::{Chain, KnownMarks, ManifestFront, MarkFault, MarkNames, Marks, PruneHead, Record};
+use backstay_store::repo::{RepoError, Repository};
 use std::collections::{HashMap, HashSet};
 
 /// What a repository holds of one source.
@@ -33,6 +35,8 @@ pub struct Catalog {
     pub prune: Option<PruneHead>,
     /// Why the prune records cannot be believed. Then nothing counts as condemned.
     pub prune_fault: Option<RepoError>,
+    /// Where a list saw every mark and nothing is wrong with them, the height of the highest notice.
+    pub noticed: Option<u64>,
 }
 
 /// What is said of each snapshot, and about which content.
@@ -44,22 +48,59 @@ const MARK_LISTINGS: u32 = 3;
 
 impl Catalog {
     pub async fn gather(repo: &Repository, source: &SourceName) -> Result<Self, OpsError> {
-        Self::gather_seen(repo, source, &SeenSource::default(), None).await
+        let marks = Self::read_marks(repo, source, &SeenSource::default()).await?;
+        Self::gather_with(repo, source, marks, None).await
     }
 
-    async fn gather_seen(
+    async fn gather_with(
         repo: &Repository,
         source: &SourceName,
-        seen: &SeenSource,
+        marks: Marks,
         newest: Option<usize>,
     ) -> Result<Self, OpsError> {
         let prune = PruneRead::of(repo).await?;
-        let marks = Self::read_marks(repo, source, seen).await?;
         let fronts = repo.newest_listed(source, newest).await?;
         let mut catalog = Self::assemble(source, marks, fronts.read, prune)?;
         catalog.older = fronts.older;
         catalog.check_answering(repo, source).await?;
         Ok(catalog)
+    }
+
+    /// The marks as a list reads them: what is known of them need not be asked for again, if nothing is wrong with
+    /// what comes of that. With the height up to which all of them were seen.
+    async fn read_noticed(
+        repo: &Repository,
+        source: &SourceName,
+        seen: &SeenSource,
+        known: Option<KnownMarks>,
+    ) -> Result<(Marks, Option<u64>), OpsError> {
+        let since = match &known {
+            Some(known) => repo.mark_names_since(source, known).await?,
+            None => None,
+        };
+        if let Some(names) = since {
+            let marks = Self::named_marks(repo, source, seen, &names).await?;
+            if marks.faults.is_empty() {
+                return Ok((marks, names.height));
+            }
+        }
+        let names = repo.mark_names(source).await?;
+        let marks = Self::named_marks(repo, source, seen, &names).await?;
+        if marks.faults.is_empty() {
+            return Ok((marks, names.height));
+        }
+        Ok((Self::read_marks(repo, source, seen).await?, None))
+    }
+
+    async fn named_marks(
+        repo: &Repository,
+        source: &SourceName,
+        seen: &SeenSource,
+        names: &MarkNames,
+    ) -> Result<Marks, OpsError> {
+        let mut marks = repo.marks_named(source, names).await?;
+        marks.faults.extend(unseen_again(repo, source, (&marks.records, seen)));
+        Ok(marks)
     }
 
     pub(crate) async fn read_marks(
@@ -98,6 +139,7 @@ impl Catalog {
             older: false,
             prune: prune.head,
             prune_fault: prune.fault,
+            noticed: None,
         };
         let said = catalog.marks_by_snapshot();
         for (name, front) in fronts {
@@ -372,14 +414,29 @@ impl Vault {
 
     /// The catalog of a source, refused if it is older than what this host has seen.
     pub async fn catalog(&self, source: &SourceName) -> Result<Catalog, OpsError> {
-        self.newest(source, None).await
+        let seen = self.state.seen(source)?;
+        let marks = Catalog::read_marks(&self.repo, source, &seen).await?;
+        let catalog = Catalog::gather_with(&self.repo, source, marks, None).await?;
+        self.not_older(catalog, source, &seen)
     }
 
-    /// The same of the newest snapshots alone; all marks are looked at, so that none can be hidden.
-    pub async fn newest(&self, source: &SourceName, newest: Option<usize>) -> Result<Catalog, OpsError> {
+    /// The same of the newest snapshots alone, for a list; all marks are looked at, so that none can be hidden, and
+    /// those that are known are not read again.
+    pub async fn newest(
+        &self,
+        source: &SourceName,
+        newest: Option<usize>,
+        known: Option<KnownMarks>,
+    ) -> Result<Catalog, OpsError> {
         let seen = self.state.seen(source)?;
-        let mut catalog = Catalog::gather_seen(&self.repo, source, &seen, newest).await?;
-        catalog.check_seen(&seen)?;
+        let (marks, noticed) = Catalog::read_noticed(&self.repo, source, &seen, known).await?;
+        let mut catalog = Catalog::gather_with(&self.repo, source, marks, newest).await?;
+        catalog.noticed = noticed;
+        self.not_older(catalog, source, &seen)
+    }
+
+    fn not_older(&self, mut catalog: Catalog, source: &SourceName, seen: &SeenSource) -> Result<Catalog, OpsError> {
+        catalog.check_seen(seen)?;
         if catalog.prune_fault.is_none() {
             catalog.prune_fault = self.state.check_prune(catalog.prune.as_ref().map(|head| &head.record))?.err();
         }
@@ -387,5 +444,10 @@ impl Vault {
         // is then as well known as before.
         let _ = catalog.remember(&self.state, source);
         Ok(catalog)
+    }
+
+    /// What makes a list's memory this host's own.
+    pub fn seal(&self) -> Option<Seal> {
+        self.signer.as_ref().map(|signer| Seal::of(signer, self.repo.id()))
     }
 }

@@ -168,7 +168,7 @@ async fn what_a_copy_has_comes_back_byte_for_byte() {
         assert_eq!((healed.verdict, healed.kept.len()), (Verdict::Pass, 0), "{key}: {healed:?}");
         let now = pair.contents().await;
         let changed = now.iter().filter(|(key, bytes)| before.get(*key) != Some(bytes)).map(|(key, _)| key);
-        let marks = changed.clone().filter(|key| matches!(Place::of(key), Place::Mark(..))).count();
+        let marks = changed.clone().filter(|key| matches!(Place::of(key), Place::Mark(..) | Place::Notice(..))).count();
         assert_eq!(changed.count(), marks, "{key}: all is as it was, and quarantines and their release beside it");
         assert!(before.iter().all(|(key, bytes)| now.get(key) == Some(bytes)), "{key}");
         let catalog = pair.world.vault.catalog(&source()).await.expect("catalog");

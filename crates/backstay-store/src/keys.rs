@@ -65,6 +65,19 @@ pub fn mark(source: &SourceName, snapshot: &ObjectId, kind: MarkKind, id: &Objec
     Key::new(format!("{}{snapshot}/{}-{id}", mark_prefix(source), kind.word()))
 }
 
+/// The notices of a source's marks: a `+` is in no source's name.
+pub fn notice_prefix(source: &SourceName) -> String {
+    format!("{NOTICES_PREFIX}{source}/")
+}
+
+const NOTICES_PREFIX: &str = "ctl/mark/+";
+
+/// A mark once more, named by how many were noticed before it, and counting down: the newest is listed first.
+pub fn notice(source: &SourceName, height: u64, (snapshot, kind, id): MarkName) -> Key {
+    let inverted = u64::MAX - height;
+    Key::new(format!("{}{inverted:016x}-{snapshot}-{}-{id}", notice_prefix(source), kind.word()))
+}
+
 /// A wrap under its master: that master's identity for one recipient, or the masters before it for that one.
 pub fn wrap(master: &Master, id: &ObjectId) -> Key {
     Key::new(format!("{MASTERS_PREFIX}{}/{id}.age", master.text()))
@@ -196,7 +209,9 @@ pub enum Place {
     Wrap,
     Lease(u64),
     Audit(SignerKey, u64),
-    Mark(SourceName, (ObjectId, MarkKind, ObjectId)),
+    Mark(SourceName, MarkName),
+    /// A mark once more: the bytes are the mark's.
+    Notice(SourceName, MarkName),
     Prune(u64),
     Branch(SourceName, BranchNo),
     Snapshot(SnapshotName),
@@ -222,6 +237,11 @@ impl Place {
             "lease" => Self::Lease(number?),
             "audit" => Self::Audit(rest.split_once('/')?.0.parse().ok()?, number?),
             "mark" => {
+                if let Some(mark) = noticed(key)
+                    && let Self::Mark(source, named) = Self::of(&mark)
+                {
+                    return Some(Self::Notice(source, named));
+                }
                 let source: SourceName = rest.split_once('/')?.0.parse().ok()?;
                 let named = parse_mark(&source, key)?;
                 return Some(Self::Mark(source, named));
@@ -272,6 +292,7 @@ impl Place {
             Self::Pack(..) => "pack",
             Self::Log(..) => "log object",
             Self::Spare(_) => "spare",
+            Self::Notice(..) => "notice",
             Self::Unknown => "unknown name",
         }
     }
@@ -282,12 +303,37 @@ pub fn parse_pack(source: &SourceName, key: &Key) -> Option<ObjectId> {
     key.as_str().strip_prefix(&pack_prefix(source))?.parse().ok()
 }
 
+/// What a mark is about, what it says, and its own id.
+pub type MarkName = (ObjectId, MarkKind, ObjectId);
+
 /// What a mark's name says; its body must agree.
-pub fn parse_mark(source: &SourceName, key: &Key) -> Option<(ObjectId, MarkKind, ObjectId)> {
+pub fn parse_mark(source: &SourceName, key: &Key) -> Option<MarkName> {
     let (snapshot, rest) = key.as_str().strip_prefix(&mark_prefix(source))?.split_once('/')?;
+    mark_name(snapshot, rest)
+}
+
+fn mark_name(snapshot: &str, rest: &str) -> Option<MarkName> {
     let (word, id) = rest.rsplit_once('-')?;
     let kind = MarkKind::ALL.into_iter().find(|k| k.word() == word)?;
     Some((snapshot.parse().ok()?, kind, id.parse().ok()?))
+}
+
+/// The height of a notice, and the mark it is of.
+pub fn parse_notice(source: &SourceName, key: &Key) -> Option<(u64, MarkName)> {
+    notice_name(key.as_str().strip_prefix(&notice_prefix(source))?)
+}
+
+fn notice_name(name: &str) -> Option<(u64, MarkName)> {
+    let (number, rest) = name.split_once('-')?;
+    let (snapshot, rest) = rest.split_once('-')?;
+    Some((u64::MAX - parse_number(number)?, mark_name(snapshot, rest)?))
+}
+
+/// The name of the mark that a notice is of; `None` when the key is of something else.
+pub fn noticed(key: &Key) -> Option<Key> {
+    let (source, name) = key.as_str().strip_prefix(NOTICES_PREFIX)?.split_once('/')?;
+    let (_, (snapshot, kind, id)) = notice_name(name)?;
+    Some(mark(&source.parse().ok()?, &snapshot, kind, &id))
 }
 
 fn parse_number(text: &str) -> Option<u64> {
@@ -369,5 +415,19 @@ mod tests {
         let key = mark(&shop(), &snapshot, MarkKind::Proven, &id);
         assert_eq!(parse_mark(&shop(), &key), Some((snapshot, MarkKind::Proven, id)));
         assert_eq!(parse_mark(&shop(), &Key::new("ctl/mark/shop/x/proven-y".into())), None);
+    }
+
+    #[test]
+    fn newer_notices_sort_first_and_lead_to_their_marks() {
+        let (snapshot, id) = (ObjectId::from_bytes([1; 16]), ObjectId::from_bytes([2; 16]));
+        let name = (snapshot, MarkKind::Quarantined, id);
+        let key = notice(&shop(), 7, name);
+        assert!(notice(&shop(), 8, name) < key);
+        assert_eq!(parse_notice(&shop(), &key), Some((7, name)));
+        assert_eq!(noticed(&key), Some(mark(&shop(), &snapshot, MarkKind::Quarantined, &id)));
+        assert_eq!(parse_mark(&shop(), &key), None, "it lies beside the marks, and is none");
+        for other in ["ctl/mark/+shop/x", "ctl/mark/+/ffffffffffffffff-0-proven-0", "ctl/mark/shop/x/proven-y"] {
+            assert_eq!(noticed(&Key::new(other.into())), None, "{other}");
+        }
     }
 }

@@ -5,12 +5,22 @@
 //! memory. Listings always come from the store: what it does not show now is not shown. What the store holds
 //! by now under a remembered name is not looked at; that is what a check is for.
 //!
+//! It also remembers up to which notice it knows every mark of a source, so that a list need not ask for the names of
+//! all of them. No signature in the store says that, so this host says it to itself: with a keyed digest over all
+//! that it wrote down before, under a key that is made of its own signing key. Whoever can write to the state folder
+//! and cannot sign as this host can take from the memory, which costs requests, and can hide no mark.
+//!
 //! Owns what was read, behind a lock that is never held across an await. The encoded form is a cache: an entry
 //! that is damaged, and what follows it, is ignored.
 
 use crate::error::StoreError;
+use crate::keys;
+use crate::repo::KnownMarks;
 use crate::seam::{Key, Page, Put, Store};
+use crate::signing::SigningKey;
 use async_trait::async_trait;
+use backstay_model::{RepoId, SourceName};
+use blake3::Hasher;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -21,12 +31,26 @@ pub const REMEMBERED_MAX: usize = 256 << 20;
 /// Larger objects are no small signed ones.
 const OBJECT_MAX: usize = 64 << 10;
 const DIGEST: usize = 16;
+const HEAD: usize = 9;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part {
     bytes: Bytes,
-    /// Whether that is all of the object, or its beginning.
-    whole: bool,
+    holds: Holds,
+}
+
+/// What the bytes of an entry are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// The beginning of an object.
+    Beginning,
+    Object,
+    /// A height and a seal: every mark below the prefix that the key names is known up to there.
+    Height,
+}
+
+impl Holds {
+    const ALL: [Holds; 3] = [Holds::Beginning, Holds::Object, Holds::Height];
 }
 
 #[derive(Default)]
@@ -35,6 +59,44 @@ struct Memory {
     known: HashMap<Key, Part>,
     /// Read in this run, not yet known to be good.
     fresh: HashMap<Key, Part>,
+    /// Of the source that was loaded last.
+    source: Loaded,
+}
+
+/// The written memory of one source, as far as it makes sense.
+#[derive(Default)]
+struct Loaded {
+    hasher: Hasher,
+    seal: Option<Seal>,
+    /// Up to which height every mark is known.
+    height: Option<u64>,
+}
+
+/// What this host says to itself, and nobody else can.
+#[derive(Clone)]
+pub struct Seal([u8; 32]);
+
+impl Seal {
+    pub fn of(signer: &SigningKey, repo: RepoId) -> Self {
+        let mut secret = blake3::Hasher::new_derive_key("backstay 2026-11 the seal of what a list remembers");
+        secret.update(signer.seed()).update(repo.as_bytes());
+        Self(*secret.finalize().as_bytes())
+    }
+
+    /// Over everything written before, and what it is said of.
+    fn over(&self, before: &Hasher, key: &Key, height: u64) -> blake3::Hash {
+        let mut hasher = Hasher::new_keyed(&self.0);
+        hasher.update(before.finalize().as_bytes()).update(&height.to_le_bytes()).update(key.as_str().as_bytes());
+        hasher.finalize()
+    }
+}
+
+/// What of this run's reading was verified.
+pub struct Verified<'a> {
+    pub keys: &'a HashSet<Key>,
+    pub source: &'a SourceName,
+    /// Where every mark of the source was seen and held, the height of its highest notice.
+    pub height: Option<u64>,
 }
 
 pub struct Remembered {
@@ -47,21 +109,59 @@ impl Remembered {
         Self { inner, memory: Mutex::default() }
     }
 
-    /// Takes what an earlier run wrote down; returns how much of it makes sense, in bytes.
-    pub fn load(&self, encoded: &[u8]) -> usize {
-        let (entries, sound) = decode(encoded);
-        self.memory().known.extend(entries);
+    /// Takes what an earlier run wrote down of a source; returns how much of it makes sense, in bytes.
+    pub fn load(&self, encoded: &[u8], source: &SourceName, seal: Option<Seal>) -> usize {
+        let (mut hasher, mut height, mut sound) = (Hasher::new(), None, 0);
+        let mut memory = self.memory();
+        for (key, part, len) in entries(encoded) {
+            if part.holds == Holds::Height {
+                let said = seal.as_ref().and_then(|seal| sealed_height(seal, &hasher, &key, &part.bytes));
+                height = said.filter(|_| key == height_key(source)).or(height);
+            } else {
+                memory.known.insert(key, part);
+            }
+            hasher.update(encoded.get(sound..sound + len).unwrap_or_default());
+            sound += len;
+        }
+        memory.source = Loaded { hasher, seal, height };
         sound
     }
 
-    /// What of this run's reading was verified and is new, encoded to stand behind what was loaded.
-    pub fn verified(&self, keys: &HashSet<Key>) -> Vec<u8> {
+    /// Every mark of the source that was loaded last, if they are all known up to some height.
+    pub fn known_marks(&self, source: &SourceName) -> Option<KnownMarks> {
+        let memory = self.memory();
+        let height = memory.source.height?;
+        let marks = memory.known.keys().filter(|key| keys::parse_mark(source, key).is_some());
+        Some(KnownMarks { height, marks: marks.cloned().collect() })
+    }
+
+    /// What was verified and is new, encoded to stand behind what was loaded.
+    pub fn verified(&self, verified: Verified<'_>) -> Vec<u8> {
         let mut memory = self.memory();
         let mut encoded = Vec::new();
         let fresh = std::mem::take(&mut memory.fresh);
-        for (key, part) in fresh.into_iter().filter(|(key, _)| keys.contains(key)) {
+        for (key, part) in fresh.into_iter().filter(|(key, _)| verified.keys.contains(key)) {
             encode(&mut encoded, &key, &part);
             memory.known.insert(key, part);
+        }
+        memory.source.hasher.update(&encoded);
+        let all_kept = || {
+            let mut marks = verified.keys.iter().filter(|key| keys::parse_mark(verified.source, key).is_some());
+            marks.all(|key| memory.known.contains_key(key))
+        };
+        let said = memory.source.height == verified.height && encoded.is_empty();
+        if let (Some(height), Some(seal)) = (verified.height, memory.source.seal.clone())
+            && !said
+            && all_kept()
+        {
+            let key = height_key(verified.source);
+            let hash = seal.over(&memory.source.hasher, &key, height);
+            let bytes = [height.to_le_bytes().as_slice(), hash.as_bytes()].concat().into();
+            let mut said = Vec::new();
+            encode(&mut said, &key, &Part { bytes, holds: Holds::Height });
+            memory.source.hasher.update(&said);
+            memory.source.height = Some(height);
+            encoded.extend(said);
         }
         encoded
     }
@@ -70,55 +170,67 @@ impl Remembered {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A notice is its mark under another name, and is remembered as that.
     fn recall(&self, key: &Key) -> Option<Part> {
-        self.memory().known.get(key).cloned()
+        self.memory().known.get(keys::noticed(key).as_ref().unwrap_or(key)).cloned()
     }
 
-    fn note(&self, key: &Key, bytes: &Bytes, whole: bool) {
+    fn note(&self, key: &Key, bytes: &Bytes, holds: Holds) {
         if bytes.len() <= OBJECT_MAX {
-            self.memory().fresh.insert(key.clone(), Part { bytes: bytes.clone(), whole });
+            let key = keys::noticed(key).unwrap_or_else(|| key.clone());
+            self.memory().fresh.insert(key, Part { bytes: bytes.clone(), holds });
         }
     }
 }
 
-/// Length of the key, length of the bytes, whether they are all; key; bytes; digest of all that.
+/// What a height is said of.
+fn height_key(source: &SourceName) -> Key {
+    Key::new(keys::mark_prefix(source).trim_end_matches('/').to_owned())
+}
+
+/// The height in an entry, if it is this host that said it.
+fn sealed_height(seal: &Seal, before: &Hasher, key: &Key, bytes: &[u8]) -> Option<u64> {
+    let (height, hash) = bytes.split_first_chunk::<8>()?;
+    let height = u64::from_le_bytes(*height);
+    let said = blake3::Hash::from_bytes(hash.try_into().ok()?);
+    // Compared in constant time.
+    (seal.over(before, key, height) == said).then_some(height)
+}
+
+/// Length of the key, length of the bytes, what they are; key; bytes; digest of all that.
 fn encode(out: &mut Vec<u8>, key: &Key, part: &Part) {
     let begin = out.len();
     out.extend((key.as_str().len() as u32).to_le_bytes());
     out.extend((part.bytes.len() as u32).to_le_bytes());
-    out.push(u8::from(part.whole));
+    out.push(part.holds as u8);
     out.extend(key.as_str().as_bytes());
     out.extend(&part.bytes);
     let digest = blake3::hash(out.get(begin..).unwrap_or_default());
     out.extend(digest.as_bytes().iter().take(DIGEST));
 }
 
-/// The entries up to the first that makes no sense, and how long they are together.
-fn decode(encoded: &[u8]) -> (Vec<(Key, Part)>, usize) {
-    let (mut entries, mut at) = (Vec::new(), 0);
-    while let Some((key, part, len)) = encoded.get(at..).and_then(entry) {
-        entries.push((key, part));
-        at += len;
-    }
-    (entries, at)
+/// The entries up to the first that makes no sense, and how long each is.
+fn entries(encoded: &[u8]) -> impl Iterator<Item = (Key, Part, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let found = encoded.get(at..).and_then(entry)?;
+        at += found.2;
+        Some(found)
+    })
 }
 
 fn entry(bytes: &[u8]) -> Option<(Key, Part, usize)> {
     let number = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize);
     let (key_len, len) = (number(0)?, number(4)?);
-    let whole = match bytes.get(8)? {
-        0 => false,
-        1 => true,
-        _ => return None,
-    };
-    let key_end = 9_usize.checked_add(key_len)?;
+    let holds = *Holds::ALL.get(usize::from(*bytes.get(8)?))?;
+    let key_end = HEAD.checked_add(key_len)?;
     let end = key_end.checked_add(len)?;
     let digest = bytes.get(end..end.checked_add(DIGEST)?)?;
     if blake3::hash(bytes.get(..end)?).as_bytes().get(..DIGEST) != Some(digest) {
         return None;
     }
-    let key = Key::parse(std::str::from_utf8(bytes.get(9..key_end)?).ok()?).ok()?;
-    let part = Part { bytes: Bytes::copy_from_slice(bytes.get(key_end..end)?), whole };
+    let key = Key::parse(std::str::from_utf8(bytes.get(HEAD..key_end)?).ok()?).ok()?;
+    let part = Part { bytes: Bytes::copy_from_slice(bytes.get(key_end..end)?), holds };
     Some((key, part, end + DIGEST))
 }
 
@@ -129,11 +241,11 @@ impl Store for Remembered {
     }
 
     async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-        if let Some(part) = self.recall(key).filter(|part| part.whole) {
+        if let Some(part) = self.recall(key).filter(|part| part.holds == Holds::Object) {
             return Ok(part.bytes);
         }
         let bytes = self.inner.get(key).await?;
-        self.note(key, &bytes, true);
+        self.note(key, &bytes, Holds::Object);
         Ok(bytes)
     }
 
@@ -147,7 +259,7 @@ impl Store for Remembered {
         }
         let bytes = self.inner.get_range(key, range.clone()).await?;
         if range.start == 0 {
-            self.note(key, &bytes, false);
+            self.note(key, &bytes, Holds::Beginning);
         }
         Ok(bytes)
     }
@@ -172,7 +284,7 @@ impl Store for Remembered {
 
 /// For the fuzzer: any bytes may stand in the state folder.
 pub fn decodes(bytes: &[u8]) -> usize {
-    decode(bytes).0.len()
+    entries(bytes).count()
 }
 
 #[cfg(test)]
@@ -180,6 +292,8 @@ mod tests {
     use super::*;
     use crate::memory::MemoryStore;
     use crate::meter::Meter;
+    use backstay_model::ObjectId;
+    use backstay_model::catalog::MarkKind;
     use proptest::prelude::*;
 
     fn key(text: &str) -> Key {
@@ -202,9 +316,11 @@ mod tests {
         }
         store.get_range(&key("c"), 0..5).await.expect("range");
         let verified: HashSet<Key> = [key("a"), key("c")].into();
-        let written = store.verified(&verified);
+        let shop: SourceName = "shop".parse().expect("a name");
+        let those = || Verified { keys: &verified, source: &shop, height: Some(7) };
+        let written = store.verified(those());
         let later = Remembered::new(meter.clone());
-        assert_eq!(later.load(&written), written.len());
+        assert_eq!(later.load(&written, &shop, None), written.len());
         let before = meter.read().calls();
         assert_eq!(later.get(&key("a")).await.expect("get"), "aaaaaaaaaa");
         assert_eq!(later.get_range(&key("c"), 0..3).await.expect("range"), "ccc");
@@ -213,17 +329,49 @@ mod tests {
         assert_eq!(later.get(&key("c")).await.expect("get"), "cccccccccc", "a part is not the whole");
         assert_eq!(later.get_range(&key("c"), 3..8).await.expect("range"), "ccccc");
         assert_eq!(meter.read().calls(), before + 3);
-        assert_eq!(later.verified(&verified).len(), 9 + 1 + 10 + 16, "c, now whole");
+        assert_eq!(later.verified(those()).len(), 9 + 1 + 10 + 16, "c, now whole");
+        assert!(later.known_marks(&shop).is_none(), "who has no key of its own says nothing to itself");
     }
 
     #[tokio::test]
     async fn what_the_store_does_not_list_is_not_listed() {
         let (meter, store) = store(&["a"]).await;
         store.get(&key("a")).await.expect("get");
-        store.verified(&[key("a")].into());
+        let shop: SourceName = "shop".parse().expect("a name");
+        store.verified(Verified { keys: &[key("a")].into(), source: &shop, height: None });
         meter.delete(&key("a")).await.expect("deleted by another");
         assert_eq!(store.list("", None, 10).await.expect("list").entries, []);
         assert_eq!(store.head(&key("a")).await.expect("head"), None);
+    }
+
+    /// What the state folder says of itself is believed only where this host said it, of this, last.
+    #[tokio::test]
+    async fn a_height_counts_only_over_what_this_host_wrote_before_it() {
+        let shop: SourceName = "shop".parse().expect("a name");
+        let repo = RepoId::from_bytes([9; 16]);
+        let seal = |seed| Some(Seal::of(&SigningKey::from_seed([seed; 32]), repo));
+        let (snapshot, id) = (ObjectId::from_bytes([1; 16]), |n| ObjectId::from_bytes([n; 16]));
+        let mark = |n| keys::mark(&shop, &snapshot, MarkKind::Proven, &id(n));
+        let (_, store) = store(&[mark(1).as_str(), mark(2).as_str()]).await;
+        store.load(&[], &shop, seal(1));
+        let mut written = Vec::new();
+        for (n, height) in [(1, 4), (2, 5)] {
+            store.get(&mark(n)).await.expect("get");
+            written.extend(store.verified(Verified { keys: &[mark(n)].into(), source: &shop, height: Some(height) }));
+        }
+        let known = |bytes: &[u8], seed| {
+            let later = Remembered::new(Arc::new(MemoryStore::new()));
+            later.load(bytes, &shop, seal(seed));
+            later.known_marks(&shop).map(|known| (known.height, known.marks.len()))
+        };
+        assert_eq!(known(&written, 1), Some((5, 2)));
+        assert_eq!(known(&written, 2), None, "said with another key");
+        let lens: Vec<usize> = entries(&written).map(|(_, _, len)| len).collect();
+        let without_the_second = [&written[..lens[0] + lens[1]], &written[written.len() - lens[3]..]].concat();
+        assert_eq!(known(&without_the_second, 1), Some((4, 1)), "what was said of more is not said of less");
+        let mut elsewhere = written.clone();
+        elsewhere.drain(..lens[0]);
+        assert_eq!(known(&elsewhere, 1), None, "nor of what does not begin where it began");
     }
 
     proptest! {
@@ -231,15 +379,15 @@ mod tests {
         fn a_damaged_memory_is_forgotten_from_there_on(at in 0_usize..200, flip in 1_u8..) {
             let mut bytes = Vec::new();
             for name in ["a", "b", "c", "d"] {
-                let part = Part { bytes: Bytes::from(name.repeat(24)), whole: true };
+                let part = Part { bytes: Bytes::from(name.repeat(24)), holds: Holds::Object };
                 encode(&mut bytes, &key(name), &part);
             }
             let len = bytes.len() / 4;
-            prop_assert_eq!(decode(&bytes), (decode(&bytes).0, bytes.len()));
-            prop_assert_eq!(decode(&bytes).0.len(), 4);
+            prop_assert_eq!(entries(&bytes).map(|(_, _, len)| len).sum::<usize>(), bytes.len());
+            prop_assert_eq!(entries(&bytes).count(), 4);
             bytes[at] ^= flip;
-            prop_assert_eq!(decode(&bytes).0.len(), at / len);
-            prop_assert_eq!(decode(&bytes[..at]).0.len(), at / len);
+            prop_assert_eq!(entries(&bytes).count(), at / len);
+            prop_assert_eq!(entries(&bytes[..at]).count(), at / len);
         }
     }
 }

@@ -307,6 +307,7 @@ impl<'a> Run<'a> {
         }
         let listed = copy.list(&keys::mark_prefix(source)).await?;
         let there: HashMap<&Key, u64> = listed.iter().map(|entry| (&entry.key, entry.len)).collect();
+        let mut notices = self.vault.repo.notices(source).await?;
         let mut marks: Vec<_> = catalog.marks.iter().collect();
         marks.sort_by_key(|mark| (mark.signer, mark.chain.sequence));
         for mark in marks {
@@ -315,7 +316,12 @@ impl<'a> Run<'a> {
                 continue;
             }
             match self.vault.repo.record_bytes(&key, mark).await {
-                Ok(bytes) => self.small(&key, bytes).await?,
+                Ok(bytes) => {
+                    for notice in notices.remove(&key).unwrap_or_default() {
+                        self.small(&notice, bytes.clone()).await?;
+                    }
+                    self.small(&key, bytes).await?;
+                }
                 Err(error) => self.found(&key, error, Vec::new()).await?,
             }
         }

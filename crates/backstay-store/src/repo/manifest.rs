@@ -7,6 +7,7 @@ mod generations;
 
 pub use generations::Rewrite;
 
+use super::marks::side_by_side;
 use super::records::{Chain, Origin, verify_front};
 use super::{RepoError, Repository};
 use crate::keys::{self, SnapshotName};
@@ -27,6 +28,8 @@ use generations::{Group, Groups};
 const FRONT_GUESS: u64 = 8 << 10;
 /// Fronts read at once for a listing.
 const FRONTS_AT_ONCE: usize = 16;
+/// Fronts whose bytes are held at once.
+const BATCH: usize = 1024;
 
 /// What a manifest says of itself, verified.
 #[derive(Debug, Clone)]
@@ -247,9 +250,27 @@ impl Repository {
             names.push(group);
         }
         let older = groups.has_more();
-        let reads = names.into_iter().map(|group| async move { self.newest_of(group).await });
-        let read: Vec<Vec<Read>> = stream::iter(reads).buffered(FRONTS_AT_ONCE).collect().await;
-        Ok(Fronts { read: read.into_iter().flatten().collect(), older })
+        let reads = names.into_iter().filter_map(|group| {
+            let mut group = group.into_iter();
+            let newest = group.next()?;
+            Some(async move { (self.front_bytes(&newest.0, newest.1).await, newest.0, group) })
+        });
+        let mut batches = stream::iter(reads).buffered(FRONTS_AT_ONCE).chunks(BATCH);
+        let mut read = Vec::new();
+        while let Some(batch) = batches.next().await {
+            let verified = side_by_side(batch, |(bytes, name, group)| {
+                let front = bytes.and_then(|bytes| self.parse_front(&name, &bytes));
+                (name, front, group)
+            });
+            for (name, front, group) in verified {
+                let found = front.is_ok();
+                read.push((name, front));
+                if !found {
+                    read.extend(self.newest_of(group.collect()).await);
+                }
+            }
+        }
+        Ok(Fronts { read, older })
     }
 
     /// The newest manifest of a snapshot that can be verified, and before it those that cannot.
@@ -294,13 +315,23 @@ impl Repository {
 
     /// Reads and verifies one manifest's front. `len` is the object's length by the listing.
     pub async fn front(&self, name: &SnapshotName, len: u64) -> Result<ManifestFront, RepoError> {
+        self.parse_front(name, &self.front_bytes(name, len).await?)
+    }
+
+    async fn front_bytes(&self, name: &SnapshotName, len: u64) -> Result<Bytes, RepoError> {
         let key = name.key();
         let guess = self.store().get_range(&key, 0..len.min(FRONT_GUESS)).await?;
         let header = Header::parse(&guess).map_err(|e| RepoError::damaged(&key, e))?;
         let wanted = header.front_len() as u64;
-        let bytes =
-            if wanted > guess.len() as u64 { self.store().get_range(&key, 0..wanted.min(len)).await? } else { guess };
-        self.verify_manifest_front(name, &Front::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?)
+        if wanted <= guess.len() as u64 {
+            return Ok(guess);
+        }
+        Ok(self.store().get_range(&key, 0..wanted.min(len)).await?)
+    }
+
+    fn parse_front(&self, name: &SnapshotName, bytes: &[u8]) -> Result<ManifestFront, RepoError> {
+        let front = Front::parse(bytes).map_err(|e| RepoError::damaged(&name.key(), e))?;
+        self.verify_manifest_front(name, &front)
     }
 
     /// Reads and verifies one whole manifest.

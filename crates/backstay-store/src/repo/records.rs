@@ -4,18 +4,12 @@ use super::{RepoError, Repository};
 use crate::keys;
 use crate::seam::Key;
 use crate::signing::{self, SigningKey};
-use backstay_format::facts::{self, Audit, Branch, BranchReason, Mark, Role};
+use backstay_format::facts::{self, Audit, Branch, BranchReason, Role};
 use backstay_format::object::{Builder, Front, Object, Signed};
 use backstay_format::{Header, ObjectType};
-use backstay_model::catalog::MarkKind;
-use backstay_model::{BranchNo, Digest, Moment, ObjectId, RepoId, Sequence, SignerKey, SourceName};
+use backstay_model::{BranchNo, Digest, ObjectId, RepoId, Sequence, SignerKey, SourceName};
 use bytes::Bytes;
-use futures::stream::{self, StreamExt};
 use serde::de::DeserializeOwned;
-use std::collections::HashSet;
-
-/// Records read at once for a listing.
-const RECORDS_AT_ONCE: usize = 16;
 
 /// A place in a chain of signed objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,57 +88,6 @@ fn follows<F>(key: &Key, last: Option<&Record<F>>, record: &Record<F>) -> Result
         Some(last) => Chain::after(last.chain.sequence, last.digest),
     };
     if Some(record.chain) == wanted { Ok(()) } else { Err(RepoError::BrokenChain { key: key.to_string() }) }
-}
-
-/// A source's marks: what was verified, and what is wrong with the rest.
-#[derive(Debug, Default)]
-pub struct Marks {
-    pub records: Vec<Record<Mark>>,
-    pub faults: Vec<MarkFault>,
-}
-
-/// A mark that cannot be believed, or that must exist and is not there.
-#[derive(Debug)]
-pub enum MarkFault {
-    Unreadable {
-        /// What its name says it is about.
-        snapshot: ObjectId,
-        kind: MarkKind,
-        error: RepoError,
-    },
-    /// A later mark of the same signer follows one that is not there. What is missing was made at this
-    /// instant at the latest, so it is about a snapshot taken before it.
-    Missing { until: Moment, error: RepoError },
-}
-
-impl MarkFault {
-    pub fn error(&self) -> &RepoError {
-        match self {
-            Self::Unreadable { error, .. } | Self::Missing { error, .. } => error,
-        }
-    }
-
-    pub fn into_error(self) -> RepoError {
-        match self {
-            Self::Unreadable { error, .. } | Self::Missing { error, .. } => error,
-        }
-    }
-}
-
-impl Marks {
-    /// A signer's marks on a source are one chain. Two runs of one signer may have put two marks after
-    /// the same one; but the one that a mark follows must be there.
-    fn find_holes(&mut self, source: &SourceName) {
-        let there: HashSet<(SignerKey, Chain)> =
-            self.records.iter().filter_map(|r| Some((r.signer, Chain::after(r.chain.sequence, r.digest)?))).collect();
-        let follows = |r: &&Record<Mark>| r.chain == Chain::START || there.contains(&(r.signer, r.chain));
-        let holes = self.records.iter().filter(|record| !follows(record)).map(|record| {
-            let facts = &record.facts;
-            let key = keys::mark(source, &facts.snapshot, facts.kind, &record.object).to_string();
-            MarkFault::Missing { until: facts.at, error: RepoError::BrokenChain { key } }
-        });
-        self.faults.extend(holes);
-    }
 }
 
 /// Where a signed object comes from: what decides whether it is believed.
@@ -278,57 +221,6 @@ impl Repository {
     pub async fn put_branch(&self, facts: Branch, chain: Chain, new: Signing<'_>) -> Result<(), RepoError> {
         let key = keys::branch(&facts.source, facts.branch);
         self.put_slot(&key, self.sign(ObjectType::Branch, facts::encode(&facts), chain, new)).await
-    }
-
-    /// All marks on a source's snapshots. One that cannot be verified, and one that must have been there,
-    /// is a fault beside the others: a missing quarantine must not turn a snapshot green, nor may one
-    /// bad mark hide a source.
-    pub async fn marks(&self, source: &SourceName) -> Result<Marks, RepoError> {
-        let mut marks = Marks::default();
-        let entries = self.list(&keys::mark_prefix(source)).await?;
-        let reads = entries.iter().filter_map(|entry| {
-            let name = keys::parse_mark(source, &entry.key)?;
-            Some(async move { (name, self.mark(source, &entry.key, name).await) })
-        });
-        let mut reads = stream::iter(reads).buffered(RECORDS_AT_ONCE);
-        while let Some((name, read)) = reads.next().await {
-            match read {
-                Ok(record) => marks.records.push(record),
-                Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error),
-                Err(error) => marks.faults.push(MarkFault::Unreadable { snapshot: name.0, kind: name.1, error }),
-            }
-        }
-        marks.find_holes(source);
-        Ok(marks)
-    }
-
-    async fn mark(
-        &self,
-        source: &SourceName,
-        key: &Key,
-        name: (ObjectId, MarkKind, ObjectId),
-    ) -> Result<Record<Mark>, RepoError> {
-        let bytes = self.store().get(key).await?;
-        self.parse_mark(source, (key, &bytes), name)
-    }
-
-    pub(super) fn parse_mark(
-        &self,
-        source: &SourceName,
-        (key, bytes): (&Key, &Bytes),
-        name: (ObjectId, MarkKind, ObjectId),
-    ) -> Result<Record<Mark>, RepoError> {
-        let record = self.parse_record::<Mark>((key, bytes), ObjectType::Mark, &[Role::Reader, Role::Keeper])?;
-        let says = (record.facts.snapshot, record.facts.kind, record.object);
-        if name != says || record.facts.source != *source {
-            return Err(RepoError::misplaced(key, "it marks another snapshot than its name says"));
-        }
-        Ok(record)
-    }
-
-    pub async fn put_mark(&self, mark: Mark, chain: Chain, new: Signing<'_>) -> Result<(), RepoError> {
-        let key = keys::mark(&mark.source, &mark.snapshot, mark.kind, &new.id);
-        self.put_fresh(&key, self.sign(ObjectType::Mark, facts::encode(&mark), chain, new)).await
     }
 
     /// What one signer wrote into the audit, oldest first; of one that was removed, until then.

@@ -58,7 +58,9 @@ impl Repository {
             Place::Wrap => self.verify_wrap(key, bytes),
             Place::Snapshot(name) => self.parse_manifest(&name, bytes.clone()).map(drop),
             Place::Log(stream, sequence) => self.parse_log(&stream, sequence, bytes.clone()).map(drop),
-            Place::Mark(source, named) => self.parse_mark(&source, (key, bytes), named).map(drop),
+            Place::Mark(source, named) | Place::Notice(source, named) => {
+                self.parse_mark(&source, (key, bytes), named).map(drop)
+            }
             Place::Branch(source, branch) => {
                 let record = self.parse_record::<Branch>((key, bytes), ObjectType::Branch, &[Role::Writer])?;
                 match (record.facts.source == source, record.facts.branch == branch) {

@@ -16,7 +16,7 @@ use backstay_ops::{Cancel, Env, State};
 use backstay_store::memory::MemoryStore;
 use backstay_store::meter::Meter;
 use backstay_store::os::{OsRandom, SystemClock};
-use backstay_store::remember::Remembered;
+use backstay_store::remember::{Remembered, Verified};
 use backstay_store::repo::{Chain, Draft, Repository, Signing};
 use backstay_store::seal::Unsealer;
 use backstay_store::{Store, keys};
@@ -67,10 +67,11 @@ struct Cost {
 async fn one(vault: &Vault, meter: &Arc<Meter>, memory: &mut Vec<u8>, newest: Option<usize>) -> Result<Cost, Failed> {
     let (before, begun) = (meter.read(), Instant::now());
     let remembered = Arc::new(Remembered::new(meter.clone()));
-    remembered.load(memory);
+    let seal = vault.seal();
+    remembered.load(memory, &source()?, seal);
     let repo = Repository::open(remembered.clone(), vault.repo.root(), None).await?;
     let opened = Vault { repo, state: vault.state.clone(), signer: None, unsealer: None, env: vault.env.clone() };
-    let catalog = opened.newest(&source()?, newest).await?;
+    let catalog = opened.newest(&source()?, newest, remembered.known_marks(&source()?)).await?;
     if !catalog.broken.is_empty() || !catalog.mark_faults.is_empty() {
         return Err(format!("{} broken, {} faults", catalog.broken.len(), catalog.mark_faults.len()).into());
     }
@@ -78,7 +79,8 @@ async fn one(vault: &Vault, meter: &Arc<Meter>, memory: &mut Vec<u8>, newest: Op
     if catalog.snapshots.len() != wanted.min(catalog.marks.len()) || !catalog.snapshots.iter().all(|s| s.is_proven()) {
         return Err(format!("{} snapshots, {} marks", catalog.snapshots.len(), catalog.marks.len()).into());
     }
-    memory.extend(remembered.verified(&catalog.verified_keys(&source()?)));
+    let verified = Verified { keys: &catalog.verified_keys(&source()?), source: &source()?, height: catalog.noticed };
+    memory.extend(remembered.verified(verified));
     Ok(Cost { seconds: begun.elapsed().as_secs_f64(), requests: meter.read().since(&before).calls() })
 }
 

@@ -196,6 +196,10 @@ fn store_key(bytes: &[u8]) {
     if let Some((snapshot, kind, id)) = keys::parse_mark(&source, &key) {
         assert_eq!(keys::mark(&source, &snapshot, kind, &id), key);
     }
+    if let Some((height, name)) = keys::parse_notice(&source, &key) {
+        assert_eq!(keys::notice(&source, height, name), key);
+        assert_eq!(keys::noticed(&key), Some(keys::mark(&source, &name.0, name.1, &name.2)));
+    }
     if let Some(number) = keys::slot_number(&key) {
         assert!(text.ends_with(&format!("{number:016x}")));
     }

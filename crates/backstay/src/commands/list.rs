@@ -15,7 +15,7 @@ use backstay_ops::OpsError;
 use backstay_ops::catalog::{Catalog, Vault};
 use backstay_ops::prove::with_causes;
 use backstay_store::local::OpenMode;
-use backstay_store::remember::Remembered;
+use backstay_store::remember::{Remembered, Verified};
 use jiff::tz::TimeZone;
 use std::sync::Arc;
 
@@ -53,10 +53,11 @@ async fn catalog(
     newest: Option<usize>,
 ) -> Result<Catalog, OpsError> {
     let known = vault.state.remembered(source)?;
-    let sound = remembered.load(&known);
-    let catalog = vault.newest(source, newest).await?;
+    let sound = remembered.load(&known, source, vault.seal());
+    let catalog = vault.newest(source, newest, remembered.known_marks(source)).await?;
+    let verified = Verified { keys: &catalog.verified_keys(source), source, height: catalog.noticed };
     // A full or read-only state folder must not stand between a person and a list.
-    let _ = vault.state.remember_more(source, sound, &remembered.verified(&catalog.verified_keys(source)));
+    let _ = vault.state.remember_more(source, sound, &remembered.verified(verified));
     Ok(catalog)
 }
 
