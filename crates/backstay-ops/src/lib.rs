@@ -3,6 +3,7 @@
 //! Every operation is gather -> decide -> perform: the world is read into a value, a pure function of
 //! the model decides, and what was decided is done. Reports are values; nothing here prints.
 
+mod ahead;
 pub mod backup;
 mod base;
 pub mod catalog;

@@ -1,9 +1,10 @@
-//! Writing a stream of a snapshot out: frames are fetched in the order they lie in, opened on several
+//! Writing a stream of a snapshot out: frames are fetched ahead in the order they lie in, opened on several
 //! threads, and their units written where they belong.
 //!
 //! Every unit is fingerprinted as it is written, so that the root digest of what was restored can be
 //! compared with the root digest of what was captured. Nothing is believed because it was stored.
 
+use crate::ahead::{Ahead, Wanted};
 use crate::disk::{At, DiskFile};
 use crate::fingerprints::FingerprintFile;
 use crate::{Env, OpsError, workers};
@@ -17,9 +18,11 @@ use std::path::Path;
 use tokio::runtime::Handle;
 
 /// Stored bytes fetched with one request when frames lie side by side.
-const FETCH: u64 = 4 << 20;
+const FETCH: u64 = 8 << 20;
 /// Unneeded bytes between two frames that are cheaper read than asked for apart.
-const GAP: u64 = 64 << 10;
+const GAP: u64 = 128 << 10;
+/// Bytes written after which the disk is made to take them, so that not everything is left for the end.
+const SYNC_EVERY: u64 = 64 << 20;
 /// Units read back from a file at a time.
 const READ_BACK_UNITS: usize = 64;
 
@@ -90,15 +93,26 @@ async fn write_stream(
     let fingerprint = &reader.body().facts.fingerprint;
     let hasher = FingerprintKey::new(fingerprint.id, *fingerprint.key.as_bytes()).units();
     let writer = StreamWriter { reader, target, seen: &seen, hasher, unit, length: facts.length.get() };
-    let handle = Handle::current();
+    let count = fetches.len();
+    let wanted: Vec<Wanted<Fetch>> = fetches.into_iter().map(|fetch| fetch.wanted(reader)).collect::<Result<_, _>>()?;
+    let ahead = Ahead::new(reader.repository().store().clone(), wanted.into_iter(), Handle::current());
+    let mut unsynced = 0;
     crate::env::blocking(|| {
         workers::ordered(
             env.threads,
-            fetches.into_iter(),
+            0..count,
             || (),
-            |(), fetch| writer.fetch_and_write(&handle, &fetch),
+            |(), _| match ahead.next()? {
+                Some((fetch, sealed)) => writer.open_and_write(&fetch, &sealed),
+                None => Ok(0),
+            },
             |bytes| {
                 env.tell(crate::Event::Advanced { bytes });
+                unsynced += bytes;
+                if unsynced >= SYNC_EVERY {
+                    unsynced = 0;
+                    target.file.sync().at("sync", target.path)?;
+                }
                 env.cancel.check()
             },
         )
@@ -112,6 +126,12 @@ struct Fetch {
     start: u64,
     end: u64,
     frames: Vec<FrameJob>,
+}
+
+impl Fetch {
+    fn wanted(self, reader: &SnapshotReader) -> Result<Wanted<Self>, OpsError> {
+        Ok(Wanted { key: reader.object_key(&self.object)?, range: self.start..self.end, what: self })
+    }
 }
 
 /// One frame and the units wanted of it.
@@ -168,11 +188,8 @@ struct StreamWriter<'a> {
 }
 
 impl StreamWriter<'_> {
-    /// Fetches, opens and writes; says how many bytes of the stream it wrote.
-    fn fetch_and_write(&self, handle: &Handle, fetch: &Fetch) -> Result<u64, OpsError> {
-        let key = self.reader.object_key(&fetch.object)?;
-        let store = self.reader.repository().store();
-        let sealed = handle.block_on(store.get_range(&key, fetch.start..fetch.end))?;
+    /// Opens and writes what was fetched; says how many bytes of the stream it wrote.
+    fn open_and_write(&self, fetch: &Fetch, sealed: &[u8]) -> Result<u64, OpsError> {
         let mut written = 0;
         for job in &fetch.frames {
             let from = (job.place.range().start - fetch.start) as usize;
