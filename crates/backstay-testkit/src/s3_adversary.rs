@@ -105,6 +105,8 @@ struct State {
     /// The most names one page of a listing shows.
     page: Option<usize>,
     bytes: (u64, u64),
+    /// Who answers listings that ask for an empty delimiter.
+    lister: Option<SocketAddr>,
 }
 
 /// What passed through since the last look.
@@ -199,6 +201,13 @@ impl Adversary {
     /// From now on a page of a listing shows no more names than this.
     pub fn shorten_pages(&self, most: usize) {
         self.shared.state().page = Some(most);
+    }
+
+    /// From now on a listing with an empty delimiter is one without. `s3s-fs` 0.14.1 takes it for a delimiter that
+    /// is everywhere and shows no object; S3 takes it for none, and restic's client sends it with every listing.
+    /// What is signed cannot be changed on the way, so a server beside that asks for no signature answers.
+    pub fn mend_listings(&self, lister: &S3Server) {
+        self.shared.state().lister = Some(lister.address());
     }
 }
 
@@ -343,10 +352,15 @@ impl Shared {
 
     /// Passes a request on with this much of its body, and brings the answer.
     fn pass_on(&self, request: &Request, body: usize) -> io::Result<Vec<u8>> {
-        let mut server = TcpStream::connect(self.upstream)?;
+        let lister = self.state().lister;
+        let (address, head) = match (lister, without_empty_delimiter(request)) {
+            (Some(lister), Some(head)) => (lister, head),
+            _ => (self.upstream, request.head.clone()),
+        };
+        let mut server = TcpStream::connect(address)?;
         server.set_read_timeout(Some(SOCKET_TIME))?;
-        let end = request.head.len().saturating_sub(2);
-        server.write_all(request.head.get(..end).unwrap_or_default())?;
+        let end = head.len().saturating_sub(2);
+        server.write_all(head.get(..end).unwrap_or_default())?;
         server.write_all(b"connection: close\r\n\r\n")?;
         server.write_all(request.body.get(..body).unwrap_or_default())?;
         if body < request.body.len() {
@@ -357,6 +371,19 @@ impl Shared {
         self.state().bytes.1 += split(&answer).1.len() as u64;
         Ok(answer)
     }
+}
+
+/// The head of a listing that asks for an empty delimiter, without that and without its signature.
+fn without_empty_delimiter(request: &Request) -> Option<Vec<u8>> {
+    let (path, query) = request.target.split_once('?').filter(|_| request.method == "GET")?;
+    let kept: Vec<&str> = query.split('&').filter(|part| *part != "delimiter=").collect();
+    if kept.len() == query.split('&').count() {
+        return None;
+    }
+    let head = String::from_utf8_lossy(&request.head).into_owned();
+    let unsigned = |line: &&str| !line.is_empty() && !line.to_lowercase().starts_with("authorization:");
+    let lines: Vec<&str> = head.lines().skip(1).filter(unsigned).collect();
+    Some(format!("GET {path}?{} HTTP/1.1\r\n{}\r\n\r\n", kept.join("&"), lines.join("\r\n")).into_bytes())
 }
 
 /// A request of Google's interface as one of S3's. Whether it is let in.

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -20,7 +21,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct S3Server {
     child: Child,
     address: SocketAddr,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl S3Server {
@@ -34,9 +35,18 @@ impl S3Server {
         Self::start_for(Visitors::Anyone)
     }
 
+    /// Another over the same folder, which asks nobody for a signature.
+    pub fn open_beside(&self) -> Self {
+        Self::start_over(self.folder.clone(), Visitors::Anyone)
+    }
+
     fn start_for(visitors: Visitors) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join(BUCKET)).expect("the bucket");
+        Self::start_over(Arc::new(folder), visitors)
+    }
+
+    fn start_over(folder: Arc<TempDir>, visitors: Visitors) -> Self {
         for _ in 0..PORTS_TRIED {
             let address = free_address();
             let mut child = spawn(address, folder.path(), visitors);
