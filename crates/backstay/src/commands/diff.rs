@@ -3,7 +3,6 @@
 use super::past::{self, MomentView};
 use crate::args;
 use crate::context::{Context, Done, Outcome};
-use crate::diagnostics::Diagnostic;
 use crate::output::table::Align;
 use crate::output::{Page, Table, Traffic, View};
 use crate::vault;
@@ -65,7 +64,7 @@ fn report(context: &Context, args: &args::Diff, asker: &Asker<'_>, pair: (&Past,
     })?;
     let view = DiffView::of(&found, shown, context.meters.read());
     let verdict = view.verdict;
-    context.printer.show(&view).map_err(Diagnostic::from)?;
+    context.printer.show(&view)?;
     Ok(Done::With(verdict))
 }
 
