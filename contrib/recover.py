@@ -7,6 +7,7 @@ Needs Python 3.9 or later, the `age` program, and three public libraries:
 
     venv/bin/python recover.py --repo ./vault --key backstay.key --list
     venv/bin/python recover.py --repo ./vault --key backstay.key --source shop --out shop.db
+    venv/bin/python recover.py --repo ./vault --key backstay.key --source shop --tx 1234 --out shop.db
 
 It trusts nothing it reads: the configuration must be signed by the root key, the snapshot by a writer
 the configuration enrols, every frame must pass its tag, and the whole must reproduce the digest that
@@ -39,9 +40,9 @@ except ImportError as missing:
     sys.exit(f"recover.py: {missing}. Run: python3 -m pip install cryptography zstandard blake3")
 
 MAGIC, END_MAGIC = b"\x89BKS\r\n\x1a\n", b"BKSEND\r\n"
-CONF, MANIFEST, PACK, MARK = 1, 3, 4, 6
+CONF, MANIFEST, PACK, LOG, MARK = 1, 3, 4, 5, 6
 SEALED, SIGNED = 1, 2
-FLAGS = {CONF: SIGNED, MANIFEST: SEALED | SIGNED, PACK: SEALED, MARK: SIGNED}
+FLAGS = {CONF: SIGNED, MANIFEST: SEALED | SIGNED, PACK: SEALED, LOG: SEALED | SIGNED, MARK: SIGNED}
 FAN_OUT, LEVELS_MAX = 512, 4
 WRAP_MAX, FACTS_MAX, TABLE_MAX = 4096, 1 << 20, 256 << 20
 FRAME_RAW_MAX, FRAME_STORED_MAX, OBJECT_MAX = 1 << 20, 1057792, 512 << 20
@@ -56,7 +57,10 @@ LEAF = struct.Struct("<HHHH")
 RUN = struct.Struct("<HHHHIIII")
 NODE = struct.Struct("<HHB3s")
 CHILD = struct.Struct("<HHIIIIII")
+RECORDS = struct.Struct("<II")
+COMMIT = struct.Struct("<HBBIIIQq32s")
 assert (HEADER.size, SIGNATURE.size, TRAILER.size, REFERENCE.size) == (224, 128, 24, 104)
+assert (RECORDS.size, COMMIT.size) == (8, 64)
 assert (LEAF.size, RUN.size, NODE.size, CHILD.size) == (8, 24, 8, 28)
 
 # Where each stream of a snapshot goes: appended to the name given by --out.
@@ -676,10 +680,176 @@ class Contents:
         need(done == total, what, "its map does not cover every unit")
 
 
+# --- The log of a followed source ----------------------------------------------------------------
+
+
+class Link(NamedTuple):
+    """One object of the log, and its commits of this source."""
+
+    name: str
+    front: Front
+    span: int
+
+
+class Record(NamedTuple):
+    span: int
+    part: int
+    page_size: int
+    page_count: int
+    tx: int
+    time: int
+    digest: bytes
+    pages: Tuple[int, ...]
+
+    def begins(self) -> bool:
+        return self.part in (0, 1)
+
+    def completes(self) -> bool:
+        return self.part in (0, 3)
+
+
+class Log:
+    """What can be restored behind a snapshot: the objects from its place on, by name alone, without a hole."""
+
+    STREAMS_MAX = 1 << 16
+
+    def __init__(self, repository: Repository, source: str, snapshot: Snapshot):
+        following = snapshot.front.facts["following"]
+        self.repository, self.first = repository, following["tx"]
+        self.tx, self.until, self.links, self.problem = self.first, snapshot.front.facts["taken"], [], None
+        branch, after = snapshot.front.facts["branch"], {"snapshot": snapshot.id}
+        stream, slot, previous, streams = following["stream"], following["sequence"], None, 0
+        while True:
+            need(isinstance(slot, int) and HEX32.fullmatch(stream), "the log", "a place in it")
+            name = f"data/log/{stream}/{slot:016x}"
+            if not os.path.exists(repository.path(name)):
+                return
+            try:
+                front = repository.trusted(name, f"log object {name}", LOG, "writer")
+                facts = front.facts
+                need(facts["stream"] == stream and front.header.sequence == slot, name, "it is not what its name says")
+                need(previous in (None, front.header.previous), name, "it does not follow the object before it")
+            except (Failure, KeyError, ValueError) as error:
+                self.problem = str(error)
+                return
+            if "next" in facts:
+                stream, slot, previous, streams = facts["next"], 1, bytes(32), streams + 1
+                need(streams <= self.STREAMS_MAX, "the log", "its streams go round in a circle")
+                continue
+            for number, span in enumerate(facts["spans"]):
+                if span["source"] != source:
+                    continue
+                if "snapshot" in span["after"] and span["after"] != after:
+                    return
+                part = self.links and self.span(self.links[-1]).get("unfinished") and span["first"] == self.span(self.links[-1])["last"]
+                if span["after"] != after or not part and (span["branch"], span["first"]) != (branch, self.tx + 1):
+                    self.problem = f"{name} does not follow what is before it"
+                    return
+                self.links.append(Link(name, front, number))
+                complete = span["last"] - bool(span.get("unfinished"))
+                if complete > self.tx:
+                    self.tx, self.until = complete, span["to"]
+                after = {"log": {"stream": stream, "sequence": slot, "digest": front.digest.hex()}}
+                break
+            previous, slot = front.digest, slot + 1
+
+    @staticmethod
+    def span(link: Link) -> dict:
+        return link.front.facts["spans"][link.span]
+
+    def apply(self, tx: int, path: str, root: bytes, secret: bytes) -> int:
+        """Writes every commit up to a state over the snapshot. Each must have the digest it was captured under."""
+        key = blake3.blake3(secret, derive_key_context="backstay v1 log commit digest").digest()
+        whole, running, reached, length = root, root, self.first, os.path.getsize(path)
+        with open(path, "r+b") as file:
+            for link in self.links:
+                if self.span(link)["first"] > tx:
+                    break
+                for record, images in self.records(link):
+                    if record.span != link.span or record.tx > tx:
+                        continue
+                    need(record.tx == reached + 1, link.name, "its states do not follow one another")
+                    hasher = blake3.blake3(key=key)
+                    hasher.update((whole if record.begins() else running) + struct.pack(
+                        "<QqBIII", record.tx, record.time, record.part, record.page_size, record.page_count,
+                        len(record.pages)))
+                    for page, image in zip(record.pages, images):
+                        hasher.update(struct.pack("<I", page) + image)
+                        file.seek((page - 1) * record.page_size)
+                        file.write(image)
+                    running = hasher.digest()
+                    need(running == record.digest, link.name, f"state {record.tx} does not have its digest")
+                    if record.completes():
+                        whole, reached, length = running, record.tx, record.page_count * record.page_size
+            need(reached == tx, "the log", f"it leads to state {reached}, not to {tx}")
+            file.truncate(length)
+            file.flush()
+            os.fsync(file.fileno())
+        return length
+
+    def records(self, link: Link) -> Iterator[Tuple[Record, List[bytes]]]:
+        what = f"log object {link.name}"
+        with open(self.repository.path(link.name), "rb") as file:
+            data = file.read(OBJECT_MAX + 1)
+        front = parse_front(what, data, LOG)
+        need(front.digest == link.front.digest, what, "it changed while being read")
+        _, places = parse_body(what, data, front)
+        opener = Opener(what, self.repository.keys, front.header)
+        need(bool(places), what, "it has no body")
+        frames = [opener.open(place, place is places[-1], data[place.offset : place.offset + place.stored])
+                  for place in places]
+        images = Cursor(what, b"".join(frames[:-1]))
+        cursor = Cursor(f"the records of {what}", frames[-1])
+        count, zero = cursor.unpack(RECORDS)
+        need(zero == 0, what, "reserved bytes are not zero")
+        for _ in range(count):
+            span, part, zero, pages, page_size, page_count, tx, time, record_digest = cursor.unpack(COMMIT)
+            numbers = struct.unpack(f"<{pages}I", cursor.take(4 * pages))
+            inside = all(a < b for a, b in zip((0,) + numbers, numbers)) and (not numbers or numbers[-1] <= page_count)
+            need(zero == 0 and part <= 3 and inside, what, "a record breaks the rules")
+            need(512 <= page_size <= 65536 and page_size & (page_size - 1) == 0, what, "a page size is impossible")
+            record = Record(span, part, page_size, page_count, tx, time, record_digest, numbers)
+            yield record, [images.take(page_size) for _ in numbers]
+        cursor.end()
+        images.end()
+
+
+def followed(snapshots: List[Snapshot]) -> List[Snapshot]:
+    return [one for one in snapshots if one.good() and "following" in one.front.facts]
+
+
+def choose_state(repository: Repository, source: str, snapshots: List[Snapshot],
+                 wanted: Optional[int]) -> Tuple[Snapshot, Optional[Log], int]:
+    """A snapshot and how far to follow its log: to a state by its number, or to the newest there is."""
+    if wanted is None:
+        newest = choose(snapshots, None)
+        branch, sequence = newest.front.facts["branch"], newest.sequence
+        line = [one for one in followed(snapshots) if (one.front.facts["branch"], one.sequence <= sequence) == (branch, True)]
+        if not line:
+            return newest, None, 0
+        log = Log(repository, source, line[0])
+        if line[0] is not newest and newest.front.facts["taken"] >= log.until:
+            return newest, None, 0
+        if log.problem:
+            warn(f"newer commits may exist that cannot be used: {log.problem}")
+        return line[0], log, log.tx
+    line = followed(snapshots)
+    if not line:
+        raise Failure("it is not followed: no snapshot has a log behind it")
+    branch = max(one.front.facts["branch"] for one in line)
+    for one in line:
+        if one.front.facts["branch"] == branch and one.front.facts["following"]["tx"] <= wanted:
+            log = Log(repository, source, one)
+            if log.tx < wanted:
+                raise Failure(f"no log holds state {wanted}: what can be restored ends at {log.tx}")
+            return one, log, wanted
+    raise Failure(f"no log holds state {wanted}")
+
+
 # --- Restoring ---------------------------------------------------------------------------------
 
 
-def restore(contents: Contents, out: str) -> List[Tuple[str, int]]:
+def restore(contents: Contents, out: str, log: Optional[Log] = None, tx: int = 0) -> List[Tuple[str, int]]:
     """Writes every stream under a temporary name, checks the whole, then gives the files their names."""
     streams = contents.sealed["streams"]
     for stream in streams:
@@ -705,6 +875,9 @@ def restore(contents: Contents, out: str) -> List[Tuple[str, int]]:
                 file.flush()
                 os.fsync(file.fileno())
         need(root.digest().hex() == contents.facts["root"], "the restored content", "its root digest is not the signed one")
+        lengths = [stream["length"] for stream in streams]
+        if log is not None:
+            lengths[0] = log.apply(tx, partial[0], root.digest(), secret)
         # The database comes last: it never stands without the log that belongs to it.
         for temporary, target in sorted(zip(partial, targets), key=lambda pair: pair[1] == out):
             place(temporary, target)
@@ -712,7 +885,7 @@ def restore(contents: Contents, out: str) -> List[Tuple[str, int]]:
         for temporary in partial:
             if os.path.exists(temporary):
                 os.unlink(temporary)
-    return [(target, stream["length"]) for target, stream in zip(targets, streams)]
+    return list(zip(targets, lengths))
 
 
 def refuse_existing(targets: List[str]) -> None:
@@ -793,11 +966,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trust-any-root", action="store_true", help="accept whoever signed the configuration")
     parser.add_argument("--source", metavar="NAME", help="which source; needed when there are several")
     parser.add_argument("--snapshot", metavar="ID", help="a snapshot's id or its beginning; otherwise the newest good one")
+    parser.add_argument("--tx", metavar="N", type=int, help="this state of a followed source, by its number")
     parser.add_argument("--list", action="store_true", help="list the snapshots and stop")
     parser.add_argument("--out", metavar="FILE", help="the file to write; must not exist")
     chosen = parser.parse_args()
     if not chosen.list and not chosen.out:
         parser.error("give --out FILE, or --list")
+    if chosen.snapshot is not None and chosen.tx is not None:
+        parser.error("give --snapshot or --tx")
     return chosen
 
 
@@ -821,13 +997,19 @@ def run(chosen: argparse.Namespace) -> None:
     snapshots = repository.snapshots(sources[0])
     for remark in chain_remarks(snapshots):
         warn(remark)
-    snapshot = choose(snapshots, chosen.snapshot)
+    log, tx = None, 0
+    if chosen.snapshot is None:
+        snapshot, log, tx = choose_state(repository, sources[0], snapshots, chosen.tx)
+    else:
+        snapshot = choose(snapshots, chosen.snapshot)
     if not snapshot.good():
         warn(f"snapshot {snapshot.id} is in doubt: {' '.join([snapshot.front.facts['quality']] + snapshot.marks)}")
-    for target, length in restore(Contents(repository, sources[0], snapshot), chosen.out):
+    for target, length in restore(Contents(repository, sources[0], snapshot), chosen.out, log, tx):
         print(f"{target}: {length:,} bytes")
     print(f"snapshot {snapshot.id}, taken {snapshot.front.facts['taken']}: "
           "signatures, tags, fingerprints and root digest hold")
+    if log is not None:
+        print(f"state {tx} of the log behind it, which holds states {log.first} to {log.tx}: every commit's digest holds")
 
 
 def main() -> int:

@@ -4,6 +4,7 @@
 //! Owns what counts: the prefix without a hole whose spans follow one another. What lies behind a hole, a
 //! gap or another snapshot is not reached from here.
 
+mod ahead;
 mod apply;
 mod pages;
 mod point;
@@ -14,6 +15,7 @@ pub use point::{LogPoint, Next, Resolved, resolve};
 
 use crate::OpsError;
 use crate::prove::with_causes;
+use ahead::Ahead;
 use backstay_format::facts::{After, Following, Span};
 use backstay_model::{BranchNo, Digest, Moment, Sequence, SourceName, StreamId, Tx};
 use backstay_store::repo::{Chain, ManifestFront, Repository};
@@ -68,8 +70,9 @@ pub async fn reach(repo: &Repository, front: &ManifestFront, following: &Followi
     let mut previous: Option<Digest> = None;
     let mut after = After::Snapshot(front.name.id);
     let mut streams = 0;
+    let mut ahead = Ahead::of(repo, stream, sequence);
     loop {
-        let found = match repo.log_front(&stream, sequence).await {
+        let found = match ahead.front(sequence).await {
             Err(error) if error.is_outage() => return Err(error.into()),
             // What cannot be verified ends what can be restored.
             Err(error) => {
@@ -88,6 +91,7 @@ pub async fn reach(repo: &Repository, front: &ManifestFront, following: &Followi
                 return Ok(reach.ending_before(sequence));
             }
             (stream, sequence, previous) = (next, Sequence::FIRST, Some(Digest::ZERO));
+            ahead = Ahead::of(repo, stream, sequence);
             continue;
         }
         let source = &front.facts.source;

@@ -290,3 +290,57 @@ fn a_rewritten_repository_is_recovered_and_the_old_key_recovers_nothing() {
     let generations = fs::read_dir(house.path("vault/data/shop/snap")).expect("manifests").filter_map(Result::ok);
     assert!(generations.into_iter().all(|entry: fs::DirEntry| entry.file_name().to_string_lossy().contains('.')));
 }
+
+/// Commits of a followed source: every state by its number, the newest without one, and nothing that is damaged.
+#[test]
+fn every_commit_of_a_followed_source_is_recovered_byte_for_byte() {
+    let house = House::new(1024);
+    // Kept open, so that the log is not copied back and removed by the last close.
+    let conn = rusqlite::Connection::open(house.path("shop.db")).expect("opens");
+    conn.execute_batch("pragma journal_mode = wal; pragma wal_autocheckpoint = 0").expect("sql");
+    // With something in the log it can be proven later that it went on from there.
+    conn.execute_batch("update item set name = 'first' where id = 1").expect("sql");
+    house.backstay(&["follow", "--once"]);
+    let steps = [
+        "update item set note = randomblob(300) where id % 97 = 0",
+        "insert into item select id + 10000, name, randomblob(300) from item where id < 900",
+        "delete from item where id between 1000 and 3000",
+        "vacuum",
+        "create index item_name on item(name)",
+        "begin; insert into item(name, note) values ('large', zeroblob(3000000)); update item set name = 'x' where id < 9; commit",
+        // Larger than one object of the log.
+        "insert into item(name, note) values ('larger', randomblob(20000000))",
+    ];
+    for (at, sql) in steps.iter().enumerate() {
+        conn.execute_batch(sql).expect("sql");
+        if at % 2 == 1 {
+            house.backstay(&["follow", "--once"]);
+        }
+    }
+    house.backstay(&["follow", "--once"]);
+    for tx in 0..=steps.len() {
+        let tx = tx.to_string();
+        house.backstay(&["restore", "shop", "--tx", &tx, "--to", "ours.db"]);
+        let said = house.recovered(&["--tx", &tx, "--out", "theirs.db"]);
+        assert!(said.contains(&format!("state {tx} of the log")), "{said}");
+        let (ours, theirs) = (fs::read(house.path("ours.db")), fs::read(house.path("theirs.db")));
+        assert!(ours.expect("restored") == theirs.expect("recovered"), "state {tx} differs");
+        for name in ["ours.db", "theirs.db"] {
+            fs::remove_file(house.path(name)).expect("remove a restored file");
+        }
+    }
+    house.recovered(&["--out", "latest.db"]);
+    let rows = |file: &str| must(Command::new("sqlite3").current_dir(&house.0).args([file, ".dump"]));
+    assert!(rows("latest.db") == rows("shop.db"), "the newest state is the database");
+    let beyond = (steps.len() + 1).to_string();
+    assert!(house.refusal(&["--tx", &beyond]).contains("what can be restored ends at"));
+    // A bit of an image is flipped: no file, and the object is named.
+    let streams = fs::read_dir(house.path("vault/data/log")).expect("streams").flatten();
+    let objects = streams.flat_map(|stream| fs::read_dir(stream.path()).expect("objects").flatten());
+    let largest = objects.max_by_key(|object| object.metadata().map_or(0, |m| m.len())).expect("an object").path();
+    let mut bytes = fs::read(&largest).expect("readable");
+    bytes[5000] ^= 1;
+    fs::remove_file(&largest).expect("removed");
+    fs::write(&largest, bytes).expect("written");
+    assert!(house.refusal(&[]).contains("is damaged or not genuine"));
+}
