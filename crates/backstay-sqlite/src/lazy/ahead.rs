@@ -10,6 +10,8 @@ use std::collections::{HashMap, VecDeque};
 const INTERIORS_MAX: usize = 64;
 /// Pages asked for at the first sign of a walk.
 const BEGIN: usize = 16;
+/// Interior pages asked for ahead: each leads to hundreds of pages, and lies far from the next.
+const INTERIORS_AHEAD: usize = 1;
 
 /// The guess of one connection.
 pub(super) struct Ahead {
@@ -28,6 +30,8 @@ struct Interior {
     walked: usize,
     /// Children before this one were asked for ahead.
     asked: usize,
+    /// Its children are interior pages themselves.
+    is_high: bool,
 }
 
 impl Ahead {
@@ -43,8 +47,10 @@ impl Ahead {
         if walked == 0 {
             return Vec::new();
         }
-        let window = BEGIN.saturating_mul(1 << walked.min(16)).min(self.most);
         let Some((parent, at)) = self.parent.get(&page).copied() else { return Vec::new() };
+        let is_high = self.interiors.get(&parent).is_some_and(|interior| interior.is_high);
+        let most = if is_high { INTERIORS_AHEAD } else { self.most };
+        let window = BEGIN.saturating_mul(1 << walked.min(16)).min(most);
         let already = self.asked_behind(parent, at + 1);
         // Asked for in halves of the window, so that requests are few and large.
         if already > window / 2 { Vec::new() } else { self.extend((parent, at + 1), window, at_hand) }
@@ -105,8 +111,15 @@ impl Ahead {
         if self.interiors.contains_key(&page) {
             return;
         }
+        if let Some((parent, _)) = self.parent.get(&page).copied()
+            && let Some(above) = self.interiors.get_mut(&parent)
+        {
+            above.is_high = true;
+        }
+        // The ones above are few, and lead from one to the next.
+        let is_low = |page: &u32| self.interiors.get(page).is_none_or(|interior| !interior.is_high);
         if self.seen.len() >= INTERIORS_MAX
-            && let Some(oldest) = self.seen.pop_front()
+            && let Some(oldest) = self.seen.remove(self.seen.iter().position(is_low).unwrap_or(0))
             && let Some(gone) = self.interiors.remove(&oldest)
         {
             gone.children.iter().for_each(|child| {
@@ -117,7 +130,7 @@ impl Ahead {
             self.parent.insert(*child, (page, at));
         });
         self.seen.push_back(page);
-        self.interiors.insert(page, Interior { children, last: None, walked: 0, asked: 0 });
+        self.interiors.insert(page, Interior { children, last: None, walked: 0, asked: 0, is_high: false });
     }
 
     /// How long the walk is that this page belongs to: 0 when it is none.
@@ -177,13 +190,13 @@ mod tests {
     use super::*;
 
     fn interior(children: &[u32]) -> Vec<u8> {
-        let mut bytes = vec![0; 512];
+        let mut bytes = vec![0; 4096];
         let (right, cells) = children.split_last().expect("a child");
         bytes[0] = 5;
         bytes[3..5].copy_from_slice(&(cells.len() as u16).to_be_bytes());
         bytes[8..12].copy_from_slice(&right.to_be_bytes());
         for (at, child) in cells.iter().enumerate() {
-            let cell = 512 - 6 * (at + 1);
+            let cell = 4096 - 6 * (at + 1);
             bytes[12 + 2 * at..14 + 2 * at].copy_from_slice(&(cell as u16).to_be_bytes());
             bytes[cell..cell + 4].copy_from_slice(&child.to_be_bytes());
         }
@@ -227,6 +240,28 @@ mod tests {
         }
         let wanted: Vec<u32> = left.iter().skip(2).chain(&right).copied().collect();
         assert_eq!(asked, wanted);
+    }
+
+    /// Two hundred interior pages, each in a frame of its own, once filled the whole cache.
+    #[test]
+    fn a_walk_asks_for_one_interior_page_ahead() {
+        let mut ahead = Ahead::new(1000);
+        let above: Vec<u32> = (3..90).collect();
+        ahead.after(2, &interior(&above));
+        let children = |page: u32| -> Vec<u32> { (page * 100..page * 100 + 50).collect() };
+        let (mut asked, mut read) = (std::collections::HashSet::new(), 0);
+        for page in &above {
+            asked.extend(ahead.before(*page, |_| None));
+            ahead.after(*page, &interior(&children(*page)));
+            for child in children(*page) {
+                read += 1;
+                asked.extend(ahead.before(child, |_| None));
+                let interiors = asked.iter().filter(|asked| **asked > *page && **asked < 90).count();
+                assert!(interiors <= 2, "{interiors} at {page}");
+            }
+        }
+        let leaves = asked.iter().filter(|page| **page >= 300).count();
+        assert!(leaves > read * 9 / 10, "{leaves} of {read}");
     }
 
     #[test]

@@ -52,9 +52,7 @@ pub async fn run(context: &Context, vault: &Vault, wanted: Wanted<'_>) -> Outcom
         (_, Some(to)) => blocking(|| work.statements(&request, &absolute(to))),
         (Some(live), None) => {
             let live = absolute(live);
-            blocking(|| {
-                work.bring_into_live(BackRequest { rows: request, live, busy: source.policy.capture.busy_timeout })
-            })
+            blocking(|| work.living(BackRequest { rows: request, live, busy: source.policy.capture.busy_timeout }))
         }
         (None, None) => Err(Diagnostic::new(Kind::Usage, "it is not said where the rows go").hint(format!(
             "Name the living database, such as `--into {}`, or a file of statements, `--sql FILE`.",
@@ -94,7 +92,7 @@ impl Work<'_> {
         Ok(Done::With(Verdict::Pass))
     }
 
-    fn bring_into_live(&self, request: BackRequest) -> Outcome {
+    fn living(&self, request: BackRequest) -> Outcome {
         let plan = rows::look(self.asker, self.past, &request)?;
         let preview = PreviewView::of(&plan.preview);
         let mut view = RowsView { preview: Some(preview), ..self.view(Verdict::Pass, &request.live) };
