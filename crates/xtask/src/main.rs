@@ -14,7 +14,7 @@ mod tree;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask tidy | bench sqlite | docs [PAGE..] | mutants [--continue] [NAME..] | fuzz [--seconds N] [TARGET] | \
-     soak store --server garage";
+     soak sqlite | soak store --server garage";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
