@@ -104,9 +104,25 @@ impl ProofOutcome {
 const MARGIN: u64 = 64 << 20;
 
 pub async fn prove(vault: &Vault, request: &ProofRequest) -> Result<ProofReport, OpsError> {
+    report(vault, request, Marking::Put).await
+}
+
+/// The same without a word left in the repository: what a copy answers is no fact about the snapshots.
+pub async fn try_out(vault: &Vault, request: &ProofRequest) -> Result<ProofReport, OpsError> {
+    report(vault, request, Marking::Leave).await
+}
+
+/// Whether what came of a proof is marked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Marking {
+    Put,
+    Leave,
+}
+
+async fn report(vault: &Vault, request: &ProofRequest, marking: Marking) -> Result<ProofReport, OpsError> {
     let began = vault.env.clock.now();
     // The snapshot is stored whatever happens here: what stops its proof is said, not thrown.
-    let outcome = match outcome(vault, request).await {
+    let outcome = match outcome(vault, request, marking).await {
         Err(error) if !matches!(error, OpsError::Cancelled | OpsError::NoPoint(_)) => {
             ProofOutcome::Inconclusive { reason: with_causes(&error) }
         }
@@ -117,11 +133,11 @@ pub async fn prove(vault: &Vault, request: &ProofRequest) -> Result<ProofReport,
     Ok(ProofReport { snapshot: request.snapshot, outcome, millis })
 }
 
-async fn outcome(vault: &Vault, request: &ProofRequest) -> Result<ProofOutcome, OpsError> {
+async fn outcome(vault: &Vault, request: &ProofRequest, marking: Marking) -> Result<ProofOutcome, OpsError> {
     if vault.unsealer.is_none() {
         return Ok(ProofOutcome::NotPossible { why: "this host holds no master identity".into() });
     }
-    if vault.signer(Role::Reader).is_err() {
+    if marking == Marking::Put && vault.signer(Role::Reader).is_err() {
         return Ok(ProofOutcome::NotPossible { why: "this host's signing key is not enrolled as a reader".into() });
     }
     let catalog = vault.catalog(&request.source).await?;
@@ -142,7 +158,9 @@ async fn outcome(vault: &Vault, request: &ProofRequest) -> Result<ProofOutcome, 
             _ => ProofOutcome::Inconclusive { reason: with_causes(&error) },
         },
     };
-    mark(vault, &catalog, &front, &outcome).await?;
+    if marking == Marking::Put {
+        mark(vault, &catalog, &front, &outcome).await?;
+    }
     Ok(outcome)
 }
 

@@ -348,6 +348,29 @@ pub async fn last_run(vault: &Vault) -> Result<Option<Moment>, OpsError> {
     Ok(vault.repo.newest_lease(Scope::Prune).await?.map(|slot| slot.stored))
 }
 
+/// What a keeper left undone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Undone {
+    /// Objects that were condemned longer ago than this run of time, and are not seen gone.
+    pub overdue: usize,
+    pub condemned: Option<Moment>,
+    /// A turn that was not given back, and until when it lasts.
+    pub turn: Option<Moment>,
+}
+
+/// Looks at the newest prune record and the newest turn.
+pub async fn undone(vault: &Vault, overdue_millis: i64) -> Result<Undone, OpsError> {
+    let now = vault.env.clock.now();
+    let mut undone = Undone { turn: turn::left(vault).await?, ..Undone::default() };
+    let head = vault.repo.newest_prune().await?;
+    let batches = head.iter().flat_map(|head| &head.record.facts.sources).flat_map(|source| &source.pending);
+    for batch in batches.filter(|batch| now.millis_since(batch.at) >= overdue_millis) {
+        undone.overdue += batch.snapshots.len() + batch.packs.len();
+        undone.condemned = Some(undone.condemned.map_or(batch.at, |known| known.min(batch.at)));
+    }
+    Ok(undone)
+}
+
 /// The time a plan is made at: this host's, but not before what the store has already said.
 fn host_now(vault: &Vault, head: Option<&PruneHead>) -> Moment {
     let now = vault.env.clock.now();

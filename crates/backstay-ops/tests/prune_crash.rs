@@ -8,6 +8,7 @@ use backstay_model::prune::GRACE_MIN_MILLIS;
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::{Clock, Moment, ObjectId};
 use backstay_ops::OpsError;
+use backstay_ops::disk::OsDisk;
 use backstay_ops::retain::{self, SourceRules};
 use backstay_store::os::SystemClock;
 use backstay_store::{Key, Page, Put, Store, StoreError};
@@ -73,6 +74,22 @@ async fn the_next_run_finishes(run: &Run, before: &Before) {
     assert_eq!((checked.verdict, checked.unreferenced), (backstay_model::Verdict::Pass, 0), "{checked:?}");
     let again = retain::apply(&process.vault, &rules(0)).await.expect("once more");
     assert_eq!((again.sources[0].condemned.snapshots, again.sources[0].deleted.snapshots), (0, 0), "{again:?}");
+}
+
+/// What nobody came back to delete, and a turn that nobody gave back, can be seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_condemned_and_never_deleted_is_overdue() {
+    let making = Making::database("WAL").repository().await.backed_up().await;
+    making.sql(CHANGE);
+    let making = making.backed_up().await;
+    let process = Process::open(making.dir(), Arc::new(OsDisk), None).await.expect("open");
+    let undone = async |millis| retain::undone(&process.vault, millis).await.expect("a look");
+    assert_eq!(undone(0).await, retain::Undone::default(), "nothing was ever condemned");
+    let day = 86_400_000;
+    retain::apply(&process.vault, &rules(day)).await.expect("condemned");
+    let overdue = undone(0).await;
+    assert!(overdue.overdue >= 1 && overdue.condemned.is_some() && overdue.turn.is_none(), "{overdue:?}");
+    assert_eq!(undone(day).await.overdue, 0, "not yet");
 }
 
 /// Condemning and deleting, in one run: stopped at every effect.

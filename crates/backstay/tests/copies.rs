@@ -37,7 +37,8 @@ fn a_copy_restores_after_the_original_is_deleted() {
 
     assert_eq!(house.ok(&["list", "shop", "--from-copy", "usb"]), listed);
     house.ok(&["show", "shop", "--from-copy", "usb"]);
-    house.ok(&["check", "--from-copy", "usb"]);
+    let (exit, deep) = house.json(&["check", "--deep", "--from-copy", "usb"]);
+    assert_eq!((exit, &deep["sources"][0]["proof"]["outcome"]["proof"]), (0, &"proven".into()), "{deep}");
     house.ok(&["restore", "shop", "latest-proven", "--from-copy", "usb", "--to", "back.db"]);
     assert!(rows(&house.path("back.db")) == rows(&house.path("shop.db")));
     let (exit, _, err) = house.run(&["restore", "shop", "--from-copy", "nas", "--to", "x.db"]);

@@ -78,6 +78,12 @@ impl<'v> Turn<'v> {
     }
 }
 
+/// Until when a turn lasts that nobody gave back.
+pub async fn left(vault: &Vault) -> Result<Option<Moment>, OpsError> {
+    let newest = vault.repo.newest_lease(Scope::Prune).await?;
+    Ok(newest.filter(|slot| !slot.is_given_back()).map(|slot| slot.over_at()))
+}
+
 /// What a lease is worth to somebody else.
 trait Slot {
     fn is_given_back(&self) -> bool;

@@ -52,7 +52,7 @@ async fn one(
     let catalog = vault.catalog(&source.name).await?;
     let newest = choose(&catalog.snapshots, &Target::Latest).ok().map(|snapshot| snapshot.id);
     let proof = match (args.deep, named.or(newest)) {
-        (true, Some(snapshot)) => Some(deep(vault, source, snapshot).await?),
+        (true, Some(snapshot)) => Some(deep(vault, source, (snapshot, args.from_copy.is_some())).await?),
         _ => None,
     };
     let verdict = proof.as_ref().map_or(report.verdict, |proof| report.verdict.and(deep_verdict(&proof.outcome)));
@@ -72,14 +72,21 @@ fn scope(settings: &Settings, args: &args::Check) -> Scope {
     Scope { select, holes }
 }
 
-async fn deep(vault: &Vault, source: &SourceSettings, snapshot: ObjectId) -> Result<ProofReport, OpsError> {
+async fn deep(
+    vault: &Vault,
+    source: &SourceSettings,
+    (snapshot, of_copy): (ObjectId, bool),
+) -> Result<ProofReport, OpsError> {
     let request = ProofRequest {
         source: source.name.clone(),
         snapshot,
         questions: backup::questions(&source.policy.proof, &source.smoke),
         folder: backup::proof_folder(&source.policy.proof),
     };
-    prove::prove(vault, &request).await
+    match of_copy {
+        true => prove::try_out(vault, &request).await,
+        false => prove::prove(vault, &request).await,
+    }
 }
 
 /// Asked for and not possible is no pass, other than after a backup.

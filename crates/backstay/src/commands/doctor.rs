@@ -8,11 +8,12 @@ use crate::config::settings::RepositoryLocation;
 use crate::config::{KeySource, Settings, secret};
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
-use crate::output::{Page, View};
+use crate::output::{Page, View, counted};
 use crate::vault;
-use backstay_model::{ByteLen, Kind, Kinded, Verdict};
+use backstay_model::{ByteLen, Kind, Kinded, Moment, Verdict};
 use backstay_ops::catalog::Vault;
 use backstay_ops::disk::OsDisk;
+use backstay_ops::retain;
 use backstay_sqlite::{Capture, CaptureOptions, SqliteError};
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -125,6 +126,7 @@ async fn repository(context: &Context, settings: &Settings) -> Result<Vec<Check>
     });
     checks.push(custody(&vault).await);
     checks.extend(wraps(&vault).await);
+    checks.extend(prune(&vault, context.clock.now()).await);
     Ok(checks)
 }
 
@@ -160,6 +162,33 @@ async fn wraps(vault: &Vault) -> Option<Check> {
                 .fix("Run `backstay repo key rotate` where the root key is: it makes them anew."),
         ),
     }
+}
+
+/// What was condemned goes with the next run after its grace; a day later still there is nobody who runs it.
+const OVERDUE_MILLIS: i64 = 2 * backstay_model::prune::GRACE_MIN_MILLIS;
+
+/// Whether what retention condemned was deleted, and every keeper gave its turn back.
+async fn prune(vault: &Vault, now: Moment) -> Vec<Check> {
+    let undone = match retain::undone(vault, OVERDUE_MILLIS).await {
+        Ok(undone) => undone,
+        // A writer need not be allowed to look there.
+        Err(error) if error.kind() == Kind::Denied => return Vec::new(),
+        Err(error) => return vec![Check::failed("prune", error.into())],
+    };
+    let overdue = match (undone.overdue, undone.condemned) {
+        (0, _) | (_, None) => Check::new("prune", Verdict::Pass, "nothing condemned is overdue"),
+        (count, Some(since)) => {
+            let words = format!("{} condemned since {since} and not deleted", counted(count, "object"));
+            Check::new("prune", Verdict::Partial, words).fix("Run `backstay retention apply`, daily.")
+        }
+    };
+    let turn = undone.turn.map(|until| match until > now {
+        true => Check::new("turn", Verdict::Pass, format!("a keeper is at work, or stopped; its turn ends {until}")),
+        false => {
+            Check::new("turn", Verdict::Pass, format!("one was not given back and ended {until}: the next takes over"))
+        }
+    });
+    std::iter::once(overdue).chain(turn).collect()
 }
 
 /// Opens it as a backup would, and lets it go at once.

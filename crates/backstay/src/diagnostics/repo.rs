@@ -60,7 +60,7 @@ pub(super) fn hinted(plain: Diagnostic, error: &RepoError) -> Diagnostic {
         | RepoError::Missing { .. }
         | RepoError::WrongDigest { .. }
         | RepoError::Unlisted { .. }
-        | RepoError::BadMap { .. } => plain
+        | RepoError::BadMap { .. } => pruned(plain, error)
             .hint("Run `backstay check` to see which snapshots are affected.")
             .hint("Run `backstay scrub`: it goes on where one was stopped, and `--heal-from COPY` brings back what a copy has.")
             .hint("Run `backstay backup`: it stores again what a check found damaged."),
@@ -77,6 +77,16 @@ pub(super) fn hinted(plain: Diagnostic, error: &RepoError) -> Diagnostic {
         }
         RepoError::KeyFile(error) => of_key_file(plain, error),
         RepoError::Store(error) => of_store(plain, error),
+    }
+}
+
+/// What is missing may have been deleted on purpose while somebody was reading it.
+fn pruned(plain: Diagnostic, error: &RepoError) -> Diagnostic {
+    match error {
+        RepoError::Missing { .. } => plain.hint(
+            "If `backstay retention apply --grace` ran meanwhile, choose another snapshot: `backstay list` shows those that stay.",
+        ),
+        _ => plain,
     }
 }
 
