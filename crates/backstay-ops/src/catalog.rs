@@ -308,14 +308,16 @@ impl Catalog {
         Ok(head.check(verified, self.broken.iter().map(|(name, _)| name.sequence))?)
     }
 
-    /// Remembers the newest snapshot and each signer's newest mark, so that their disappearance is noticed.
+    /// Remembers the newest snapshot and each signer's newest mark, so that their disappearance is noticed. A list
+    /// may have seen a mark by its notice alone: a run that was killed never put the mark itself, and nobody else
+    /// would find what a list remembered.
     pub(crate) fn remember(&self, state: &State, source: &SourceName) -> Result<(), OpsError> {
         let newest = self.snapshots.iter().max_by_key(|s| s.sequence);
         state.update(source, |seen| {
             if let Some(newest) = newest.filter(|newest| seen.head.is_none_or(|head| head.sequence < newest.sequence)) {
                 seen.head = Some(SeenHead { sequence: newest.sequence, digest: newest.digest });
             }
-            for mark in &self.marks {
+            for mark in self.marks.iter().filter(|_| self.noticed.is_none()) {
                 let sequence = mark.chain.sequence;
                 if seen.marks.get(&mark.signer).is_none_or(|known| known.sequence < sequence) {
                     seen.marks.insert(mark.signer, SeenMark { sequence, digest: mark.digest, at: mark.facts.at });

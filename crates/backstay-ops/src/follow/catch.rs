@@ -53,6 +53,9 @@ pub struct Limits {
     pub wal_limit: ByteLen,
     /// What may be read and not yet be durable.
     pub spool_limit: ByteLen,
+    /// Whether it goes on following. One that ends copies nothing back: a log that lies whole in the main file is
+    /// begun anew by the next commit, which nobody would hold, and that costs the next run a snapshot.
+    pub stays: bool,
 }
 
 impl Limits {
@@ -61,6 +64,7 @@ impl Limits {
         look: Duration::from_millis(10),
         wal_limit: ByteLen::new(64 << 20),
         spool_limit: ByteLen::new(1 << 30),
+        stays: true,
     };
 }
 
@@ -255,7 +259,7 @@ impl Catcher {
     pub fn is_copying_due(&self, idle: bool) -> bool {
         let limit = self.limits.wal_limit.get();
         let due = if idle { COPY_BACK_IDLE.min(limit / 4) } else { COPY_BACK_BUSY.min(limit / 2) };
-        let allowed = self.limits.mode != Mode::Watch && self.lost.is_none() && self.tail.holds();
+        let allowed = self.limits.stays && self.limits.mode != Mode::Watch && self.lost.is_none() && self.tail.holds();
         allowed && self.tail.log_in_use() >= due && self.clock.uptime() >= self.leave_until
     }
 

@@ -28,7 +28,9 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
     let vault = vault::open(context, &settings).await?;
     let mut members = Vec::with_capacity(chosen.len());
     for source in chosen {
-        members.push(start(context, &settings, &vault, source).await?);
+        let mut request = request(&settings, source);
+        request.limits.stays = !args.once;
+        members.push(start(context, &vault, source, request).await?);
     }
     if args.once {
         for member in &mut members {
@@ -58,11 +60,11 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
 
 async fn start<'v>(
     context: &Context,
-    settings: &Settings,
     vault: &'v Vault,
     source: &SourceSettings,
+    request: FollowRequest,
 ) -> Result<Member<'v>, Diagnostic> {
-    let follower = Followed::start(vault, request(settings, source)).await?;
+    let follower = Followed::start(vault, request).await?;
     context.printer.talk(&format!("{}: {}", source.name, words(follower.began())));
     let follow = &source.policy.follow;
     let (interval, steady) = match follower.position().mode {
