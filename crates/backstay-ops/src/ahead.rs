@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-/// Bytes asked for and not yet handed out.
-const AHEAD_BYTES: u64 = 64 << 20;
+/// Bytes asked for and not yet handed out. What they take in memory is about three times that: threads keep what they
+/// have freed.
+const AHEAD_BYTES: u64 = 32 << 20;
 /// Requests that are on their way or waiting to be taken.
 const AHEAD_MOST: usize = 16;
 
