@@ -69,51 +69,18 @@ pub const KEYS: &[&str] = &[
     "ping.deadline",
 ];
 
+/// Sections a source may set for itself, below `sources.<name>`.
+const OF_SOURCES: &[&str] = &["proof.", "capture.", "follow.", "status.", "retention.", "hooks.", "ping."];
+
+/// Settings in those that belong to the process, whatever it follows.
+const OF_THE_PROCESS: &[&str] = &["follow.metrics"];
+
 /// Every setting of one source, below `sources.<name>`.
-pub const SOURCE_KEYS: &[&str] = &[
-    "path",
-    "smoke",
-    "proof.enabled",
-    "proof.integrity",
-    "proof.foreign_keys",
-    "proof.temp_dir",
-    "capture.busy_timeout",
-    "capture.hold_max",
-    "capture.log_growth_max",
-    "follow.mode",
-    "follow.interval",
-    "follow.interval_steady",
-    "follow.snapshot_interval",
-    "follow.wal_limit",
-    "follow.spool_limit",
-    "status.max_age",
-    "retention.last",
-    "retention.days",
-    "retention.hourly",
-    "retention.daily",
-    "retention.weekly",
-    "retention.monthly",
-    "retention.yearly",
-    "retention.grace",
-    "retention.log",
-    "retention.zone",
-    "hooks.before_backup.run",
-    "hooks.before_backup.on_failure",
-    "hooks.before_backup.timeout",
-    "hooks.after_backup.run",
-    "hooks.after_backup.on_failure",
-    "hooks.after_backup.timeout",
-    "hooks.before_restore.run",
-    "hooks.before_restore.on_failure",
-    "hooks.before_restore.timeout",
-    "hooks.after_restore.run",
-    "hooks.after_restore.on_failure",
-    "hooks.after_restore.timeout",
-    "hooks.health_url",
-    "hooks.health_deadline",
-    "ping.url",
-    "ping.deadline",
-];
+pub fn source_keys() -> Vec<&'static str> {
+    let shared =
+        |key: &&str| OF_SOURCES.iter().any(|section| key.starts_with(section)) && !OF_THE_PROCESS.contains(key);
+    ["path", "smoke"].into_iter().chain(KEYS.iter().copied().filter(shared)).collect()
+}
 
 /// What may be set of a copy, below `copies.<name>`: how a repository is found and reached, and what it keeps.
 fn copy_keys() -> Vec<&'static str> {
@@ -164,7 +131,7 @@ pub fn slot(path: &[&str]) -> Slot {
     match path {
         ["sources"] | ["sources", _] | ["copies"] | ["copies", _] => Slot::Table,
         ["copies", _, below @ ..] => slot_in(&copy_keys(), below),
-        ["sources", _, below @ ..] => slot_in(SOURCE_KEYS, below),
+        ["sources", _, below @ ..] => slot_in(&source_keys(), below),
         _ => slot_in(KEYS, path),
     }
 }
@@ -181,7 +148,7 @@ fn slot_in(keys: &[&str], path: &[&str]) -> Slot {
 /// The setting that was most likely meant by an unknown `path`, as a full dotted name.
 pub fn suggest(path: &[&str]) -> Option<String> {
     let (prefix, keys, below) = match path {
-        ["sources", name, below @ ..] if !below.is_empty() => (format!("sources.{name}."), SOURCE_KEYS.to_vec(), below),
+        ["sources", name, below @ ..] if !below.is_empty() => (format!("sources.{name}."), source_keys(), below),
         ["copies", name, below @ ..] if !below.is_empty() => (format!("copies.{name}."), copy_keys(), below),
         _ => (String::new(), KEYS.to_vec(), path),
     };

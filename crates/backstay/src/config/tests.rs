@@ -1,5 +1,5 @@
 use super::error::ConfigError;
-use super::keys::{self, KEYS, SOURCE_KEYS, distance, suggest};
+use super::keys::{self, KEYS, distance, source_keys, suggest};
 use super::secret::{KeySource, Secret, SecretError};
 use super::settings::{ForeignKeys, Integrity, RepositoryLocation, Settings, Threads};
 use super::write::{FreshConfig, NewSource};
@@ -49,7 +49,7 @@ fn the_defaults_describe_every_setting() {
             pair[0].starts_with('#') && line.starts_with(&format!("{leaf} ="))
         })
     };
-    for key in KEYS.iter().chain(SOURCE_KEYS) {
+    for key in KEYS.iter().copied().chain(source_keys()) {
         assert!(described(key, DEFAULTS), "{key} has no comment in defaults.toml");
     }
 }
