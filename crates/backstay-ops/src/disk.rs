@@ -14,6 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub trait DiskFile: Send + Sync {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// The same, and has the room for it set aside in one piece where the file system can: what is written in any
+    /// order lies in order, and a disk that is too full says so at once.
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
     fn sync(&self) -> io::Result<()>;
     /// Gives it the owner and the permissions of another, durably: a restored database that only we may
     /// open after a power cut would be no use to its program. The other is looked at by name and not
@@ -48,6 +53,18 @@ impl DiskFile for OsFile {
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        use rustix::io::Errno;
+        self.set_len(len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, len) {
+            // Not every file system can, and none needs to.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => Ok(()),
+            other => Ok(other?),
+        }
     }
     fn sync(&self) -> io::Result<()> {
         self.0.sync_all()

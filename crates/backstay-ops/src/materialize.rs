@@ -18,11 +18,11 @@ use std::path::Path;
 use tokio::runtime::Handle;
 
 /// Stored bytes fetched with one request when frames lie side by side.
-const FETCH: u64 = 8 << 20;
+const FETCH: u64 = 2 << 20;
 /// Unneeded bytes between two frames that are cheaper read than asked for apart.
 const GAP: u64 = 128 << 10;
 /// Bytes written after which the disk is made to take them, so that not everything is left for the end.
-const SYNC_EVERY: u64 = 64 << 20;
+const SYNC_EVERY: u64 = 256 << 20;
 /// Units read back from a file at a time.
 const READ_BACK_UNITS: usize = 64;
 
@@ -87,7 +87,7 @@ async fn write_stream(
 ) -> Result<FingerprintFile, OpsError> {
     let facts = reader.stream(stream)?;
     let unit = unit_size(facts)?;
-    target.file.set_len(facts.length.get()).at("set the length of", target.path)?;
+    target.file.reserve(facts.length.get()).at("make room for", target.path)?;
     let seen = FingerprintFile::fresh(target.spool, "restore")?;
     let fetches = plan(reader, stream).await?;
     let fingerprint = &reader.body().facts.fingerprint;
