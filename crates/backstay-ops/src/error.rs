@@ -37,6 +37,8 @@ pub enum OpsError {
     RootMismatch { wanted: Digest, found: Digest },
     #[error("{} is in the way", path.display())]
     TargetExists { path: PathBuf },
+    #[error("it is not known whether the database is the restored one now; what it was is kept as {}", kept.display())]
+    Unsettled { kept: PathBuf, source: SqliteError },
     #[error("there is no folder {}", path.display())]
     NoFolder { path: PathBuf },
     #[error("{} is in use: {who}", path.display())]
@@ -117,7 +119,7 @@ impl Kinded for OpsError {
     fn kind(&self) -> Kind {
         match self {
             Self::Repo(error) => error.kind(),
-            Self::Sqlite(error) => error.kind(),
+            Self::Sqlite(error) | Self::Unsettled { source: error, .. } => error.kind(),
             Self::Path(error) => Kind::of_io(&error.source),
             Self::NoPoint(error) => error.kind(),
             Self::Unpack { .. } | Self::Format(_) | Self::RootMismatch { .. } | Self::LogHole { .. } => Kind::Corrupt,

@@ -260,3 +260,48 @@ async fn stopped_anywhere_it_is_the_old_state_or_the_new_and_the_old_is_kept() {
     .await;
     sweep.assert_stopped_at(&["disk write", "disk sync", "disk link", "disk copy owner", "disk sync folder"]);
 }
+
+/// A write past `bytes` fails while it lives, as one to a disk that is breaking.
+struct Breaking(rustix::process::Rlimit, #[allow(dead_code)] tokio::signal::unix::Signal);
+
+impl Breaking {
+    fn past(bytes: u64) -> Self {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        // Somebody listens, so the signal that would end the process does not.
+        let heard = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::from_raw(25)).expect("heard");
+        let before = getrlimit(Resource::Fsize);
+        setrlimit(Resource::Fsize, Rlimit { current: Some(bytes), maximum: before.maximum }).expect("set");
+        Self(before, heard)
+    }
+}
+
+impl Drop for Breaking {
+    fn drop(&mut self) {
+        rustix::process::setrlimit(rustix::process::Resource::Fsize, self.0.clone()).expect("set back");
+    }
+}
+
+/// A commit whose writes fail may still be found in the log by whoever opens the database next: what it was must stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_fails_in_the_middle_takes_the_old_state_from_nobody() {
+    let app = App::begin("WAL", 4096).await;
+    let (first, _) = app.snapshot().await;
+    let reader = Connection::open(app.world.db()).expect("open");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM t").expect("a view that keeps the log from its beginning");
+    app.sql("PRAGMA wal_autocheckpoint=0");
+    for _ in 0..6 {
+        app.sql("UPDATE t SET x = randomblob(900)");
+    }
+    let old = app.world.rows();
+    let log = fs::metadata(format!("{}-wal", app.world.db().display())).expect("a log").len();
+    assert!(log > 4 * fs::metadata(app.world.db()).expect("there").len(), "the copy fits below where the log ends");
+    let failed = {
+        let _breaking = Breaking::past(log + 8192);
+        app.back_to(&first).await
+    };
+    let Err(OpsError::Unsettled { kept, source }) = failed else { panic!("{failed:?}") };
+    assert_eq!(source.kind(), Kind::Unavailable, "{source}");
+    assert!(rows_of(&kept) == old && integrity_of(&kept) == "ok", "what it was is kept");
+    assert!(app.world.rows() == old && integrity_of(&app.world.db()) == "ok");
+    app.back_to(&first).await.expect("and the same command settles it");
+}

@@ -5,14 +5,16 @@
 //! state. It is durable under its new name before the transaction commits.
 //!
 //! A crash before the commit leaves the database as it was, and perhaps a copy of that beside it; one after it leaves
-//! the restored state, and the old one under its name.
+//! the restored state, and the old one under its name. A commit that fails without saying whether it happened leaves
+//! that name too.
 
 use super::swap::{Kept, free_name, mark};
 use super::{Staged, StagedStream};
 use crate::OpsError;
 use crate::catalog::Vault;
 use crate::disk::{self, At};
-use backstay_sqlite::{Exchange, Exchanged, Pages};
+use backstay_model::{Kind, Kinded};
+use backstay_sqlite::{Exchange, Exchanged, Pages, SqliteError};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -44,12 +46,22 @@ pub(super) fn exchange(
     let (disk, now) = (vault.env.disk.as_ref(), free_name(&to, &mark(vault)));
     disk.link(&main.path, &now).at("keep the old state as", &now)?;
     disk.sync_dir(disk::folder_of(&to)).at("sync folder of", &to)?;
-    if let Err(error) = exchange.commit(busy) {
-        // Nothing was exchanged: the copy would only be taken for something.
-        let _ = disk.remove(&now);
-        return Err(error.into());
+    match exchange.commit(busy) {
+        Ok(()) => Ok((done, vec![Kept { was: to, now }])),
+        Err(source) if leaves_doubt(&source) => Err(OpsError::Unsettled { kept: now, source }),
+        Err(error) => {
+            // Nothing was exchanged: the copy would only be taken for something.
+            let _ = disk.remove(&now);
+            Err(error.into())
+        }
     }
-    Ok((done, vec![Kept { was: to, now }]))
+}
+
+/// Whether the restored state may still come out of the log or go back into the journal when the database is opened
+/// next: SQLite has tried to make it durable, and was told of a failure.
+fn leaves_doubt(error: &SqliteError) -> bool {
+    !matches!(error, SqliteError::Locked { .. } | SqliteError::Replaced { .. } | SqliteError::Missing { .. })
+        && error.kind() != Kind::NoSpace
 }
 
 /// The restored file, which takes the old pages in.

@@ -30,6 +30,9 @@ impl From<OpsError> for Diagnostic {
             OpsError::TargetExists { path } => {
                 plain.hint(format!("Name another file with `--to`, or move {} away.", path.display()))
             }
+            OpsError::Unsettled { kept, .. } => plain
+                .hint("Look at the database with your application. Running the same command again settles it.")
+                .hint(format!("{} is a database by itself, and stays until you remove it.", kept.display())),
             OpsError::NoFolder { path } => {
                 plain.hint(format!("Make it with `mkdir -p {}`, or name another place with `--to`.", path.display()))
             }
