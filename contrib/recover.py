@@ -212,6 +212,7 @@ class Keys:
 
     def __init__(self, path: Optional[str], passphrase: bool = False):
         self.identities: List[str] = []
+        self.ssh: Optional[str] = None
         self.root: Optional[bytes] = None
         self.opened: Dict[bytes, bytes] = {}
         self.passphrase = passphrase
@@ -220,6 +221,7 @@ class Keys:
         with open(path, encoding="utf-8") as file:
             text = file.read(1 << 16)
         self.identities = re.findall(r"^AGE-SECRET-KEY-1\S+", text, re.M)
+        self.ssh = text if text.lstrip().startswith("-----BEGIN OPENSSH PRIVATE KEY-----") else None
         seed = re.search(r"^# backstay-root-signing-key: ([0-9a-f]{64})\s*$", text, re.M)
         if seed:
             private = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed.group(1)))
@@ -244,9 +246,10 @@ class Keys:
             self.identities = [conf["published_identity"]]
         for recipient in conf.get("recipients", []):
             what = f"the key wrapped to {recipient['name']}"
-            if "recipient" in recipient and self.identities:
+            held = [self.ssh] if self.ssh else self.identities
+            if "recipient" in recipient and held:
                 try:
-                    self.add(run_age(what, read_wrap(what, recipient["wrap"]), self.identities))
+                    self.add(run_age(what, read_wrap(what, recipient["wrap"]), held))
                 except WrongKey:
                     continue
             elif "recipient" not in recipient and self.passphrase:
@@ -959,7 +962,7 @@ def list_all(repository: Repository, sources: List[str]) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog="See docs/recover-without-backstay.md.")
     parser.add_argument("--repo", required=True, metavar="DIR", help="the repository: the folder with ctl/ and data/")
-    parser.add_argument("--key", metavar="FILE", help="backstay.key, or another age identity; not needed for an "
+    parser.add_argument("--key", metavar="FILE", help="backstay.key, another age identity, or a key of SSH; not needed for an "
                         "unsealed repository")
     parser.add_argument("--passphrase", action="store_true", help="let age ask for a passphrase that opens the repository")
     parser.add_argument("--root", metavar="HEX", help="the root's public key, when the key file does not hold the root")

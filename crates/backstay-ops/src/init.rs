@@ -93,7 +93,7 @@ fn write_keys(env: &Env, path: &Path, id: RepoId) -> Result<KeyFile, OpsError> {
         root: Some(SigningKey::generate(env.random.as_ref())),
         signer: Some(SigningKey::generate(env.random.as_ref())),
         identity: Some(MasterIdentity::generate()),
-        older: Vec::new(),
+        ..KeyFile::default()
     };
     let text = keys.render(id, env.clock.now());
     // Under a private name first: a key file is either whole or not there.

@@ -48,6 +48,7 @@ pub async fn gather(vault: &Vault, held: &KeyFile) -> Result<Kit, OpsError> {
         signer: held.signer.clone(),
         identity: Some(present.clone()),
         older: older.to_vec(),
+        ssh: None,
     };
     let mut heads = Vec::new();
     for source in repo.sources().await? {

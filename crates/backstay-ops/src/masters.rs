@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct AddReport {
     pub name: String,
-    /// `age1…`; absent for a passphrase.
+    /// `age1…` or `ssh-ed25519 …`; absent for a passphrase.
     pub recipient: Option<String>,
     /// The name in the store of the age file that holds the master for it.
     pub wrap: String,
@@ -142,7 +142,7 @@ fn staying(custodian: &Custodian<'_>, new: &NewMaster<'_>) -> Result<Vec<Staying
             let have = conf.recipients.iter().map(|r| r.name.clone()).collect();
             return Err(TrustError::Unknown { what: "recipient", name: name.to_owned(), have }.into());
         };
-        let own = new.held.identities().iter().any(|i| going.recipient.as_deref() == Some(i.master().text()));
+        let own = new.held.publics().iter().any(|public| going.recipient.as_ref() == Some(public));
         if own && !holds_present(custodian, new.held) {
             return Err(TrustError::OwnRecipient { name: name.to_owned() }.into());
         }
@@ -193,6 +193,7 @@ fn keep(custodian: &Custodian<'_>, new: &NewMaster<'_>, fresh: &MasterIdentity) 
                 signer: old.signer.clone(),
                 identity: Some(fresh.clone()),
                 older: old.identities(),
+                ssh: None,
             };
             let text = whole.render(vault.repo.id(), vault.env.clock.now());
             write_new(disk, path, text.as_bytes())?;

@@ -9,6 +9,7 @@ use crate::journal;
 use backstay_format::facts::{AuditAct, Conf, Enrolment, Recipient, Retired, Role, Signer, Until, is_plain_name};
 use backstay_model::{Kind, Kinded, SignerKey, SourceName};
 use backstay_store::repo::{NewWrap, Repository};
+use backstay_store::seal::ssh::SshRecipient;
 use backstay_store::seal::wrap::Lock;
 use backstay_store::seal::{Master, MasterIdentity, SealError};
 use backstay_store::signing::{self, SigningKey};
@@ -103,18 +104,23 @@ impl Custodian<'_> {
 /// Somebody the master is to be wrapped to.
 pub enum Receiver {
     Identity(Master),
+    Ssh(SshRecipient),
     Passphrase(String),
 }
 
 impl Receiver {
     pub fn parse(text: &str) -> Result<Self, TrustError> {
         let bad = |source| TrustError::BadRecipient { text: text.to_owned(), source };
-        Master::parse(text).map(Self::Identity).map_err(bad)
+        match SshRecipient::is_meant(text) {
+            true => SshRecipient::parse(text).map(Self::Ssh).map_err(bad),
+            false => Master::parse(text).map(Self::Identity).map_err(bad),
+        }
     }
 
     pub(crate) fn lock(&self) -> Lock<'_> {
         match self {
             Self::Identity(master) => Lock::Recipient(master),
+            Self::Ssh(recipient) => Lock::Ssh(recipient),
             Self::Passphrase(words) => Lock::Passphrase(words),
         }
     }
@@ -122,6 +128,7 @@ impl Receiver {
     fn text(&self) -> Option<String> {
         match self {
             Self::Identity(master) => Some(master.text().to_owned()),
+            Self::Ssh(recipient) => Some(recipient.text().to_owned()),
             Self::Passphrase(_) => None,
         }
     }

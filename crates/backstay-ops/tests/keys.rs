@@ -169,6 +169,45 @@ async fn after_a_removal_the_old_identity_opens_what_was_there_and_nothing_new()
     assert!(is_wrong_key(keeping.restored(by_id(new.snapshot)).await));
 }
 
+/// A key of SSH as `ssh-keygen` makes it here and now, in the place of a host's key file.
+fn ssh_key(dir: &std::path::Path) -> String {
+    std::fs::create_dir(dir).expect("a folder");
+    let path = key_file(dir);
+    let mut command = std::process::Command::new("ssh-keygen");
+    command.args(["-q", "-t", "ed25519", "-N", "", "-C", "bob at home", "-f"]).arg(&path);
+    assert!(command.status().expect("ssh-keygen is installed").success());
+    std::fs::read_to_string(path.with_extension("key.pub")).expect("its public half")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_ssh_opens_the_repository_until_it_is_removed() {
+    let team = Team::new().await;
+    let public = ssh_key(&team.folder.path().join("bob"));
+    let first = team.first().await;
+    let old = first.backup(&team.db()).await.expect("backup");
+    let added = add(&first.custodian(), "bob", &Receiver::parse(&public).expect("a recipient")).await.expect("added");
+    assert_eq!(added.recipient.as_deref(), public.strip_suffix(" bob at home\n"), "without its comment");
+    assert_eq!(team.host("bob").await.restored(by_id(old.snapshot)).await.expect("restore"), team.rows());
+    // The stock program opens the wrap with the same file.
+    let wrap = team.store_dir().join(&added.wrap);
+    let mut age = std::process::Command::new("age");
+    age.arg("-d").arg("-i").arg(key_file(&team.folder.path().join("bob"))).arg(wrap);
+    let said = age.output().expect("age is installed");
+    assert!(String::from_utf8_lossy(&said.stdout).starts_with("AGE-SECRET-KEY-1"), "{said:?}");
+    team.first().await.change_master(None).await.expect("rotated");
+    team.sql(CHANGE);
+    let new = team.first().await.backup(&team.db()).await.expect("backup");
+    for (id, rows) in [(new.snapshot, Some(team.rows())), (old.snapshot, None)] {
+        let restored = team.host("bob").await.restored(by_id(id)).await.expect("restore");
+        assert!(rows.is_none_or(|rows| rows == restored));
+    }
+    team.first().await.change_master(Some("bob")).await.expect("removed");
+    let last = team.first().await.backup(&team.db()).await.expect("backup");
+    let gone = team.host("bob").await;
+    assert!(is_wrong_key(gone.restored(by_id(last.snapshot)).await));
+    assert!(is_wrong_key(gone.restored(by_id(old.snapshot)).await));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_recipient_is_wrapped_to_by_nothing_that_is_left() {
     let team = Team::new().await;

@@ -277,7 +277,7 @@ impl Breaking {
 
 impl Drop for Breaking {
     fn drop(&mut self) {
-        rustix::process::setrlimit(rustix::process::Resource::Fsize, self.0.clone()).expect("set back");
+        rustix::process::setrlimit(rustix::process::Resource::Fsize, self.0).expect("set back");
     }
 }
 

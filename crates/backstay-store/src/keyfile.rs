@@ -3,6 +3,7 @@
 //! `age -d -i backstay.key` takes the file as it is, which is half of the promise that a repository
 //! opens without Backstay. A writer's key file may lack the identity, a reader's the root.
 
+use crate::seal::ssh::SshIdentity;
 use crate::seal::{MasterIdentity, SealError};
 use crate::signing::SigningKey;
 use backstay_model::{Kind, Kinded, Moment, RepoId, SignerKey};
@@ -45,6 +46,8 @@ pub struct KeyFile {
     pub identity: Option<MasterIdentity>,
     /// Masters that were before it: what was sealed to them is still theirs.
     pub older: Vec<MasterIdentity>,
+    /// The file is an SSH key, which the master may be wrapped to, and holds nothing else.
+    pub ssh: Option<SshIdentity>,
 }
 
 impl KeyFile {
@@ -53,9 +56,23 @@ impl KeyFile {
         self.identity.iter().chain(&self.older).cloned().collect()
     }
 
+    /// Whether its holder can be a reader.
+    pub fn opens(&self) -> bool {
+        self.identity.is_some() || self.ssh.is_some()
+    }
+
+    /// The public halves of what it opens with.
+    pub fn publics(&self) -> Vec<String> {
+        let own = self.identities().into_iter().map(|identity| identity.master().text().to_owned());
+        own.chain(self.ssh.iter().map(|ssh| ssh.recipient().text().to_owned())).collect()
+    }
+
     pub fn parse(text: &str) -> Result<Self, KeyFileError> {
         if text.len() > LEN_MAX {
             return Err(KeyFileError::TooLong { len: text.len() });
+        }
+        if SshIdentity::is_meant(text) {
+            return Ok(KeyFile { ssh: Some(SshIdentity::parse(text)?), ..KeyFile::default() });
         }
         let mut file = KeyFile::default();
         for (at, line) in text.lines().enumerate() {
@@ -160,6 +177,7 @@ mod tests {
             signer: Some(SigningKey::from_seed([2; 32])),
             identity: Some(MasterIdentity::generate()),
             older: vec![MasterIdentity::generate()],
+            ssh: None,
         }
     }
 

@@ -17,13 +17,14 @@ use std::io::{Read, Write};
 use std::sync::Mutex;
 use zstd::zstd_safe::CParameter;
 
+pub mod ssh;
 pub mod wrap;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    #[error("{text:?} is not an age X25519 recipient: {reason}")]
+    #[error("{text:?} is no recipient: {reason}")]
     BadRecipient { text: String, reason: &'static str },
-    #[error("the master identity is not an age X25519 identity: {reason}")]
+    #[error("this is no identity: {reason}")]
     BadIdentity { reason: &'static str },
     #[error("this key does not open the object: it was sealed to another master")]
     WrongKey,

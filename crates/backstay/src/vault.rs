@@ -79,13 +79,11 @@ pub async fn open_with(
         }
         Some(fault) => warn_of_conf(context, fault),
     }
-    let unsealer = match (keys.identities(), &repo.conf().published_identity) {
+    let unsealer = match (keys.opens(), &repo.conf().published_identity) {
         // Unsealed on purpose: the key is in the repository for anyone to read.
-        (held, Some(text)) if held.is_empty() => {
-            Some(Unsealer::new(MasterIdentity::parse(text).map_err(Diagnostic::from)?))
-        }
-        (held, _) if held.is_empty() => None,
-        (held, _) => Some(Unsealer::of(repo.unlock(held).await?.masters)),
+        (false, Some(text)) => Some(Unsealer::new(MasterIdentity::parse(text).map_err(Diagnostic::from)?)),
+        (false, None) => None,
+        (true, _) => Some(Unsealer::of(repo.unlock_for(&keys).await?.masters)),
     };
     // What this host learns of a copy's bytes is no fact about the snapshots: it marks nothing there.
     let signer = keys.signer.filter(|_| settings.standing_in.is_none());

@@ -218,6 +218,9 @@ fn a_repository_whose_keys_were_changed_is_recovered_by_those_who_may() {
         let recipient = recipient(&house, &format!("{name}.txt"));
         house.backstay(&["repo", "key", "add", &recipient, "--name", name]);
     }
+    must(Command::new("ssh-keygen").current_dir(&house.0).args(["-q", "-t", "ed25519", "-N", "", "-f", "eve.key"]));
+    let eve = fs::read_to_string(house.path("eve.key.pub")).expect("a public key");
+    house.backstay(&["repo", "key", "add", &eve, "--name", "eve"]);
     house.backstay(&["repo", "enroll", "--request", "--role", "writer", "--name", "db-2", "--key-file", "db-2.key"]);
     house.backstay(&["repo", "enroll", "--accept", "db-2.request", "--roles", "writer"]);
     let old_key = fs::read(house.path("backstay.key")).expect("the key file");
@@ -238,7 +241,7 @@ fn a_repository_whose_keys_were_changed_is_recovered_by_those_who_may() {
     for id in &ids {
         house.backstay(&["restore", "shop", "--snapshot", id, "--to", "ours.db"]);
         let ours = fs::read(house.path("ours.db")).expect("restored");
-        for key in ["backstay.key", "ada.txt"] {
+        for key in ["backstay.key", "ada.txt", "eve.key"] {
             let words = ["--root", &root, "--snapshot", id, "--out", "theirs.db"];
             let done = house.recover_with(key, &words);
             assert!(done.status.success(), "{key} {id}: {}", text(&done.stderr));

@@ -28,7 +28,7 @@ pub struct Conf {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipient {
     pub name: String,
-    /// `age1…`; absent for a passphrase.
+    /// `age1…` or `ssh-ed25519 …`; absent for a passphrase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipient: Option<String>,
     pub wrap: Wrapped,

@@ -111,7 +111,7 @@ impl Team {
             recipient: identity.as_ref().map(|i| i.master().text().to_owned()),
         };
         let signature = signer.sign(&request.message()).iter().map(|b| format!("{b:02x}")).collect();
-        let keys = KeyFile { root: None, signer: Some(signer), identity, older: Vec::new() };
+        let keys = KeyFile { signer: Some(signer), identity, ..KeyFile::default() };
         std::fs::write(key_file(&dir), keys.render_for_host(name, request.made)).expect("written");
         Enrolment { request, signature }
     }
@@ -137,8 +137,7 @@ impl Host {
         let repo = open::open(store, root, &dir.join("state")).await?;
         let state = State::open(env.disk.clone(), &dir.join("state"), repo.id())?;
         state.remember_conf(repo.seen())?;
-        let held = keys.identities();
-        let unsealer = if held.is_empty() { None } else { Some(Unsealer::of(repo.unlock(held).await?.masters)) };
+        let unsealer = if keys.opens() { Some(Unsealer::of(repo.unlock_for(&keys).await?.masters)) } else { None };
         let vault = Vault { repo, state, signer: keys.signer.clone(), unsealer, env };
         Ok(Self { dir: dir.to_owned(), vault, keys })
     }

@@ -4,7 +4,9 @@
 //! which bytes, is said by the configuration alone: a file that somebody put there is never opened.
 
 use super::{RepoError, Repository};
+use crate::keyfile::KeyFile;
 use crate::keys;
+use crate::seal::ssh::SshIdentity;
 use crate::seal::wrap::{self, Lock, Opening};
 use crate::seal::{Master, MasterIdentity};
 use crate::seam::Key;
@@ -64,6 +66,25 @@ impl Repository {
             }
         }
         Ok(Unlocked { masters: held, present: false })
+    }
+
+    /// The same for whatever a key file opens with.
+    pub async fn unlock_for(&self, keys: &KeyFile) -> Result<Unlocked, RepoError> {
+        match &keys.ssh {
+            Some(ssh) => self.unlock_with_ssh(ssh).await,
+            None => self.unlock(keys.identities()).await,
+        }
+    }
+
+    async fn unlock_with_ssh(&self, held: &SshIdentity) -> Result<Unlocked, RepoError> {
+        let mine = |r: &&Recipient| r.recipient.as_deref() == Some(held.recipient().text());
+        match self.conf().recipients.iter().find(mine) {
+            None => Ok(Unlocked { masters: Vec::new(), present: false }),
+            Some(recipient) => {
+                let present = self.open_wrap(recipient, Opening::Ssh(held)).await?;
+                self.with_older(present, Vec::new()).await
+            }
+        }
     }
 
     /// The same for a passphrase; `None` when it is none of this repository's.

@@ -1,5 +1,6 @@
 //! Identities wrapped to whoever may hold them: plain age files, which the stock `age` program opens.
 
+use super::ssh::{SshIdentity, SshRecipient};
 use super::{Master, MasterIdentity, SealError};
 use age::secrecy::SecretString;
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use std::io::{Read, Write};
 /// To whom identities are wrapped.
 pub enum Lock<'a> {
     Recipient(&'a Master),
+    Ssh(&'a SshRecipient),
     /// A passphrase stands alone: age puts no other recipient beside one.
     Passphrase(&'a str),
 }
@@ -15,6 +17,7 @@ pub enum Lock<'a> {
 /// What opens a wrap.
 pub enum Opening<'a> {
     Identity(&'a MasterIdentity),
+    Ssh(&'a SshIdentity),
     Passphrase(&'a str),
 }
 
@@ -26,11 +29,16 @@ pub fn wrap(identities: &[MasterIdentity], to: Lock<'_>) -> Bytes {
     let text: String = identities.iter().map(|identity| identity.secret_text() + "\n").collect();
     match to {
         Lock::Recipient(master) => seal_bytes(text.as_bytes(), master).into(),
+        Lock::Ssh(recipient) => sealed_by(encryptor_to(recipient), text.as_bytes()).into(),
         Lock::Passphrase(words) => {
             let words = SecretString::from(words.to_owned());
             sealed_by(age::Encryptor::with_user_passphrase(words), text.as_bytes()).into()
         }
     }
+}
+
+fn encryptor_to(recipient: &dyn age::Recipient) -> age::Encryptor {
+    age::Encryptor::with_recipients(std::iter::once(recipient)).expect("there is one recipient")
 }
 
 fn sealed_by(encryptor: age::Encryptor, plain: &[u8]) -> Vec<u8> {
@@ -51,6 +59,7 @@ pub fn open(wrapped: &[u8], with: Opening<'_>) -> Result<Vec<MasterIdentity>, Se
     let words;
     let identity: &dyn age::Identity = match &with {
         Opening::Identity(identity) => &identity.0,
+        Opening::Ssh(identity) => *identity,
         Opening::Passphrase(text) => {
             words = age::scrypt::Identity::new(SecretString::from((*text).to_owned()));
             &words
@@ -68,9 +77,7 @@ pub fn open(wrapped: &[u8], with: Opening<'_>) -> Result<Vec<MasterIdentity>, Se
 
 /// Any bytes, sealed to one recipient as an age file.
 pub fn seal_bytes(plain: &[u8], to: &Master) -> Vec<u8> {
-    let recipient: &dyn age::Recipient = &to.recipient;
-    let encryptor = age::Encryptor::with_recipients(std::iter::once(recipient)).expect("there is one recipient");
-    sealed_by(encryptor, plain)
+    sealed_by(encryptor_to(&to.recipient), plain)
 }
 
 /// What `seal_bytes` sealed, at most `most` bytes of it.

@@ -166,6 +166,9 @@ fn every_facts(bytes: &[u8]) {
 fn key_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(file) = KeyFile::parse(text) else { return };
+    if file.ssh.is_some() {
+        return;
+    }
     let made = Moment::from_millis(0).expect("the epoch is in range");
     let again = KeyFile::parse(&file.render(RepoId::ZERO, made)).expect("our own key file");
     let public = |file: &KeyFile| {

@@ -12,12 +12,13 @@ pub enum KeyVerb {
     /// Say who can open the backups
     #[command(after_help = "Example:\n  backstay repo key list --json")]
     List,
-    /// Let one more open the backups: a person's age recipient, or a passphrase
+    /// Let one more open the backups: a person's age recipient or SSH key, or a passphrase
     #[command(after_help = "Examples:\n  backstay repo key add age1... --name ada\n  \
+        backstay repo key add \"$(cat ~/.ssh/id_ed25519.pub)\" --name bob\n  \
         backstay repo key add --passphrase --name safe\n\n\
         The passphrase is asked for, or read from standard input: one line.")]
     Add {
-        /// An age recipient, as `age-keygen` prints it
+        /// An age recipient, as `age-keygen` prints it, or the public half of an Ed25519 key of SSH
         #[arg(value_name = "RECIPIENT", required_unless_present = "passphrase")]
         recipient: Option<String>,
         /// A passphrase instead

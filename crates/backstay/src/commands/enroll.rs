@@ -48,7 +48,7 @@ fn request(context: &Context, args: &args::Enroll) -> Outcome {
     };
     let signature = signer.sign(&request.message()).iter().map(|byte| format!("{byte:02x}")).collect();
     let enrolment = Enrolment { request, signature };
-    let keys = KeyFile { root: None, signer: Some(signer), identity, older: Vec::new() };
+    let keys = KeyFile { signer: Some(signer), identity, ..KeyFile::default() };
     if request_file.symlink_metadata().is_ok() {
         return Err(OpsError::TargetExists { path: request_file }.into());
     }

@@ -128,7 +128,7 @@ fn of_trust(plain: Diagnostic, error: &TrustError) -> Diagnostic {
         TrustError::BadAnswer { .. } => plain
             .hint("Run `backstay source join SOURCE --request` here, and make the answer again for what it prints."),
         TrustError::BadRecipient { .. } => plain.hint(
-            "Give an `age1...` recipient, as `age-keygen` prints it, or `--passphrase`; keys of ssh are not taken.",
+            "Give an `age1...` recipient, as `age-keygen` prints it, a line of an `id_ed25519.pub`, or `--passphrase`.",
         ),
     }
 }
