@@ -9,8 +9,11 @@
 //! known of the snapshots that need it, so they are inconclusive and never quarantined. Nothing to look
 //! at is no pass either.
 
+mod back;
 mod log;
 mod memory;
+
+pub use back::{Committed, Older, look_back};
 
 use crate::catalog::{Catalog, Vault};
 use crate::prove::{About, put_mark, with_causes};
@@ -77,6 +80,9 @@ pub struct CheckReport {
     pub unreferenced: u64,
     /// Objects that were left for another time; nothing is known of them from this run.
     pub left: u64,
+    /// What a look back after a backup found of objects that were left because the backup did not write them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub older: Option<Older>,
     pub problems: Vec<Problem>,
     pub millis: u64,
 }
@@ -229,8 +235,7 @@ pub(crate) async fn examine(
 ) -> Result<Examined, OpsError> {
     let began = vault.env.clock.now();
     let catalog = vault.catalog(&request.source).await?;
-    let source = request.source.clone();
-    vault.env.tell(Event::Began { source, what: "checking", bytes: None });
+    vault.env.tell(Event::Began { source: request.source.clone(), what: "checking", bytes: None });
     let chosen = memory::chosen(vault, request, (&catalog, scope.select)).await?;
     let mut objects = Objects { chosen, ..Objects::default() };
     let mut problems = history_problems(vault, &request.source, (&catalog, scope.holes)).await?;
@@ -286,6 +291,7 @@ pub(crate) async fn examine(
         log_objects: logged.objects,
         unreferenced,
         left: objects.left.len() as u64,
+        older: None,
         problems,
         millis: vault.env.clock.now().millis_since(began).max(0) as u64,
     };
@@ -527,7 +533,18 @@ async fn check_object(
     if let Some(known) = objects.looked_at.get(&described) {
         return Ok(known.clone());
     }
-    let found = match look_at_object(vault, manifest, reference, reader).await {
+    let looked = look_at_object(vault, manifest, reference, reader).await;
+    settle(vault, request, (reference, described), (looked, objects)).await
+}
+
+/// Writes down what came of looking at an object.
+async fn settle(
+    vault: &Vault,
+    request: &CheckRequest,
+    (reference, described): (&Reference, Described),
+    (looked, objects): (Result<(), OpsError>, &mut Objects),
+) -> Result<Option<Wrong>, OpsError> {
+    let found = match looked {
         Ok(()) => None,
         Err(error) => {
             let missing = matches!(error, OpsError::Repo(RepoError::Missing { .. }));

@@ -7,11 +7,15 @@ use backstay_model::backup::{BranchPlan, Place};
 use backstay_model::catalog::Quality;
 use backstay_model::{BranchNo, ByteLen, Digest, Moment, ObjectId, Position, Sequence, SourceName};
 use backstay_sqlite::CaptureReport;
+use std::collections::BTreeSet;
 
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct BackupReport {
     pub source: SourceName,
     pub snapshot: ObjectId,
+    /// The packs this run wrote, for the look back at them.
+    #[serde(skip)]
+    pub wrote: BTreeSet<ObjectId>,
     pub sequence: Sequence,
     pub branch: BranchNo,
     pub branch_opened: bool,
@@ -64,6 +68,7 @@ pub(super) fn make(made: Made<'_>) -> BackupReport {
     BackupReport {
         source: manifest.source,
         snapshot: made.id,
+        wrote: captured.packed.packs.iter().map(|pack| pack.object).collect(),
         sequence: made.place.sequence,
         branch: manifest.branch,
         branch_opened: matches!(made.place.branch, BranchPlan::Open { .. }),

@@ -15,10 +15,11 @@ use backstay_model::{Kind, Label, Moment, SourceName, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::backup::{self, BackupReport, BackupRequest, BaseUse, Malformed};
 use backstay_ops::catalog::Vault;
-use backstay_ops::check::{self, CheckReport, CheckRequest, Depth};
+use backstay_ops::check::{self, CheckReport, Committed};
 use backstay_ops::prove::{self, Cause, ProofOutcome, ProofReport, ProofRequest};
 use backstay_sqlite::question::ForeignKeysAnswer;
 use backstay_sqlite::{Answers, Questions};
+use backstay_store::keys::SnapshotName;
 use std::path::PathBuf;
 
 /// What holds for every source of one run.
@@ -169,9 +170,8 @@ pub async fn look_at(
     let look_back = match seen_whole {
         true => None,
         false => {
-            let request =
-                CheckRequest { source: source.name.clone(), snapshot: Some(report.snapshot), depth: Depth::Intact };
-            Some(check::check(vault, &request).await?)
+            let name = SnapshotName::first(source.name.clone(), report.sequence, report.snapshot);
+            Some(check::look_back(vault, Committed { name, wrote: &report.wrote }).await?)
         }
     };
     Ok(SourceView::of(report, Looked { proof, check: look_back, malformed }))
@@ -317,8 +317,9 @@ fn judge(report: &BackupReport, looked: &Looked) -> (Verdict, String) {
     if report.quality == Quality::AsIs {
         return (Verdict::Partial, "malformed: its bytes are kept as they are, quarantined".to_owned());
     }
+    let stored = stored(looked.check.as_ref());
     let Some(outcome) = looked.proof.as_ref().map(|proof| &proof.outcome) else {
-        return (Verdict::Pass, "stored and intact; proof: switched off".to_owned());
+        return (Verdict::Pass, format!("{stored}; proof: switched off"));
     };
     if let (ProofOutcome::Failed { cause: Cause::Unsound, reason, .. }, Malformed::CaptureAsIs) =
         (outcome, looked.malformed)
@@ -331,11 +332,19 @@ fn judge(report: &BackupReport, looked: &Looked) -> (Verdict, String) {
             format!("stored and intact; its proof failed: {reason}")
         }
         ProofOutcome::Failed { reason, .. } => format!("stored, but its proof failed; quarantined: {reason}"),
-        ProofOutcome::NotPossible { .. } => "stored and intact; proof: not possible here".to_owned(),
-        ProofOutcome::Skipped { .. } => "stored and intact, but NOT proven: no room to restore it".to_owned(),
-        ProofOutcome::Inconclusive { reason } => format!("stored and intact; the proof came to no end: {reason}"),
+        ProofOutcome::NotPossible { .. } => format!("{stored}; proof: not possible here"),
+        ProofOutcome::Skipped { .. } => format!("{stored}, but NOT proven: no room to restore it"),
+        ProofOutcome::Inconclusive { reason } => format!("{stored}; the proof came to no end: {reason}"),
     };
     (outcome.verdict(), words)
+}
+
+/// Exactly as much as was looked at: *intact* is said of what was read, and of no more.
+fn stored(check: Option<&CheckReport>) -> &'static str {
+    match check.and_then(|check| check.older).is_some_and(|older| older.objects > 0) {
+        true => "stored; what it added is intact and the rest is there",
+        false => "stored and intact",
+    }
 }
 
 impl View for BackupView {
@@ -360,6 +369,9 @@ impl SourceView {
             return;
         };
         render_report(report, page);
+        if let Some(check) = &self.check {
+            render_look_back(check, page);
+        }
         if let Some(proof) = &self.proof {
             render_proof(proof, page);
         }
@@ -427,6 +439,17 @@ fn render_report(report: &BackupReport, page: &mut Page) {
         page.evidence("cache", cache);
     }
     page.evidence("took", &time::took(report.millis));
+}
+
+fn render_look_back(check: &CheckReport, page: &mut Page) {
+    let Some(older) = check.older.filter(|older| older.objects > 0) else { return };
+    let read = counted(check.objects, "object");
+    let since = match older.intact_since {
+        Some(at) => format!("found intact here since {at}"),
+        None => "not all were read here: run `backstay check`".to_owned(),
+    };
+    let rest = counted(older.objects, "older object");
+    page.evidence("looked at", &format!("{read} read back; {rest}, {}, by name and length ({since})", older.bytes));
 }
 
 fn render_proof(proof: &ProofReport, page: &mut Page) {
