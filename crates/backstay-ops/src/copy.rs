@@ -1,6 +1,6 @@
 //! Copying a repository: the same objects, byte for byte, in a second store.
 //!
-//! Needs no identity and no signing key. Nothing is put that was not compared with what a signed manifest
+//! Needs no identity, and a signing key only to say in the copy what was left out (`left_out`). Nothing is put that was not compared with what a signed manifest
 //! says of it, or whose own signature was not verified: what fails is named, and the others go on. The order
 //! is that of every writer: configurations, branch records, packs, then the manifest they make whole, marks
 //! last. So a copy stopped anywhere is a repository that restores what its manifests name, and the next run
@@ -9,6 +9,7 @@
 //! Memory is bounded by the objects in flight and one name and length per object of a source.
 
 mod gather;
+mod left_out;
 mod logs;
 mod perform;
 
@@ -65,6 +66,12 @@ pub struct CopyReport {
     pub bytes: u64,
     /// Records of what was marked and done that are not there yet, when comparing.
     pub lacking: u64,
+    /// The copy's prune record in which it was said what was left out and why that is no loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<u64>,
+    /// Why it could not be said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_recorded: Option<String>,
     pub problems: Vec<Problem>,
     pub millis: u64,
 }
@@ -98,12 +105,14 @@ pub async fn copy(vault: &Vault, to: &Destination, request: &CopyRequest) -> Res
     };
     run.confs(&repo).await?;
     run.wraps().await?;
-    let mut sources = Vec::new();
+    let (mut sources, mut known) = (Vec::new(), Vec::new());
     for sides in gathered.sources {
         vault.env.cancel.check()?;
+        known.push(left_out::Known::of(&sides));
         sources.push(run.source(&repo, sides).await?);
     }
     run.audit().await?;
+    let said = left_out::say(vault, (to, &repo), (request, known)).await?;
     let behind = run.lacking > 0 || sources.iter().any(|source: &SourceCopy| source.missing > 0);
     let found = run.problems.iter().fold(Verdict::Pass, |all, problem| all.and(problem.verdict));
     let verdict = match (request.act, found, behind) {
@@ -114,7 +123,18 @@ pub async fn copy(vault: &Vault, to: &Destination, request: &CopyRequest) -> Res
     };
     let millis = vault.env.clock.now().millis_since(began).max(0) as u64;
     let (objects, bytes, lacking) = (run.objects, run.bytes, run.lacking);
-    Ok(CopyReport { verdict, act: request.act, sources, objects, bytes, lacking, problems: run.problems, millis })
+    Ok(CopyReport {
+        verdict,
+        act: request.act,
+        sources,
+        objects,
+        bytes,
+        lacking,
+        record: said.record,
+        not_recorded: said.not_recorded,
+        problems: run.problems,
+        millis,
+    })
 }
 
 /// Something of the original that cannot be handed on is a finding; a store that gives nothing is an error.

@@ -12,6 +12,7 @@
 
 mod gather;
 mod hold;
+pub(crate) mod left_out;
 mod logs;
 mod record;
 mod report;

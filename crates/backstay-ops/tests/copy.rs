@@ -4,13 +4,15 @@
 mod world;
 
 use backstay_model::catalog::Target;
+use backstay_model::prune::Doubt;
 use backstay_model::retention::RetentionPolicy;
-use backstay_model::{ObjectId, Verdict};
+use backstay_model::{ObjectId, Ranges, Verdict};
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::{CheckRequest, Depth, check};
 use backstay_ops::copy::{Act, CopyReport, CopyRequest, Destination, Reread, copy};
 use backstay_ops::init;
 use backstay_ops::restore::{self, RestoreRequest};
+use backstay_ops::retain::{self, DropRequest, SourceRules};
 use backstay_ops::{OpsError, State};
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::memory::MemoryStore;
@@ -332,4 +334,95 @@ async fn a_copy_keeps_what_its_own_rules_keep() {
     there.delete(&older.expect("a manifest")).await.expect("deleted");
     let report = copy(&original.world.vault, &to, &last(1)).await.expect("copied");
     assert_eq!((report.objects, report.sources[0].snapshots, report.sources[0].left_out), (0, 1, 3));
+}
+
+async fn pruned(vault: &Vault, days_grace: i64) -> retain::RetainReport {
+    let rules = SourceRules {
+        source: source(),
+        policy: RetentionPolicy { last: 1, ..RetentionPolicy::default() },
+        zone: TimeZone::UTC,
+        grace_millis: days_grace * 86_400_000,
+        log_millis: 0,
+    };
+    retain::apply(vault, &[rules]).await.expect("a report")
+}
+
+/// What the copy's rules left out and what the original had freed are no loss, and the copy says so itself: it is
+/// pruned, checked and backed up into as it is. A snapshot that it had and lost stops its prune all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_with_less_than_the_original_is_a_repository_as_it_is() {
+    let mut original = Original::new(5).await;
+    let vault = &original.world.vault;
+    let drop = DropRequest {
+        source: source(),
+        id: Some(original.taken[1].0.to_string()),
+        missing: Ranges::default(),
+        grace_millis: 0,
+    };
+    retain::drop(vault, &drop).await.expect("given up");
+    let folder = original.world.dir().join("copy");
+    let to = original.destination(Arc::new(LocalStore::open(&folder, OpenMode::Create).expect("a store")));
+    let two = CopyRequest { policy: RetentionPolicy { last: 2, ..RetentionPolicy::default() }, ..request() };
+    let report = copy(vault, &to, &two).await.expect("copied");
+    assert_eq!((report.verdict, report.sources[0].copied, report.sources[0].left_out), (Verdict::Pass, 2, 2));
+    assert_eq!((report.record, report.not_recorded), (Some(1), None));
+    assert_eq!(copy(vault, &to, &two).await.expect("copied").record, None, "once is enough");
+
+    // The original burns; a host that knows nothing takes the copy.
+    let there = original.vault_over(to.store.clone(), "state-of-heir").await.expect("open");
+    let everything = CheckRequest { source: source(), snapshot: None, depth: Depth::Authentic };
+    assert_eq!(check(&there, &everything).await.expect("a report").verdict, Verdict::Pass, "no hole is unexplained");
+    let plan = pruned(&there, 0).await;
+    assert_eq!((plan.verdict, plan.sources[0].doubts.len()), (Verdict::Pass, 0), "{plan:?}");
+    assert_eq!(plan.sources[0].deleted.snapshots, 1, "its rules keep one");
+    original.world.sql(CHANGE);
+    let next = backstay_ops::backup::backup(&there, &original.world.request()).await.expect("stored there");
+    assert_eq!(next.sequence.get(), 6);
+    original.taken.push((next.snapshot, original.world.rows()));
+    assert_eq!(original.all_restore(to.store.clone()).await, 2);
+
+    // What is really lost is not explained away.
+    let names = there.repo.newest_names(&source(), 2).await.expect("names");
+    to.store.delete(&names[1].key()).await.expect("deleted");
+    let doubted = pruned(&there, 0).await;
+    assert!(!doubted.sources[0].doubts.is_empty(), "{doubted:?}");
+    assert_eq!(doubted.sources[0].deleted.packs, 0);
+    assert_eq!(check(&there, &everything).await.expect("a report").verdict, Verdict::Fail);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_copy_lost_is_not_explained_by_the_next_copying() {
+    let mut original = Original::new(3).await;
+    let there = memory();
+    let to = original.destination(there.clone());
+    let last = |last| CopyRequest { policy: RetentionPolicy { last, ..RetentionPolicy::default() }, ..request() };
+    assert_eq!(copy(&original.world.vault, &to, &last(2)).await.expect("copied").record, Some(1));
+    // Somebody deletes what was sent; by now the rules would free it, and so the next run does not send it again.
+    let lost = there.dump().into_keys().find(|k| k.as_str().ends_with(&original.taken[1].0.to_string()));
+    there.delete(&lost.expect("a manifest")).await.expect("deleted");
+    for _ in 0..2 {
+        original.backup().await;
+    }
+    let report = copy(&original.world.vault, &to, &last(2)).await.expect("copied");
+    assert_eq!((report.sources[0].missing, report.record), (0, None), "{report:?}");
+    let heir = original.vault_over(to.store.clone(), "state-of-heir").await.expect("open");
+    let doubts = &pruned(&heir, 1).await.sources[0].doubts;
+    assert_eq!(*doubts, [Doubt::Hole { from: 2, to: 2 }]);
+}
+
+/// Without a keeper's key the copy is as good, and what it was left without is not said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_no_keeper_copies_and_says_that_it_could_not_say_it() {
+    let original = Original::new(3).await;
+    let store = original.world.vault.repo.store().clone();
+    let plain =
+        Vault { signer: None, unsealer: None, ..original.vault_over(store, "state-of-plain").await.expect("open") };
+    let there = memory();
+    let last = CopyRequest { policy: RetentionPolicy { last: 1, ..RetentionPolicy::default() }, ..request() };
+    let report = copy(&plain, &original.destination(there.clone()), &last).await.expect("copied");
+    assert_eq!((report.verdict, report.record, report.not_recorded.is_some()), (Verdict::Pass, None, true));
+    assert!(!there.dump().keys().any(|key| key.as_str().starts_with(keys::PRUNE_PREFIX)));
+    let all = CopyRequest { act: Act::Compare, ..request() };
+    copy(&original.world.vault, &original.destination(there.clone()), &all).await.expect("compared");
+    assert!(!there.dump().keys().any(|key| key.as_str().starts_with(keys::PRUNE_PREFIX)), "comparing writes nothing");
 }

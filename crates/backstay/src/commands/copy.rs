@@ -114,6 +114,9 @@ impl CopyRow {
         if report.lacking > 0 {
             page.evidence("lacks", &counted(report.lacking, "record"));
         }
+        if let Some(why) = &report.not_recorded {
+            page.evidence("NOT SAID", &format!("what was left out, in the copy's own record: {why}"));
+        }
         check::render_problems(&report.problems, page);
         if report.act == Act::Compare && report.verdict == Verdict::Partial {
             page.next(&format!("backstay repo copy {name}"));
