@@ -7,6 +7,7 @@ use backstay_model::catalog::MarkKind;
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::scrub::Reason;
 use backstay_model::{ObjectId, Verdict};
+use backstay_ops::backup::BaseUse;
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::Depth;
 use backstay_ops::copy::{Act, CopyRequest, Destination, Reread, copy};
@@ -179,8 +180,10 @@ async fn what_a_copy_has_comes_back_byte_for_byte() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_check_that_was_quicker_with_its_quarantine_is_taken_back() {
     let pair = Pair::new().await;
-    let pack = pair.key_of(|place| matches!(place, Place::Pack(..))).await;
-    pair.damage(&pack);
+    let vault = &pair.world.vault;
+    let newest = vault.repo.newest_names(&source(), 1).await.expect("names").remove(0);
+    let needed = vault.repo.manifest(&newest).await.expect("a manifest").table.refs()[0].object;
+    pair.damage(&keys::pack(&source(), &needed));
     assert_eq!(pair.world.check(Depth::Authentic).await.expect("a report").verdict, Verdict::Fail);
     let quarantined = || async {
         let catalog = pair.world.vault.catalog(&source()).await.expect("catalog");
@@ -190,6 +193,8 @@ async fn a_check_that_was_quicker_with_its_quarantine_is_taken_back() {
     assert_eq!(pair.heal().await.verdict, Verdict::Pass);
     assert_eq!(quarantined().await, 0);
     assert_eq!(pair.world.check(Depth::Authentic).await.expect("a report").verdict, Verdict::Pass);
+    let next = pair.world.backup().await.expect("the next backup");
+    assert_eq!(next.base, BaseUse::Incremental { on: newest.id }, "a quarantine that was taken back costs no full one");
 }
 
 /// Its bytes are what was captured, and that is the trouble.

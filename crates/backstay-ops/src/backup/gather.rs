@@ -4,7 +4,7 @@ use super::report::BaseUse;
 use super::{BackupRequest, Plan, Purpose};
 use crate::OpsError;
 use crate::base::Base;
-use crate::catalog::{PruneRead, Vault, condemned_manifests, named, record_of};
+use crate::catalog::{Catalog, PruneRead, Vault, condemned_manifests, named, record_of};
 use crate::rebuild;
 use crate::state::{Identity, SeenSource};
 use backstay_model::backup::{self, Lineage, Tip, World};
@@ -155,7 +155,7 @@ async fn choose_base(
         }
         // What made it bad may lie in an object that older snapshots refer to as well: building on one
         // of those would only make the next bad one.
-        if is_quarantined(vault, &front.name).await? {
+        if is_quarantined(vault, front).await? {
             gathered.why_full = "the newest snapshot is quarantined";
             return Ok(());
         }
@@ -185,11 +185,20 @@ async fn condemned(vault: &Vault, request: &BackupRequest) -> Result<HashSet<Nam
     Ok(recorded.map(condemned_manifests).unwrap_or_default())
 }
 
-async fn is_quarantined(vault: &Vault, name: &SnapshotName) -> Result<bool, OpsError> {
-    let prefix = format!("{}{}/", keys::mark_prefix(&name.source), name.id);
-    let marks = vault.repo.list(&prefix).await?;
-    let kinds = marks.iter().filter_map(|entry| keys::parse_mark(&name.source, &entry.key));
-    Ok(kinds.into_iter().any(|(_, kind, _)| kind == MarkKind::Quarantined))
+async fn is_quarantined(vault: &Vault, front: &ManifestFront) -> Result<bool, OpsError> {
+    let source = &front.name.source;
+    let listed = vault.repo.list(&format!("{}{}/", keys::mark_prefix(source), front.name.id)).await?;
+    let kinds: Vec<MarkKind> =
+        listed.iter().filter_map(|entry| keys::parse_mark(source, &entry.key)).map(|(_, kind, _)| kind).collect();
+    if !kinds.contains(&MarkKind::Quarantined) || !kinds.contains(&MarkKind::Released) {
+        return Ok(kinds.contains(&MarkKind::Quarantined));
+    }
+    // It may have been taken back, which only the marks themselves say; where one is in doubt it stands.
+    let marks = Catalog::read_marks(&vault.repo, source, &SeenSource::default()).await?;
+    let doubtful = !marks.faults.is_empty();
+    let catalog =
+        Catalog::assemble(source, marks, vec![(front.name.clone(), Ok(front.clone()))], PruneRead::default())?;
+    Ok(doubtful || catalog.snapshots.iter().any(|snapshot| snapshot.is_quarantined()))
 }
 
 /// Objects of the base that a listing does not show with the length they must have.

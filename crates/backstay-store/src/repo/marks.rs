@@ -116,11 +116,16 @@ impl Repository {
             names.at.iter().filter_map(|(key, at)| Some((keys::parse_mark(source, key)?, key, at))).collect();
         named.sort_unstable_by_key(|(_, key, _)| *key);
         for batch in named.chunks(BATCH) {
-            let reads = batch.iter().map(|(name, key, at)| async move { (*name, *key, self.store().get(at).await) });
+            let owned: Vec<(MarkName, Key, Key)> =
+                batch.iter().map(|(name, key, at)| (*name, (*key).clone(), (*at).clone())).collect();
+            let reads = owned.into_iter().map(|(name, key, at)| async move {
+                let bytes = self.store().get(&at).await;
+                (name, key, bytes)
+            });
             let read: Vec<_> = stream::iter(reads).buffered(MARKS_AT_ONCE).collect().await;
             let verified = side_by_side(read, |(name, key, bytes)| {
                 let record =
-                    bytes.map_err(RepoError::from).and_then(|bytes| self.parse_mark(source, (key, &bytes), name));
+                    bytes.map_err(RepoError::from).and_then(|bytes| self.parse_mark(source, (&key, &bytes), name));
                 (name, record)
             });
             for (name, read) in verified {
