@@ -4,12 +4,14 @@
 mod rig;
 mod world;
 
+use backstay_format::facts::AuditAct;
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::{ObjectId, Verdict};
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::Depth;
 use backstay_ops::copy::{Act, CopyRequest, Destination, Reread, copy};
 use backstay_ops::disk::OsDisk;
+use backstay_ops::journal;
 use backstay_ops::scrub::{ScrubRequest, scrub, unfinished};
 use backstay_ops::{OpsError, State};
 use backstay_store::Key;
@@ -64,7 +66,7 @@ fn data(vault: &Path) -> BTreeMap<Key, Vec<u8>> {
 }
 
 /// A pack and an old manifest are damaged, another pack is gone; the copy has everything.
-async fn hurt() -> (Before, BTreeMap<Key, Vec<u8>>) {
+async fn hurt() -> (Before, BTreeMap<Key, Vec<u8>>, [Key; 2]) {
     let making = Making::database("WAL").repository().await.backed_up().await;
     making.sql(CHANGE);
     let making = making.backed_up().await.having(sent).await;
@@ -72,7 +74,8 @@ async fn hurt() -> (Before, BTreeMap<Key, Vec<u8>>) {
     let good = data(&vault);
     let packs: Vec<&Key> = good.keys().filter(|key| matches!(Place::of(key), Place::Pack(..))).collect();
     let oldest = good.keys().filter(|key| matches!(Place::of(key), Place::Snapshot(_))).max().expect("a manifest");
-    for key in [packs[0], oldest] {
+    let damaged = [packs[0].clone(), oldest.clone()];
+    for key in &damaged {
         let mut bytes = good[key].clone();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
@@ -80,7 +83,14 @@ async fn hurt() -> (Before, BTreeMap<Key, Vec<u8>>) {
     }
     assert!(packs.len() > 1, "one to damage and one to lose");
     fs::remove_file(vault.join(packs[1].as_str())).expect("remove");
-    (making.done(), good)
+    (making.done(), good, damaged)
+}
+
+/// How often the audit says of an object that it was replaced.
+async fn recorded(process: &Process, object: &Key) -> usize {
+    let said = journal::read(&process.vault).await.expect("the audit").records;
+    let healed = |act: &AuditAct| matches!(act, AuditAct::ObjectHealed { object: of, .. } if *of == object.to_string());
+    said.iter().filter(|entry| healed(&entry.act)).count()
 }
 
 async fn open(run: &Run, effects: Option<&Effects>) -> Result<Process, OpsError> {
@@ -98,7 +108,7 @@ async fn heal(process: &Process) -> Result<backstay_ops::scrub::ScrubReport, Ops
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn healing_stopped_anywhere() {
-    let (before, good) = hurt().await;
+    let (before, good, damaged) = hurt().await;
     let act = async |run: &Run, effects: Effects| heal(&open(run, Some(&effects)).await?).await.map(drop);
     let sweep = crash_anything("healing from a copy", &before, act, async |run: &Run, ended: &Ended| {
         let vault = run.dir().join("vault");
@@ -131,6 +141,9 @@ async fn healing_stopped_anywhere() {
         assert_eq!(healed.verdict, Verdict::Pass, "{healed:?}");
         let after = data(&vault);
         assert!(after == good, "byte for byte, and no spare is left");
+        for key in &damaged {
+            assert_eq!(recorded(&process, key).await, 1, "{key} was replaced, and that is said once");
+        }
         if ended.done {
             assert!(healed.healed.is_empty(), "what was told is so: {healed:?}");
         }

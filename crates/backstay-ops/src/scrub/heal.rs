@@ -255,6 +255,10 @@ impl<'a> Healer<'a> {
         let at = spare.key().ok_or_else(|| RepoError::misplaced(key, "no spare can be kept of it"))?;
         self.turn().await?;
         let store = self.vault.repo.store().clone();
+        // A spare beside an object says that this was not as it must be: not after one bad read.
+        if self.is_whole(key, wanted).await? {
+            return Ok(());
+        }
         if store.put_new(&at, good.bytes.clone()).await? == Put::Exists && store.get(&at).await? != good.bytes {
             return Err(RepoError::misplaced(&at, "it is not the spare its name says; delete it").into());
         }
@@ -265,18 +269,26 @@ impl<'a> Healer<'a> {
         if kept != good.bytes {
             return Err(RepoError::misplaced(&at, "what was put there a moment ago is not given back").into());
         }
-        // It may have been a bad read, or somebody was quicker.
-        match store.get(key).await {
-            Ok(there) if self.fits(key, &there, wanted) => {
-                self.whole.insert(key.clone());
-                return Ok(());
-            }
-            Ok(_) | Err(StoreError::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
+        // Somebody may have been quicker.
+        if self.is_whole(key, wanted).await? {
+            return Ok(());
         }
         self.turn().await?;
         store.delete(key).await?;
         self.put(key, (good, wanted), true).await
+    }
+
+    /// Looks once more at what lies under a name, and remembers if it is as it must be after all.
+    async fn is_whole(&mut self, key: &Key, wanted: Wanted<'_>) -> Result<bool, OpsError> {
+        let whole = match self.vault.repo.store().get(key).await {
+            Ok(there) => self.fits(key, &there, wanted),
+            Err(StoreError::NotFound { .. }) => false,
+            Err(error) => return Err(error.into()),
+        };
+        if whole {
+            self.whole.insert(key.clone());
+        }
+        Ok(whole)
     }
 
     fn say(&mut self, key: &Key, (bytes, replaced, from_spare): (usize, bool, bool)) {
@@ -304,8 +316,9 @@ impl<'a> Healer<'a> {
             let over = self.is_over(&spare, referenced).await? || clean && !self.is_needed(&spare, referenced);
             if over && self.vault.signer(Role::Keeper).is_ok() {
                 self.turn().await?;
-                if self.whole.contains(&spare.of) {
-                    let act = AuditAct::ObjectHealed { object: spare.of.to_string(), digest: spare.digest };
+                let act = AuditAct::ObjectHealed { object: spare.of.to_string(), digest: spare.digest };
+                // One that was whole before this run was replaced by a run that may have died before it said so.
+                if self.whole.contains(&spare.of) || !self.is_recorded(&act).await? {
                     journal::record(self.vault, act).await?;
                 }
                 self.vault.repo.store().delete(&at).await?;
@@ -314,6 +327,10 @@ impl<'a> Healer<'a> {
             }
         }
         Ok(kept)
+    }
+
+    async fn is_recorded(&self, act: &AuditAct) -> Result<bool, OpsError> {
+        Ok(journal::read(self.vault).await?.records.iter().any(|entry| entry.act == *act))
     }
 
     /// Whether the object's place holds the very bytes of the spare, and they are what was signed.
