@@ -2,8 +2,9 @@
 
 use backstay_format::directory::{self, Holding};
 use backstay_format::facts::{
-    self, After, Condemned, CondemnedSnapshot, Conf, Engine, Enrolment, EnrolmentRequest, Head, Lease, Log, Manifest,
-    Prune, PrunedSource, Recipient, Retired, Rewritten, Role, Signer, Span, StoreAbilities, Stream, Until, Wrapped,
+    self, After, Condemned, CondemnedSlots, CondemnedSnapshot, Conf, Engine, Enrolment, EnrolmentRequest, Head, Lease,
+    Log, Manifest, Prune, PrunedSource, PrunedStream, Recipient, Retired, Rewritten, Role, Signer, Span,
+    StoreAbilities, Stream, Until, Wrapped,
 };
 use backstay_format::log::{self, Part, Record};
 use backstay_format::object::{Builder, Digest, FramePlace, Seal, Signed};
@@ -225,6 +226,20 @@ pub fn prune_facts() -> Prune {
     Prune { at: at(1_795_000_000_123), sources: vec![shop], streams: Vec::new() }
 }
 
+/// A record that names streams of logs too.
+pub fn prune_of_logs() -> Prune {
+    let at = |millis| Moment::from_millis(millis).expect("in range");
+    let pruned = PrunedStream {
+        stream: StreamId::from_bytes([0x5e; 16]),
+        gone: 17,
+        pending: vec![
+            CondemnedSlots { at: at(1_794_900_000_000), below: 40 },
+            CondemnedSlots { at: at(1_794_950_000_000), below: 52 },
+        ],
+    };
+    Prune { streams: vec![pruned], ..prune_facts() }
+}
+
 pub fn lease_facts() -> Lease {
     let at = |millis| Moment::from_millis(millis).expect("in range");
     let holder = SignerKey::from_bytes([0x51; 32]);
@@ -238,6 +253,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("conf.bin", object(ObjectType::Conf, b"{}", b"", &[])),
         ("mark.bin", object(ObjectType::Mark, br#"{"a":1}"#, b"", &[])),
         ("prune.bin", object(ObjectType::Prune, &facts::encode(&prune_facts()), b"", &[])),
+        ("prune-of-logs.bin", facts::encode(&prune_of_logs())),
         ("lease.bin", object(ObjectType::Lease, &facts::encode(&lease_facts()), b"", &[])),
         ("manifest.bin", object(ObjectType::Manifest, &facts, &table, &[b"sealed facts", b"sealed root"])),
         ("pack.bin", object(ObjectType::Pack, b"", b"", &[b"sealed units", b"sealed nodes", b"sealed directory"])),
