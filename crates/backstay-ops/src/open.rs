@@ -17,7 +17,11 @@ pub async fn open(store: Arc<dyn Store>, root: SignerKey, state_root: &Path) -> 
     match Repository::open(store.clone(), root, None).await {
         Ok(found) => match State::seen_conf(state_root, found.id())? {
             None => Ok(found),
-            Some(seen) => Ok(found.not_older_than(seen)?),
+            // Another process of this host may have made a newer one since this one was read.
+            Some(seen) => match found.not_older_than(seen) {
+                Ok(found) => Ok(found),
+                Err(_) => Ok(Repository::open(store, root, None).await?.not_older_than(seen)?),
+            },
         },
         Err(why) if is_of_the_conf(&why) => open_kept(store, root, state_root, why).await,
         Err(error) => Err(error.into()),
