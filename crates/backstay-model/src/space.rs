@@ -14,7 +14,7 @@ pub struct ObjectUse {
 
 impl ObjectUse {
     /// The object's bytes that belong to live units, as far as units are alike.
-    fn live_bytes(&self) -> u64 {
+    pub fn live_bytes(&self) -> u64 {
         let share = u128::from(self.stored) * u128::from(self.live_units);
         (share / u128::from(self.total_units.max(1))) as u64
     }
@@ -84,6 +84,49 @@ pub fn evacuate(objects: &[ObjectUse], policy: SpacePolicy) -> Vec<usize> {
     chosen
 }
 
+/// How far a repack goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RepackPolicy {
+    /// Bytes referred to may be this many hundredths of the live bytes.
+    pub ratio_percent: u64,
+    /// Live bytes that one run may store again.
+    pub budget: u64,
+}
+
+/// What a repack leaves, as indices into the objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leaving {
+    pub objects: Vec<usize>,
+    /// Objects that should be left too, and for which the budget has no room: the next run's.
+    pub put_off: usize,
+}
+
+/// The objects of which less than half is live, and then the emptiest until what is referred to is within bounds of
+/// what lives; the emptiest first.
+pub fn repack(objects: &[ObjectUse], policy: RepackPolicy) -> Leaving {
+    let mut referred: u64 = objects.iter().map(|o| o.stored).sum();
+    let live: u64 = objects.iter().map(ObjectUse::live_bytes).sum();
+    let allowed = (u128::from(live) * u128::from(policy.ratio_percent) / 100) as u64;
+    let mut left = policy.budget;
+    let mut leaving = Leaving::default();
+    let mut by_emptiness: Vec<usize> = (0..objects.len()).filter(|i| dead(objects, *i) > 0).collect();
+    by_emptiness.sort_by(|a, b| emptiness(objects, *b).total_cmp(&emptiness(objects, *a)));
+    for i in by_emptiness {
+        let object = &objects[i];
+        if object.live_units * 2 >= object.total_units && referred <= allowed {
+            break;
+        }
+        if object.live_bytes() > left {
+            leaving.put_off += 1;
+            continue;
+        }
+        left -= object.live_bytes();
+        referred -= dead(objects, i);
+        leaving.objects.push(i);
+    }
+    leaving
+}
+
 fn dead(objects: &[ObjectUse], i: usize) -> u64 {
     objects[i].stored - objects[i].live_bytes().min(objects[i].stored)
 }
@@ -126,6 +169,20 @@ mod tests {
         let objects = [object(1000, 50); 8];
         let chosen = evacuate(&objects, SpacePolicy { budget: 1200, ..POLICY });
         assert_eq!(chosen.len(), 2, "two times 500 fit into 1200");
+    }
+
+    #[test]
+    fn a_repack_leaves_what_is_under_half_and_then_the_emptiest_until_it_is_within_bounds() {
+        let policy = RepackPolicy { ratio_percent: 125, budget: u64::MAX };
+        let leaving = |objects: &[ObjectUse], policy| repack(objects, policy).objects;
+        let one_empty = [object(1000, 100), object(100, 49), object(1000, 100)];
+        assert_eq!(leaving(&one_empty, policy), [1], "under half goes, though the whole is within bounds");
+        assert_eq!(leaving(&[object(1000, 100), object(100, 50), object(1000, 100)], policy), [0; 0]);
+        let thin = [object(1000, 70), object(1000, 60), object(1000, 75), object(1000, 95)];
+        assert_eq!(leaving(&thin, policy), [1], "4000 for 3000 live ones become 3600, and 3750 are allowed");
+        let small = repack(&thin, RepackPolicy { budget: 100, ..policy });
+        assert_eq!((small.objects, small.put_off), (Vec::new(), 4), "what there is no room for is told");
+        assert_eq!(repack(&[], policy), Leaving::default());
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub mod permissions;
 pub mod prove;
 pub mod query;
 mod rebuild;
+pub mod repack;
 pub mod rescue;
 pub mod restore;
 pub mod retain;

@@ -8,10 +8,11 @@ use crate::OpsError;
 use crate::base::MapParts;
 use crate::packer::{Packer, Placed};
 use backstay_format::layout::{FAN_OUT, FRAME_TARGET};
+use backstay_format::table::{Reference, Table};
 use backstay_format::tree::{Leaf, Node, NodeRef, Run};
 use backstay_format::{Corrupt, FramePlace};
-use backstay_model::ObjectId;
-use backstay_store::repo::Root;
+use backstay_model::{Digest, ObjectId};
+use backstay_store::repo::{RepoError, Root};
 use std::collections::{HashMap, HashSet};
 
 /// How much of an object the new snapshot uses.
@@ -37,6 +38,63 @@ pub struct MapInput<'a> {
     pub placed: Vec<Placed>,
     /// Objects nothing of the new snapshot may lie in.
     pub leaving: &'a HashSet<ObjectId>,
+    /// Nodes of other snapshots that may be referred to where they lie.
+    pub known: Option<&'a KnownNodes>,
+}
+
+/// Where nodes lie, by the digest of their bytes.
+#[derive(Default)]
+pub struct KnownNodes(HashMap<Digest, NodeRef>);
+
+impl KnownNodes {
+    /// Every node of a map but its root, which lies in the manifest.
+    pub fn of(maps: &[MapParts]) -> Self {
+        let mut known = Self::default();
+        for parts in maps {
+            for (at, leaf) in parts.leaves.iter().enumerate() {
+                known.add(leaf, parts.leaf_ref(at));
+            }
+            for (below, nodes) in parts.nodes.iter().enumerate() {
+                for (at, node) in nodes.iter().enumerate() {
+                    known.add(&node.encode(), parts.node_ref(below + 1, at));
+                }
+            }
+        }
+        known
+    }
+
+    fn add(&mut self, bytes: &[u8], place: Option<&NodeRef>) {
+        if let Some(place) = place {
+            self.0.insert(digest(bytes), *place);
+        }
+    }
+
+    fn get(&self, bytes: &[u8]) -> Option<NodeRef> {
+        self.0.get(&digest(bytes)).copied()
+    }
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Digest::from_bytes(*blake3::hash(bytes).as_bytes())
+}
+
+/// The refs table of what maps lead to. Whoever made or knew an object says what it is, and its wrapped data key.
+pub fn table<'t>(
+    live: &HashMap<ObjectId, Live>,
+    find: impl Fn(&ObjectId) -> Option<(&'t Reference, &'t [u8])>,
+) -> Result<Table, OpsError> {
+    let mut wraps: Vec<Vec<u8>> = Vec::new();
+    let mut index: HashMap<Vec<u8>, u16> = HashMap::new();
+    let mut refs = Vec::with_capacity(live.len());
+    for (object, live) in live {
+        let (reference, wrap) = find(object).ok_or(RepoError::Unlisted { object: *object })?;
+        let wrap = *index.entry(wrap.to_vec()).or_insert_with(|| {
+            wraps.push(wrap.to_vec());
+            (wraps.len() - 1) as u16
+        });
+        refs.push(Reference { wrap, live_units: live.units as u32, live_nodes: live.nodes, ..reference.clone() });
+    }
+    Ok(Table::new(refs, wraps)?)
 }
 
 pub fn build(input: MapInput<'_>, packer: &mut Packer<'_>) -> Result<NewMap, OpsError> {
@@ -82,7 +140,7 @@ fn raise(
     packer: &mut Packer<'_>,
 ) -> Result<Node, OpsError> {
     let encoded: Vec<&[u8]> = parts.leaves.iter().map(Vec::as_slice).collect();
-    let mut refs = place_all(&encoded, leaves, packer)?;
+    let mut refs = place_all(&encoded, (leaves, input.known), packer)?;
     loop {
         let level = parts.nodes.len() as u8 + 1;
         let nodes: Vec<Node> =
@@ -100,17 +158,21 @@ fn raise(
         let unchanged = unchanged.collect();
         let encoded: Vec<Vec<u8>> = nodes.iter().map(Node::encode).collect();
         let encoded: Vec<&[u8]> = encoded.iter().map(Vec::as_slice).collect();
-        refs = place_all(&encoded, unchanged, packer)?;
+        refs = place_all(&encoded, (unchanged, input.known), packer)?;
     }
 }
 
 /// Stores the nodes that have no place yet, many to a frame.
-fn place_all(nodes: &[&[u8]], places: Vec<Option<NodeRef>>, packer: &mut Packer<'_>) -> Result<Vec<NodeRef>, OpsError> {
+fn place_all(
+    nodes: &[&[u8]],
+    (places, known): (Vec<Option<NodeRef>>, Option<&KnownNodes>),
+    packer: &mut Packer<'_>,
+) -> Result<Vec<NodeRef>, OpsError> {
     let mut refs: Vec<NodeRef> = Vec::with_capacity(nodes.len());
     let mut frame: Vec<u8> = Vec::new();
     let mut waiting: Vec<usize> = Vec::new();
     for (at, (bytes, place)) in nodes.iter().zip(places).enumerate() {
-        if let Some(place) = place {
+        if let Some(place) = place.or_else(|| known?.get(bytes)) {
             refs.push(place);
             continue;
         }

@@ -267,11 +267,11 @@ impl<'a> Run<'a> {
 }
 
 /// Whether it says something about one snapshot only: then the others are rewritten all the same.
-fn is_of_the_snapshot(error: &RepoError) -> bool {
+pub(crate) fn is_of_the_snapshot(error: &RepoError) -> bool {
     !matches!(error, RepoError::LostRace { .. }) && (!error.is_outage() || error.is_unreadable())
 }
 
-/// One pack: fetched, compared with what was signed, sealed again, durable.
+/// One pack: fetched, compared with what was signed, sealed again, durable, and read back.
 async fn again(
     vault: &Vault,
     reader: &SnapshotReader,
@@ -292,7 +292,10 @@ async fn again(
         salt: object.salt,
         ..reference
     };
-    repo.put_fresh(&keys::pack(source, &object.id), object.bytes).await?;
+    let key = keys::pack(source, &object.id);
+    repo.put_fresh(&key, object.bytes).await?;
+    // Once a manifest refers to it the one before goes: so it is what the store gives back that counts.
+    verified::object(repo.store().as_ref(), &key, &new).await?;
     Ok(Pack { old: reference.object, reference: new, wrap: sealer.wrap().into(), moved: sealed.moved })
 }
 

@@ -11,9 +11,14 @@ use backstay_ops::check::{CheckReport, Depth};
 use backstay_ops::copy::{Act, CopyReport, CopyRequest, Destination, Reread, copy};
 use backstay_ops::disk::OsDisk;
 use backstay_ops::follow::{FollowRequest, Follower, Limits};
+use backstay_ops::init;
+use backstay_ops::masters::{self, KeyHome, NewMaster};
+use backstay_ops::repack;
 use backstay_ops::restore;
 use backstay_ops::retain::{self, LogReport, SourceRules};
+use backstay_ops::rewrite::rewrite;
 use backstay_ops::scrub::{ScrubReport, ScrubRequest, scrub};
+use backstay_ops::trust::Custodian;
 use backstay_ops::{OpsError, State};
 use backstay_store::keys::{LOGS_PREFIX, Place};
 use backstay_store::local::{LocalStore, OpenMode};
@@ -335,4 +340,64 @@ async fn the_retention_of_a_log_stopped_anywhere() {
     .await;
     sweep.assert_stopped_at(&["store put, not applied", "store put, applied", "store list", "store head"]);
     sweep.assert_stopped_at(&["store delete, not applied", "store delete, applied"]);
+}
+
+/// A snapshot's packs are exchanged while its log grows, and its keys afterwards: every state of the log restores, from
+/// the later generation of the snapshot before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_followed_source_is_repacked_and_sealed_again_and_every_commit_restores() {
+    let making = Making::database("WAL").repository().await.backed_up().await;
+    let changed = |n: u32, from: u32| format!("UPDATE t SET x = printf('%0300d', id * {n}) WHERE id > {from}");
+    making.sql(&changed(3, 60));
+    let process = open(making.dir()).await;
+    let first = follow(&process, COMMITS).await;
+    // Its own snapshot comes with the next run; what lives of the packs before it is little.
+    making.sql(&changed(5, 30));
+    fs::remove_file(process.vault.state.dir().join("shop/follow.json")).expect("remove");
+    let begun = Tx::new(follow(&process, COMMITS).await.get() - COMMITS as u64);
+    let making = making.without_the_first().await;
+    making.sql(&changed(7, 0));
+    let process = open(making.dir()).await;
+    process.backup().await.expect("a newer one, for the next backup to build on");
+
+    let mut follower = Follower::start(&process.vault, request(&process)).await.expect("follow");
+    let beside = open(making.dir()).await;
+    let report = repack::apply(&beside.vault, &[source()]).await.expect("repacked");
+    assert!(report.verdict == Verdict::Pass && report.sources[0].rewritten > 0, "{report:?}");
+    let conn = Connection::open(process.db()).expect("open");
+    conn.execute_batch("INSERT INTO t(x) VALUES ('beside')").expect("sql");
+    follower.tick().await.expect("tick");
+    let last = follower.position().tx;
+    drop(follower);
+    let all: Vec<Tx> = (first.get() - 2..=last.get()).map(Tx::new).collect();
+    let mut told = Vec::new();
+    for tx in &all {
+        told.push((*tx, rows_at(&process, *tx).await.ok()));
+    }
+    assert!(told.iter().filter(|(_, rows)| rows.is_some()).count() > COMMITS, "from {begun:?}: {told:?}");
+
+    let keys = init::read_keys(&rig::key_file(making.dir())).expect("a whole key file").expect("a key file");
+    let custodian = Custodian { vault: &beside.vault, root: keys.root.as_ref().expect("a root") };
+    let path = rig::key_file(making.dir());
+    let new = NewMaster { without: None, held: &keys, home: KeyHome::InUse(&path), passphrases: &BTreeMap::new() };
+    masters::change(&custodian, new).await.expect("rotated");
+    let process = open(making.dir()).await;
+    let report = rewrite(&process.vault, &[source()]).await.expect("sealed again");
+    assert!(report.sources[0].rewritten > 0 && report.sources[0].problems.is_empty(), "{report:?}");
+    assert!(report.sources[0].log_objects > 0, "the log is not sealed again, and that is said");
+    for _ in 0..2 {
+        let process = open(making.dir()).await;
+        let rules = SourceRules {
+            source: source(),
+            policy: RetentionPolicy::default(),
+            zone: TimeZone::UTC,
+            grace_millis: 0,
+            log_millis: 0,
+        };
+        assert_eq!(retain::apply(&process.vault, &[rules]).await.expect("retention").verdict, Verdict::Pass);
+    }
+    let process = open(making.dir()).await;
+    for (tx, rows) in told {
+        assert_eq!(rows_at(&process, tx).await.ok(), rows, "{tx:?}");
+    }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 mod ask;
 mod keys;
+mod repack;
 mod retention;
 mod run;
 mod schedule;
@@ -21,6 +22,7 @@ mod tests;
 
 pub use ask::{Conflict, Diff, Log, MomentArgs, MomentWord, Query, ReadingArgs, RowsArgs, When};
 pub use keys::{AuditArgs, AuditPerms, Enroll, Join, KeyVerb, SignerVerb, Source, SourceVerb};
+pub use repack::Repack;
 pub use retention::{Retention, RetentionVerb};
 pub use run::Run;
 pub use schedule::{Export, Schedule, ScheduleVerb, Scheduler, TimeOfDay};
@@ -493,6 +495,7 @@ pub enum RepoVerb {
     },
     Enroll(Enroll),
     AuditPerms(AuditPerms),
+    Repack(Repack),
     /// Look after the keys that sign: who may write, keep and mark
     #[command(subcommand_required = true, arg_required_else_help = true)]
     #[command(after_help = "Example:\n  backstay repo signer list")]

@@ -67,6 +67,12 @@ pub enum AuditAct {
         master: String,
         snapshots: u64,
     },
+    /// What lives in packs that were mostly dead was stored again, and these snapshots refer to it there.
+    PacksRepacked {
+        source: SourceName,
+        snapshots: u64,
+        packs: u64,
+    },
     /// The key was written into a recovery kit.
     KitMade {
         master: String,

@@ -137,7 +137,7 @@ fn capture_live(
     let units = unit.count(settled.len);
     let placed = packer.take_placed()?;
     let placed = placed.into_iter().filter(|run| run.first < units).collect();
-    let input = MapInput { base: base.map(|b| &b.map), units, placed, leaving: &basis.plan.leaving };
+    let input = MapInput { base: base.map(|b| &b.map), units, placed, leaving: &basis.plan.leaving, known: None };
     let map = map::build(input, &mut packer)?;
     let packed = packer.finish()?;
     let mut root = key.root();
@@ -190,7 +190,7 @@ fn capture_as_is(vault: &Vault, request: &BackupRequest) -> Result<Captured, Ops
         };
         units_stored += run(vault, request, Pass { scan: &scan, held: &|| Ok(()) }, &mut packer, &seen)?;
         let units = unit.count(stream.len);
-        let input = MapInput { base: None, units, placed: packer.take_placed()?, leaving: &leaving };
+        let input = MapInput { base: None, units, placed: packer.take_placed()?, leaving: &leaving, known: None };
         let map = map::build(input, &mut packer)?;
         root.begin_stream(stream.name, unit, stream.len);
         seen.add_to_root(&mut root, units).at("read", Path::new("the fingerprint spool"))?;

@@ -58,7 +58,7 @@ pub(super) async fn build(run: &Run<'_>, reader: &SnapshotReader, sealer: &Seale
         let leaving = HashSet::new();
         let new = blocking(|| {
             packer.begin_stream(stream as u16)?;
-            map::build(MapInput { base: before, units, placed, leaving: &leaving }, &mut packer)
+            map::build(MapInput { base: before, units, placed, leaving: &leaving, known: None }, &mut packer)
         })?;
         for (object, live) in new.live {
             let sum = built.live.entry(object).or_default();
@@ -122,23 +122,13 @@ impl Built {
         let fresh: HashMap<ObjectId, &Reference> = self.nodes.iter().map(|r| (r.object, r)).collect();
         let made: HashMap<ObjectId, _> = run.made.packs().map(|pack| (pack.reference.object, pack)).collect();
         let tables = || run.before.iter().map(|before| &before.table).chain([&old.table]);
-        let mut wraps: Vec<Vec<u8>> = Vec::new();
-        let mut index: HashMap<Vec<u8>, u16> = HashMap::new();
-        let mut refs = Vec::with_capacity(self.live.len());
-        for (object, live) in &self.live {
-            let known = tables().find_map(|table| Some((table.find(object)?, table.wrap(table.find(object)?)?)));
-            let (reference, wrap) = match (fresh.get(object), made.get(object), known) {
-                (Some(fresh), ..) => (*fresh, sealer.wrap()),
-                (_, Some(made), _) => (&made.reference, made.wrap.as_ref()),
-                (_, _, Some(known)) => known,
-                _ => return Err(RepoError::Unlisted { object: *object }.into()),
-            };
-            let wrap = *index.entry(wrap.to_vec()).or_insert_with(|| {
-                wraps.push(wrap.to_vec());
-                (wraps.len() - 1) as u16
-            });
-            refs.push(Reference { wrap, live_units: live.units as u32, live_nodes: live.nodes, ..reference.clone() });
-        }
-        Ok(Table::new(refs, wraps)?)
+        map::table(&self.live, |object| {
+            let known = || tables().find_map(|table| Some((table.find(object)?, table.wrap(table.find(object)?)?)));
+            match (fresh.get(object), made.get(object)) {
+                (Some(fresh), _) => Some((*fresh, sealer.wrap())),
+                (_, Some(made)) => Some((&made.reference, made.wrap.as_ref())),
+                (None, None) => known(),
+            }
+        })
     }
 }

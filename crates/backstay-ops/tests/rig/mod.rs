@@ -4,7 +4,7 @@
 
 use crate::world::{env, rows_of, source};
 use backstay_model::catalog::Target;
-use backstay_model::{ByteLen, Moment, ObjectId, Verdict};
+use backstay_model::{ByteLen, Moment, ObjectId, Ranges, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::State;
 use backstay_ops::backup::{BackupReport, BackupRequest, Malformed, backup};
@@ -15,6 +15,7 @@ use backstay_ops::import::{ImportRequest, Imported, import};
 use backstay_ops::init::{self, NewVault, Sealing};
 use backstay_ops::prove::{ProofOutcome, ProofReport, ProofRequest, prove};
 use backstay_ops::restore::{self, Destination, RestoreReport, RestoreRequest};
+use backstay_ops::retain::{self, DropRequest};
 use backstay_ops::state::{Identity, SeenSource};
 use backstay_sqlite::{FileIdentity, ForeignKeys, Integrity, Questions};
 use backstay_store::Store;
@@ -156,6 +157,20 @@ impl Making {
     /// After something was done with the repository.
     pub async fn having(self, done: impl AsyncFn(&Process)) -> Self {
         done(&Process::open(self.folder.path(), Arc::new(OsDisk), None).await.expect("open")).await;
+        self
+    }
+
+    /// The first snapshot given up, and its packs deleted as far as no other needs them.
+    pub async fn without_the_first(mut self) -> Self {
+        let process = Process::open(self.folder.path(), Arc::new(OsDisk), None).await.expect("open");
+        let id = Some(self.known.remove(0).id.to_string());
+        let request = DropRequest { source: source(), id, missing: Ranges::default(), grace_millis: 0 };
+        for _ in 0..2 {
+            retain::drop(&process.vault, &request).await.map_or_else(
+                |error| assert!(matches!(error, OpsError::NothingToDrop { .. }), "{error}"),
+                |report| assert_eq!(report.verdict, Verdict::Pass),
+            );
+        }
         self
     }
 

@@ -341,7 +341,8 @@ impl Repository {
         self.parse_manifest(name, bytes)
     }
 
-    pub(super) fn parse_manifest(&self, name: &SnapshotName, bytes: Bytes) -> Result<Manifest, RepoError> {
+    /// Verifies the bytes of a whole manifest, as `manifest` does with those it reads.
+    pub fn parse_manifest(&self, name: &SnapshotName, bytes: Bytes) -> Result<Manifest, RepoError> {
         let key = name.key();
         let object = Object::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?;
         let front = self.verify_manifest_front(name, &object.front)?;

@@ -115,9 +115,15 @@ impl SnapshotReader {
     }
 
     /// Walks a stream's map: every node before what lies below it, leaves in order.
-    pub async fn walk(
+    pub async fn walk(&self, stream: usize, visit: impl FnMut(Step) -> Result<(), RepoError>) -> Result<(), RepoError> {
+        self.walk_where(stream, |_| true, visit).await
+    }
+
+    /// The same, without what lies below the places that are not wanted: those are not even read.
+    pub async fn walk_where(
         &self,
         stream: usize,
+        mut wanted: impl FnMut(&NodeRef) -> bool,
         mut visit: impl FnMut(Step) -> Result<(), RepoError>,
     ) -> Result<(), RepoError> {
         let (facts, unit, units) = self.shape(stream)?;
@@ -138,6 +144,9 @@ impl SnapshotReader {
             _ => return Err(bad_map(facts, "its root fits its length")),
         }
         while let Some((place, child)) = waiting.pop() {
+            if !wanted(&child) {
+                continue;
+            }
             let bytes = self.node_bytes(&child).await?;
             let key = self.object_key(&child.object)?;
             let damaged = |e| RepoError::damaged(&key, e);

@@ -73,6 +73,9 @@ fn words(act: &AuditAct) -> String {
         AuditAct::SourceHandedOver { source, to } => format!("gave the fingerprint key of {source} to {to}"),
         AuditAct::LeaseContested { scope, .. } => format!("asked whether another keeper's turn to {scope} was over"),
         AuditAct::ObjectHealed { object, .. } => format!("put the good bytes of {object} in the place of damaged ones"),
+        AuditAct::PacksRepacked { source, snapshots, packs } => {
+            format!("repacked {packs} packs of {source} that {snapshots} snapshots referred to")
+        }
         AuditAct::SnapshotsRewritten { snapshots, .. } => format!("sealed {snapshots} older snapshots to the new key"),
         AuditAct::KitMade { .. } => "wrote a recovery kit".to_owned(),
     }

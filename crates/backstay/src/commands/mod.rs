@@ -24,6 +24,7 @@ pub mod mend;
 pub mod past;
 pub mod permissions;
 pub mod query;
+pub mod repack;
 pub mod repo;
 pub mod rescue;
 pub mod restore;

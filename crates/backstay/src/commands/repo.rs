@@ -1,6 +1,6 @@
 //! `backstay repo`: the repository's identity, keys and contents.
 
-use super::{copy, enroll, key, mend, permissions, signer};
+use super::{copy, enroll, key, mend, permissions, repack, signer};
 use crate::args::RepoVerb;
 use crate::context::{Context, Done, Outcome};
 use crate::output::time;
@@ -17,6 +17,7 @@ pub async fn run(context: &Context, verb: &RepoVerb) -> Outcome {
         RepoVerb::Copy(args) => copy::run(context, args).await,
         RepoVerb::Key { verb } => key::run(context, verb).await,
         RepoVerb::AuditPerms(args) => permissions::run(context, args).await,
+        RepoVerb::Repack(args) => repack::run(context, args).await,
         RepoVerb::Enroll(args) => enroll::run(context, args).await,
         RepoVerb::Signer { verb } => signer::run(context, verb).await,
         RepoVerb::Mend => mend::run(context).await,
