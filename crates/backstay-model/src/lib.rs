@@ -10,6 +10,7 @@ pub mod checking;
 pub mod copies;
 pub mod id;
 pub mod kind;
+pub mod lock;
 pub mod moment;
 pub mod name;
 pub mod number;

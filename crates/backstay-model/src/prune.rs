@@ -9,6 +9,7 @@
 pub mod logs;
 
 use crate::catalog::Snapshot;
+use crate::lock::ObjectLock;
 use crate::retention::{self, Candidate, Decision, Fate, Freed, Reason, RetentionPolicy};
 use crate::{Digest, Generation, Moment, ObjectId, Ranges, Sequence};
 use jiff::tz::TimeZone;
@@ -114,8 +115,8 @@ pub struct Found {
     /// The newest snapshot this host has seen.
     pub seen: Option<(Sequence, Digest)>,
     pub packs: BTreeMap<ObjectId, Listed>,
-    /// The condemned manifests that are still listed, and how long they are.
-    pub condemned: BTreeMap<Named, u64>,
+    /// The condemned manifests that are still listed.
+    pub condemned: BTreeMap<Named, Listed>,
 }
 
 /// What a person gives up in so many words.
@@ -180,6 +181,8 @@ pub struct Rules {
     pub given_up: GivenUp,
     /// How many objects may be condemned: a record has a size. What is beyond comes next time.
     pub most: usize,
+    /// What the store refuses to delete.
+    pub lock: Option<ObjectLock>,
 }
 
 /// What is to be condemned.
@@ -323,6 +326,8 @@ pub struct Due {
     pub waiting_bytes: u64,
     /// When the last of those that wait may go.
     pub waiting_until: Option<Moment>,
+    /// How many of them wait for a lock alone: their grace is over.
+    pub locked: usize,
 }
 
 /// Decides what to delete of what was condemned and is still listed. Only for a source without doubts.
@@ -337,35 +342,51 @@ pub fn due(found: &Found, rules: &Rules) -> Due {
     }
     // A manifest that was condemned because a later one stands in its place stays until that has all it needs.
     let torn: BTreeSet<ObjectId> = found.standing.iter().filter(|s| !found.has_all(s)).map(|s| s.snapshot.id).collect();
+    // When manifests that stay for now were condemned, and until when they stay.
+    let mut staying: Vec<(Moment, Option<Moment>)> = Vec::new();
     for Pending { object, at } in &found.recorded.snapshots {
-        let Some(len) = found.condemned.get(object).filter(|_| !torn.contains(&object.id)) else { continue };
-        if due.is_over(*at, *len, rules) {
-            due.snapshots.push(*object);
+        let Some(listed) = found.condemned.get(object).filter(|_| !torn.contains(&object.id)) else { continue };
+        match due.wait((*at, listed), rules, None) {
+            Wait::Over => due.snapshots.push(*object),
+            Wait::Until(until) => staying.push((*at, until)),
         }
     }
     for Pending { object: pack, at } in &found.recorded.packs {
         let Some(listed) = found.packs.get(pack) else { continue };
+        // A manifest is locked for longer than the older packs it needs, and must not come to lack them.
+        let manifests = staying.iter().filter(|(condemned, _)| condemned <= at).map(|(_, until)| *until).max();
         match needed_by.get(pack) {
             Some(needed_by) => due.spared.push(Spared { pack: *pack, needed_by: *needed_by }),
-            None if due.is_over(*at, listed.len, rules) => due.packs.push(*pack),
+            None if due.wait((*at, listed), rules, manifests) == Wait::Over => due.packs.push(*pack),
             None => {}
         }
     }
     due
 }
 
+/// Whether a condemned object stays for now, and until when if that can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Over,
+    Until(Option<Moment>),
+}
+
 impl Due {
-    fn is_over(&mut self, at: Moment, len: u64, rules: &Rules) -> bool {
-        let over = rules.now.millis_since(at) >= rules.grace_millis;
-        if over {
-            self.bytes += len;
-        } else {
-            self.waiting += 1;
-            self.waiting_bytes += len;
-            let until = Moment::from_millis(at.as_millis().saturating_add(rules.grace_millis));
-            self.waiting_until = self.waiting_until.max(until);
+    /// It stays while its grace is not over, its lock is not, or what needed it stays.
+    fn wait(&mut self, (at, listed): (Moment, &Listed), rules: &Rules, others: Option<Option<Moment>>) -> Wait {
+        let graced = rules.now.millis_since(at) >= rules.grace_millis;
+        if graced && others.is_none() && rules.lock.is_none_or(|lock| lock.is_over(listed.modified, rules.now)) {
+            self.bytes += listed.len;
+            return Wait::Over;
         }
-        over
+        let grace = Moment::from_millis(at.as_millis().saturating_add(rules.grace_millis));
+        let lock = rules.lock.and_then(|lock| lock.ends(listed.modified));
+        let until = grace.max(lock).max(others.flatten());
+        self.waiting += 1;
+        self.waiting_bytes += listed.len;
+        self.locked += usize::from(graced);
+        self.waiting_until = self.waiting_until.max(until);
+        Wait::Until(until)
     }
 }
 

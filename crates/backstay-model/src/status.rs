@@ -1,6 +1,7 @@
 //! Whether a source can be restored now, to when, and when that was last proven: three facts, one verdict.
 
 use crate::catalog::{NoPoint, Snapshot, Target, choose, living};
+use crate::lock::Horizon;
 use crate::{Moment, ObjectId, Verdict};
 
 /// A clock this far behind the newest snapshot is wrong, or the other host's was.
@@ -24,6 +25,8 @@ pub struct Situation<'a> {
     pub now: Moment,
     pub max_age_millis: i64,
     pub proof: ProofPolicy,
+    /// How long the newest good snapshot is locked, where an object lock is known of.
+    pub horizon: Option<Horizon>,
 }
 
 /// A snapshot and how old it is.
@@ -62,6 +65,10 @@ pub enum Concern {
     AheadOfClock {
         by_millis: i64,
     },
+    /// The newest snapshot can be deleted sooner than it should be.
+    LockShort {
+        horizon: Horizon,
+    },
 }
 
 impl Concern {
@@ -73,7 +80,8 @@ impl Concern {
             | Concern::Rivals { .. }
             | Concern::Broken { .. }
             | Concern::MarkFaults { .. }
-            | Concern::AheadOfClock { .. } => Verdict::Partial,
+            | Concern::AheadOfClock { .. }
+            | Concern::LockShort { .. } => Verdict::Partial,
         }
     }
 }
@@ -121,6 +129,9 @@ pub fn judge(found: Situation<'_>) -> Status {
     if found.mark_faults > 0 {
         concerns.push(Concern::MarkFaults { count: found.mark_faults });
     }
+    if let Some(horizon) = found.horizon.filter(|horizon| horizon.short) {
+        concerns.push(Concern::LockShort { horizon });
+    }
     let verdict = concerns.iter().fold(Verdict::Pass, |all, concern| all.and(concern.verdict()));
     Status { verdict, newest: newest.map(point), proven: proven.map(point), concerns }
 }
@@ -165,7 +176,9 @@ mod tests {
     }
 
     fn judged(snapshots: &[Snapshot], proof: ProofPolicy) -> (Verdict, Vec<Concern>) {
-        let found = Situation { snapshots, broken: 0, mark_faults: 0, now: at(NOW), max_age_millis: 24 * HOUR, proof };
+        let max_age_millis = 24 * HOUR;
+        let found =
+            Situation { snapshots, broken: 0, mark_faults: 0, now: at(NOW), max_age_millis, proof, horizon: None };
         let status = judge(found);
         (status.verdict, status.concerns)
     }
@@ -219,7 +232,13 @@ mod tests {
             now: at(NOW),
             max_age_millis: 24 * HOUR,
             proof,
+            horizon: None,
         };
         assert_eq!(judge(found).concerns, [Concern::Broken { count: 2 }, Concern::MarkFaults { count: 1 }]);
+        let mut horizon = Horizon { snapshot: id(1), until: Some(at(NOW)), wanted: Some(at(NOW)), short: false };
+        let safe = Situation { broken: 0, mark_faults: 0, horizon: Some(horizon), ..found };
+        assert_eq!(judge(safe).verdict, Verdict::Pass);
+        horizon.short = true;
+        assert_eq!(judge(Situation { horizon: Some(horizon), ..safe }).verdict, Verdict::Partial);
     }
 }

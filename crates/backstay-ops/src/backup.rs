@@ -256,6 +256,8 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
     unwritten.note("memory", remember(vault, request, &captured, Committed { id, head }));
     refuse_rivals(vault, &name).await?;
     check_base_still_there(vault, &gathered, Some(id)).await?;
+    // Asleep in the middle of the put, it may have stored a manifest whose packs were nobody's for too long.
+    refuse_too_late(vault, start)?;
     Ok(report::make(report::Made {
         id,
         manifest,

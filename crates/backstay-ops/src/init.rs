@@ -12,7 +12,7 @@ use backstay_store::keyfile::{KeyFile, LEN_MAX};
 use backstay_store::repo::{NewRepository, RepoError, Repository};
 use backstay_store::seal::MasterIdentity;
 use backstay_store::signing::SigningKey;
-use backstay_store::{Put, Store, keys};
+use backstay_store::{Put, Store, StoreError, keys};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -116,6 +116,10 @@ async fn probe(env: &Env, store: &dyn Store) -> Result<bool, OpsError> {
     store.put_new(&key, bytes::Bytes::from_static(b"first")).await?;
     let second = store.put_new(&key, bytes::Bytes::from_static(b"second")).await?;
     let kept = store.get(&key).await?;
-    store.delete(&key).await?;
+    match store.delete(&key).await {
+        // A bucket with object lock keeps it for its time, and nothing looks at it again.
+        Ok(()) | Err(StoreError::Locked { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     Ok(second == Put::Exists && kept.as_ref() == b"first")
 }

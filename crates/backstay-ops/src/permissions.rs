@@ -158,6 +158,8 @@ async fn try_area(store: &dyn Store, area: Area, probe: &Key) -> ([(Act, Answer)
 fn answer<T>(result: Result<T, StoreError>) -> Answer {
     match result {
         Ok(_) => Answer::Allowed,
+        // Not for want of a right: it is kept from everybody.
+        Err(error @ StoreError::Locked { .. }) => Answer::Unknown { why: crate::prove::with_causes(&error) },
         Err(error) if error.kind() == Kind::Denied => Answer::Refused,
         Err(error) => Answer::Unknown { why: crate::prove::with_causes(&error) },
     }

@@ -13,12 +13,14 @@
 mod gather;
 mod hold;
 pub(crate) mod left_out;
+mod locked;
 mod logs;
 mod record;
 mod report;
 pub(crate) mod turn;
 
 pub use hold::{HoldReport, HoldRequest, hold, release};
+pub use locked::horizon_of;
 pub use logs::{LogReport, LogTally};
 pub use report::{Oldest, RetainReport, SourceReport, Tally, Waiting};
 
@@ -26,13 +28,13 @@ use crate::catalog::Vault;
 use crate::state::SeenHead;
 use crate::{Event, OpsError};
 use backstay_format::facts::{Prune, Role};
+use backstay_model::lock::ObjectLock;
 use backstay_model::prune::{self, Due, Found, GRACE_MIN_MILLIS, GivenUp, Named, Plan, Rules};
 use backstay_model::retention::{Fate, RetentionPolicy};
 use backstay_model::{ByteLen, Moment, ObjectId, Ranges, SourceName, Verdict};
 use backstay_store::keys::{self, SnapshotName};
 use backstay_store::repo::{Chain, PruneHead, Record, Signing};
 use backstay_store::{Key, keys::Scope};
-use futures::stream::{self, StreamExt, TryStreamExt};
 use gather::{Gathered, Known, gather};
 use jiff::tz::TimeZone;
 use record::Decided;
@@ -75,7 +77,7 @@ pub async fn plan(vault: &Vault, sources: &[SourceRules]) -> Result<RetainReport
     for source in sources {
         let gathered = gather(vault, &source.source, last, &mut known).await?;
         let mut row = SourceReport::new(source.source.clone(), source.policy);
-        let rules = rules(source, now, room);
+        let rules = rules(source, now, (room, vault.repo.lock()));
         if let Some(plan) = decide(&gathered, &rules, &mut row) {
             room -= condemned_by(&plan);
             say_due(&mut row, &prune::due(&gathered.found, &rules));
@@ -173,14 +175,14 @@ async fn in_turn(
     }
     if stopped.is_none() {
         match delete_logs(vault, sources, (&record, turn, &mut known)).await {
-            Ok(deleted) => logs.deleted = deleted,
+            Ok((deleted, refused)) => (logs.deleted, logs.refused) = (deleted, refused),
             Err(error @ OpsError::LeaseOver) => stopped = Some(error.to_string()),
             Err(error) => return Err(error),
         }
     }
     rows.iter_mut().for_each(SourceReport::judge);
     let mut report = report(vault, turn.now(), (rows, logs), began);
-    if stopped.is_some() {
+    if stopped.is_some() || report.logs.refused > 0 {
         report.verdict = report.verdict.and(Verdict::Partial);
     }
     Ok(RetainReport { performed: true, record: written, stopped, ..report })
@@ -191,15 +193,15 @@ async fn delete_logs(
     vault: &Vault,
     sources: &[SourceRules],
     (record, turn, known): (&Prune, &mut Turn<'_>, &mut Known),
-) -> Result<LogTally, OpsError> {
+) -> Result<(LogTally, u64), OpsError> {
     // Whoever waits longest for one source waits for all: a stream may be of several.
     let grace = sources.iter().map(|rules| rules.grace_millis).max().unwrap_or(GRACE_MIN_MILLIS);
     if record.streams.iter().all(|pruned| pruned.pending.is_empty()) {
-        return Ok(LogTally::default());
+        return Ok(Default::default());
     }
     match logs::gather(vault, sources, (Some(record), known)).await? {
         Some(found) => logs::delete(vault, (record, &found), (turn, grace)).await,
-        None => Ok(LogTally::default()),
+        None => Ok(Default::default()),
     }
 }
 
@@ -219,7 +221,7 @@ async fn condemn(
     let mut plans: Vec<(&SourceName, Gathered, Plan)> = Vec::new();
     for (source, row) in sources.iter().zip(rows.iter_mut()) {
         let gathered = gather(vault, &source.source, last.map(|last| &last.facts), known).await?;
-        let rules = Rules { given_up: given_up.clone(), ..rules(source, turn.now(), room) };
+        let rules = Rules { given_up: given_up.clone(), ..rules(source, turn.now(), (room, vault.repo.lock())) };
         let Some(plan) = decide(&gathered, &rules, row) else { continue };
         if let Some((snapshot, reasons)) = plan.refused.first() {
             let why = reasons.iter().map(|reason| reason.words()).collect::<Vec<_>>().join(", ");
@@ -287,7 +289,7 @@ async fn delete(
     (record, turn, known, row): (&Prune, &mut Turn<'_>, &mut Known, &mut SourceReport),
 ) -> Result<(), OpsError> {
     let gathered = gather(vault, &source.source, Some(record), known).await?;
-    let rules = Rules { given_up: given_up.clone(), ..rules(source, turn.now(), 0) };
+    let rules = Rules { given_up: given_up.clone(), ..rules(source, turn.now(), (0, vault.repo.lock())) };
     row.doubts = doubts(&gathered, &rules.given_up);
     if !row.doubts.is_empty() {
         return Ok(());
@@ -302,7 +304,7 @@ async fn delete(
     let manifests: Vec<(Key, u64)> = due
         .snapshots
         .iter()
-        .map(|named| (name(named).key(), gathered.found.condemned.get(named).copied().unwrap_or(0)))
+        .map(|named| (name(named).key(), gathered.found.condemned.get(named).map_or(0, |listed| listed.len)))
         .collect();
     let packs: Vec<(Key, u64)> = due
         .packs
@@ -313,24 +315,21 @@ async fn delete(
     vault.env.tell(Event::Began { source: source.source.clone(), what: "deleting", bytes: Some(bytes) });
     for (objects, are_manifests) in [(manifests, true), (packs, false)] {
         for batch in objects.chunks(BATCH) {
+            // What the store keeps may need what comes after it, and whoever is refused does not knock on.
+            if !row.refused.is_empty() {
+                break;
+            }
             vault.env.cancel.check()?;
             turn.check().await?;
-            delete_batch(vault, batch).await?;
+            let done = locked::delete_batch(vault, batch).await?;
             let deleted = &mut row.deleted;
-            *(if are_manifests { &mut deleted.snapshots } else { &mut deleted.packs }) += batch.len();
-            let freed: u64 = batch.iter().map(|(_, len)| len).sum();
-            deleted.bytes = ByteLen::new(deleted.bytes.get() + freed);
-            vault.env.tell(Event::Advanced { bytes: freed });
+            *(if are_manifests { &mut deleted.snapshots } else { &mut deleted.packs }) += done.deleted;
+            deleted.bytes = ByteLen::new(deleted.bytes.get() + done.bytes);
+            row.refused.extend(done.refused);
+            vault.env.tell(Event::Advanced { bytes: done.bytes });
         }
     }
     vault.env.tell(Event::Ended);
-    Ok(())
-}
-
-async fn delete_batch(vault: &Vault, batch: &[(Key, u64)]) -> Result<(), OpsError> {
-    let keys: Vec<Key> = batch.iter().map(|(key, _)| key.clone()).collect();
-    let deletes = keys.into_iter().map(|key| async move { vault.repo.store().delete(&key).await });
-    stream::iter(deletes).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     Ok(())
 }
 
@@ -363,6 +362,7 @@ pub struct Undone {
 pub async fn undone(vault: &Vault, overdue_millis: i64) -> Result<Undone, OpsError> {
     let now = vault.env.clock.now();
     let mut undone = Undone { turn: turn::left(vault).await?, ..Undone::default() };
+    let overdue_millis = overdue_millis.saturating_add(vault.repo.lock().map_or(0, |lock| lock.objects_millis()));
     let head = vault.repo.newest_prune().await?;
     let batches = head.iter().flat_map(|head| &head.record.facts.sources).flat_map(|source| &source.pending);
     for batch in batches.filter(|batch| now.millis_since(batch.at) >= overdue_millis) {
@@ -398,7 +398,7 @@ fn condemned_by(plan: &Plan) -> usize {
     plan.snapshots.len() + plan.packs.len()
 }
 
-fn rules(source: &SourceRules, now: Moment, most: usize) -> Rules {
+fn rules(source: &SourceRules, now: Moment, (most, lock): (usize, Option<ObjectLock>)) -> Rules {
     Rules {
         policy: source.policy,
         zone: source.zone.clone(),
@@ -406,6 +406,7 @@ fn rules(source: &SourceRules, now: Moment, most: usize) -> Rules {
         grace_millis: source.grace_millis,
         given_up: GivenUp::default(),
         most,
+        lock,
     }
 }
 
@@ -426,8 +427,15 @@ fn decide(gathered: &Gathered, rules: &Rules, row: &mut SourceReport) -> Option<
     row.goes = goes.filter(|_| condemned_by(&plan) > 0);
     (row.put_off, row.young) = (plan.put_off, plan.young);
     row.missing = plan.missing.iter().copied().collect();
+    let leaving = plan.snapshots.iter().map(|named| named.id).filter(|id| !stays(&plan, id)).collect();
+    row.horizons = locked::horizons(&gathered.found, rules.lock, (&leaving, rules.now));
     row.oldest = oldest(&gathered.found, &plan);
     Some(plan)
+}
+
+/// Of a snapshot that stays an earlier manifest may go.
+fn stays(plan: &Plan, id: &ObjectId) -> bool {
+    plan.decisions.iter().any(|d| d.snapshot == *id && matches!(d.fate, Fate::Keep(_)))
 }
 
 fn oldest(found: &Found, plan: &Plan) -> Option<Oldest> {
@@ -440,7 +448,12 @@ fn oldest(found: &Found, plan: &Plan) -> Option<Oldest> {
 
 fn say_due(row: &mut SourceReport, due: &Due) {
     row.deleted = Tally { snapshots: due.snapshots.len(), packs: due.packs.len(), bytes: ByteLen::new(due.bytes) };
-    row.waiting = Waiting { objects: due.waiting, bytes: ByteLen::new(due.waiting_bytes), until: due.waiting_until };
+    row.waiting = Waiting {
+        objects: due.waiting,
+        bytes: ByteLen::new(due.waiting_bytes),
+        until: due.waiting_until,
+        locked: due.locked,
+    };
     row.spared = due.spared.clone();
 }
 

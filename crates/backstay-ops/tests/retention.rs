@@ -8,24 +8,30 @@
 //! - nothing leaves the store but what a durable record condemned a whole grace ago;
 //! - what is not condemned has everything it needs;
 //! - the newest good one, the last proven one, what is held and what was promised for ever are not condemned;
-//! - nothing at all happens to a source one of whose manifests somebody took away.
+//! - nothing at all happens to a source one of whose manifests somebody took away;
+//! - of a store with object lock nothing is asked that it must refuse.
 
 mod history;
 
 use backstay_model::catalog::{Keep, MarkKind};
+use backstay_model::lock::ObjectLock;
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::{ObjectId, SourceName};
+use backstay_ops::OpsError;
 use backstay_ops::catalog::Vault;
 use backstay_ops::retain::{RetainReport, SourceRules};
 use backstay_store::keys::{self, SnapshotName};
 use backstay_store::{Key, Store, Verb};
 use backstay_testkit::fault_store::{Fault, FaultKind, FaultStore};
+use backstay_testkit::lock_store::{LockStore, Words};
 use history::{DAY, Ended, HOUR, Hands, HeldUp, House, MINUTE, Run, apply, condemned};
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const GRACE: i64 = DAY;
+/// How long a store that locks does.
+const LOCKED: i64 = 2 * DAY;
 /// A thousand have passed; so many in every run.
 const HISTORIES: u64 = 300;
 
@@ -58,12 +64,17 @@ struct Told {
     deleted: usize,
     held_up: usize,
     late: usize,
+    locked: usize,
 }
 
 struct History {
     house: House,
     sources: [SourceName; 2],
     rules: Vec<SourceRules>,
+    /// Some stores lock what is put into them, and the keepers were told.
+    lock: Option<ObjectLock>,
+    /// When the store got each object that is there.
+    made: BTreeMap<Key, i64>,
     writers: Vec<(Vault, Hands)>,
     open: Vec<(usize, Run)>,
     known: BTreeMap<ObjectId, Known>,
@@ -99,6 +110,7 @@ impl History {
             log_millis: 0,
         });
         let rules = rules.collect();
+        let lock = dice.one_in(3).then(|| ObjectLock::new(LOCKED, None).expect("spans that fit"));
         let mut writers = Vec::new();
         for host in ["writer-1", "writer-2"] {
             let hands = house.hands.other();
@@ -109,6 +121,8 @@ impl History {
             house,
             sources,
             rules,
+            lock,
+            made: BTreeMap::new(),
             writers,
             open: Vec::new(),
             known: BTreeMap::new(),
@@ -229,16 +243,15 @@ impl History {
     async fn prune(&mut self) {
         let dice = self.house.dice.clone();
         let records_before = self.house.newest_prune().await;
-        let mut stores: Vec<Arc<dyn Store>> = vec![self.house.store.clone(), self.house.store.clone()];
+        let mut stores: Vec<Arc<dyn Store>> = vec![self.store(), self.store()];
         if dice.one_in(3) {
             let faults = vec![
                 Fault { verb: Some(Verb::List), per_thousand: 120, kind: FaultKind::ShortListing },
                 Fault { verb: None, per_thousand: 10, kind: FaultKind::Applied },
             ];
-            stores[0] = Arc::new(FaultStore::new(self.house.store.clone()).with_faults(dice.roll(1 << 40), faults));
+            stores[0] = Arc::new(FaultStore::new(self.store()).with_faults(dice.roll(1 << 40), faults));
         }
-        let hands = [self.house.hands.other(), self.house.hands.other()];
-        let second = self.house.host_over("keeper-2", &hands[1], stores[1].clone()).await.expect("open");
+        let second = self.keeper("keeper-2", stores[1].clone()).await.expect("open");
         let mut reports = Vec::new();
         if dice.one_in(3) {
             let (other, rules, time, long) =
@@ -253,11 +266,11 @@ impl History {
             });
             let verb = *dice.pick(&[Verb::Delete, Verb::PutNew, Verb::Get, Verb::List]).expect("some");
             let held_up = Arc::new(HeldUp::new(stores[0].clone(), verb, 1 + dice.roll(6), act));
-            if let Ok(first) = self.house.host_over("keeper-1", &hands[0], held_up.clone()).await {
+            if let Ok(first) = self.keeper("keeper-1", held_up.clone()).await {
                 reports.push(apply(&first, &self.rules).await);
             }
             self.told.held_up += usize::from(held_up.happened());
-        } else if let Ok(first) = self.house.host_over("keeper-1", &hands[0], stores[0].clone()).await {
+        } else if let Ok(first) = self.keeper("keeper-1", stores[0].clone()).await {
             if dice.one_in(3) {
                 let both = tokio::join!(apply(&first, &self.rules), apply(&second, &self.rules));
                 reports.extend([both.0, both.1]);
@@ -284,12 +297,27 @@ impl History {
         }
     }
 
+    /// The store as keepers have it.
+    fn store(&self) -> Arc<dyn Store> {
+        let Some(lock) = self.lock else { return self.house.store.clone() };
+        let clock = Arc::new(self.house.hands.other());
+        Arc::new(LockStore::new(self.house.store.clone(), clock, (lock.objects_millis(), Words::Locked)))
+    }
+
+    /// A keeper over this store, who knows of its lock.
+    async fn keeper(&self, name: &str, store: Arc<dyn Store>) -> Result<Vault, OpsError> {
+        let vault = self.house.host_over(name, &self.house.hands.other(), store).await?;
+        Ok(Vault { repo: vault.repo.clone().with_lock(self.lock), ..vault })
+    }
+
     fn hear(&mut self, report: &RetainReport) {
         self.told.applied += 1;
         for row in &report.sources {
             self.told.doubted += usize::from(!row.doubts.is_empty());
             self.told.condemned += row.condemned.snapshots + row.condemned.packs;
             self.told.deleted += row.deleted.snapshots + row.deleted.packs;
+            self.told.locked += row.waiting.locked;
+            assert!(row.refused.is_empty(), "what is locked is not tried: {row:?}");
             assert!(self.vandalised.as_ref() != Some(&row.source) || !row.doubts.is_empty(), "{row:?}");
         }
     }
@@ -313,7 +341,11 @@ impl History {
             let condemned = self.condemned.get(gone);
             let fair = condemned.is_some_and(|at| now - at >= GRACE) || self.taken.contains(gone);
             assert!(fair, "{gone} is gone; it was condemned at {condemned:?}, and now it is {now}");
+            let young = self.lock.is_some() && now - self.made[gone] < LOCKED;
+            assert!(!young || self.taken.contains(gone), "{gone} is gone and was locked");
         }
+        let listed = self.house.store.list("", None, usize::MAX).await.expect("a listing");
+        self.made = listed.entries.into_iter().map(|entry| (entry.key, entry.modified.as_millis())).collect();
         for source in self.sources.clone() {
             let condemned = condemned(&prune, &source);
             self.look_at(&source, &condemned).await;
@@ -358,7 +390,7 @@ impl History {
         self.open.clear();
         for _ in 0..3 {
             self.house.hands.pass(26 * HOUR);
-            let keeper = self.house.host("keeper-1", &self.house.hands.other()).await;
+            let keeper = self.keeper("keeper-1", self.store()).await.expect("open");
             match apply(&keeper, &self.rules).await {
                 Ok(report) => self.hear(&report),
                 Err(error) => panic!("a keeper alone: {error}"),
@@ -391,6 +423,7 @@ async fn live(seed: u64, told: &mut Told) {
     told.deleted += new.deleted;
     told.held_up += new.held_up;
     told.late += new.late;
+    told.locked += new.locked;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -400,10 +433,10 @@ async fn nothing_promised_is_lost_whatever_happens() {
         println!("history {seed}");
         live(seed, &mut told).await;
     }
-    let Told { applied, errors, doubted, condemned, deleted, held_up, late } = told;
+    let Told { applied, errors, doubted, condemned, deleted, held_up, late, locked } = told;
     println!(
-        "{applied} runs, {errors} errors, {doubted} doubts, {condemned} condemned, {deleted} deleted, {held_up} held up, {late} too late"
+        "{applied} runs, {errors} errors, {doubted} doubts, {condemned} condemned, {deleted} deleted, {held_up} held up, {late} too late, {locked} locked"
     );
     assert!(applied > 300 && errors > 30 && doubted > 30 && condemned > 1000 && deleted > 500, "all of it happened");
-    assert!(held_up > 30 && late > 10, "and that too");
+    assert!(held_up > 30 && late > 10 && locked > 100, "and that too");
 }

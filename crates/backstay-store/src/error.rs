@@ -16,6 +16,14 @@ pub enum StoreError {
         #[source]
         source: BoxError,
     },
+    /// The store keeps the object until its time is over, whoever asks.
+    #[error("the store refused {op} {key}: it is locked")]
+    Locked {
+        op: &'static str,
+        key: String,
+        #[source]
+        source: BoxError,
+    },
     /// The keys were good once.
     #[error("the store refused {op} {key}: the access keys have expired")]
     Expired {
@@ -111,7 +119,10 @@ impl Kinded for StoreError {
             | StoreError::TooLarge { .. } => Kind::Corrupt,
             StoreError::Open { source, .. } => Kind::of_io(source),
             StoreError::Refused { .. } => Kind::Config,
-            StoreError::Denied { .. } | StoreError::Expired { .. } | StoreError::Skewed { .. } => Kind::Denied,
+            StoreError::Denied { .. }
+            | StoreError::Locked { .. }
+            | StoreError::Expired { .. }
+            | StoreError::Skewed { .. } => Kind::Denied,
             StoreError::Full { .. } => Kind::NoSpace,
             StoreError::Unknown { .. } | StoreError::Deadline { .. } => Kind::Unavailable,
         }

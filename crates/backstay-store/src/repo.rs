@@ -35,6 +35,7 @@ use crate::seam::{Entry, Key, Page, Put, Store, Verb};
 use crate::signing::SigningKey;
 use backstay_format::facts::{Conf, Role};
 use backstay_format::{ObjectType, facts};
+use backstay_model::lock::ObjectLock;
 use backstay_model::{Digest, ObjectId, Random, RepoId, SignerKey, seams};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -72,6 +73,8 @@ pub struct Repository {
     master: Master,
     /// What the newest configuration asks of whoever writes, and this program does not know.
     unknown_to_writers: u32,
+    /// What this host was told of the store's object lock.
+    lock: Option<ObjectLock>,
 }
 
 /// What a new repository is made of.
@@ -172,13 +175,27 @@ impl Repository {
         let seen = found;
         let unknown_to_writers = record.read_compatible;
         let (id, conf, conf_bytes) = (record.repo, Arc::new(record.facts), bytes);
-        Ok(Self { unknown_to_writers, store, id, root, conf, seen, conf_bytes, conf_fault: None, master })
+        Ok(Self { unknown_to_writers, store, id, root, conf, seen, conf_bytes, conf_fault: None, master, lock: None })
     }
 
     /// Refuses it if its configuration is older than one this host has seen of it.
     pub fn not_older_than(self, seen: SeenConf) -> Result<Self, RepoError> {
         check_not_older(Some(seen), self.seen)?;
         Ok(self)
+    }
+
+    /// The same, in a store that refuses to delete for a while.
+    pub fn with_lock(self, lock: Option<ObjectLock>) -> Self {
+        Self { lock, ..self }
+    }
+
+    /// The same, reached through another store that stands before this one.
+    pub fn through(&self, store: Arc<dyn Store>) -> Self {
+        Self { store, ..self.clone() }
+    }
+
+    pub fn lock(&self) -> Option<ObjectLock> {
+        self.lock
     }
 
     pub fn id(&self) -> RepoId {

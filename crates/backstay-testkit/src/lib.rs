@@ -6,6 +6,7 @@ pub mod crash_disk;
 pub mod effects;
 pub mod fault_store;
 pub mod fuzz;
+pub mod lock_store;
 pub mod role_store;
 pub mod s3_adversary;
 pub mod s3_server;

@@ -96,6 +96,31 @@ fn a_store_that_overwrites_is_found_and_said_every_time() {
     assert_eq!(rows(&far.house.path("newest.db")), rows(&far.house.path("shop.db")));
 }
 
+/// No emulator locks: what is shown is counted from when the store got each object.
+#[test]
+fn of_a_locked_bucket_it_is_shown_until_when_nobody_can_delete() {
+    let server = S3Server::start();
+    let wire = Adversary::start(&server, Conditions::Honoured, None);
+    let far = Far::new(wire.endpoint());
+    let (exit, out, err) = far.init();
+    assert_eq!(exit, 0, "{out}{err}");
+    let told = |words: &[&str]| {
+        let mut command = far.command(words);
+        ended(command.env("BACKSTAY_STORE_OBJECT_LOCK", "30d").output().expect("it runs"))
+    };
+    let (exit, out, err) = told(&["status", "--json"]);
+    let horizon = &value(&out)["sources"][0]["horizon"];
+    assert!(exit == 0 && horizon["until"].is_string() && horizon["short"] == false, "{out}{err}");
+    let (_, out, _) = told(&["status"]);
+    assert!(out.contains("nobody can delete the newest before"), "{out}");
+    let (exit, out, err) = told(&["retention", "plan"]);
+    assert!(exit == 0 && out.contains("LOCKED UNTIL"), "{out}{err}");
+    assert!(!far.ok(&["retention", "plan"]).contains("LOCKED"), "without the setting nothing is known of a lock");
+    let mut wrong = far.command(&["status"]);
+    let (exit, _, err) = ended(wrong.env("BACKSTAY_STORE_OBJECT_LOCK", "1d").output().expect("it runs"));
+    assert!(exit == 3 && err.contains("BACKSTAY_STORE_OBJECT_LOCK"), "{exit}: {err}");
+}
+
 #[test]
 fn what_a_bucket_needs_is_said_before_anything_is_made() {
     let server = S3Server::start();

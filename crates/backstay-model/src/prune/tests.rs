@@ -59,6 +59,7 @@ fn last(count: u32) -> Rules {
         grace_millis: 24 * HOUR,
         given_up: GivenUp::default(),
         most: 100,
+        lock: None,
     }
 }
 
@@ -154,7 +155,7 @@ fn only_what_outlived_its_grace_and_is_needed_by_nothing_is_deleted() {
     found.packs.extend([(id(901), listed(1)), (id(902), listed(2)), (id(903), listed(4))]);
     let ago = |hours| at(NOW - hours * HOUR);
     let named = |n| Named { sequence: Sequence::new(n), id: id(n), generation: Generation::FIRST };
-    found.condemned = [(named(1), 10), (named(2), 20)].into();
+    found.condemned = [(named(1), listed(10)), (named(2), listed(20))].into();
     found.recorded.snapshots =
         [(1, 24), (2, 23), (3, 99)].map(|(n, h)| Pending { object: named(n), at: ago(h) }).into();
     let packs = [(901, 24), (902, 23), (904, 99), (905, 99)];
@@ -205,9 +206,32 @@ fn a_condemned_first_manifest_stays_while_the_later_one_lacks_a_pack() {
     rewritten.snapshot.generation = Generation::new(1);
     let first = first_of(&rewritten, &[901]).named;
     let mut found = found(vec![rewritten]);
-    found.condemned = [(first, 7)].into();
+    found.condemned = [(first, Listed { len: 7, modified: at(0) })].into();
     found.recorded.snapshots = vec![Pending { object: first, at: at(0) }];
     assert_eq!(due(&found, &last(1)).snapshots, [first]);
     found.packs.clear();
     assert_eq!(due(&found, &last(1)).snapshots, []);
+}
+
+#[test]
+fn what_is_locked_waits_and_a_manifest_never_outlives_the_packs_it_needs() {
+    const DAY: i64 = 24 * HOUR;
+    let mut found = found(vec![standing(99, &[909])]);
+    let ago = |days: i64| at(NOW - days * DAY);
+    let listed = |days| Listed { len: 1, modified: ago(days) };
+    let named = |n| Named { sequence: Sequence::new(n), id: id(n), generation: Generation::FIRST };
+    // All condemned five days ago but the last; the manifest of number 2 is younger than the packs that went with it.
+    found.condemned = [(named(1), listed(40)), (named(2), listed(20))].into();
+    found.recorded.snapshots = [1, 2].map(|n| Pending { object: named(n), at: ago(5) }).into();
+    found.packs.extend([(id(901), listed(40)), (id(902), listed(25)), (id(903), listed(40))]);
+    let packs = [(901, 5), (902, 5), (903, 6)];
+    found.recorded.packs = packs.map(|(n, days)| Pending { object: id(n), at: ago(days) }).into();
+    let free = due(&found, &last(1));
+    assert_eq!((free.snapshots.len(), free.packs.len(), free.locked), (2, 3, 0));
+    let lock = ObjectLock::new(30 * DAY, None);
+    let locked = due(&found, &Rules { lock, ..last(1) });
+    assert_eq!((numbers(&locked.snapshots), &locked.packs[..]), (vec![1], &[id(903)][..]));
+    assert_eq!((locked.waiting, locked.locked, locked.waiting_until), (3, 3, Some(at(NOW + 10 * DAY))));
+    let later = due(&found, &Rules { lock, now: at(NOW + 10 * DAY), ..last(1) });
+    assert_eq!((later.snapshots.len(), later.packs.len()), (2, 3));
 }

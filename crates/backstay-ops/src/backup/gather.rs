@@ -13,9 +13,10 @@ use backstay_model::prune::Named;
 use backstay_model::space::{self, ObjectUse, SpacePolicy};
 use backstay_model::{BranchNo, Moment, ObjectId, Sequence, SourceName};
 use backstay_sqlite::FileIdentity;
+use backstay_store::Entry;
 use backstay_store::keys::{self, SnapshotName};
 use backstay_store::repo::ManifestFront;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// How far back a backup looks for a snapshot it can build on.
 pub(crate) const LOOK_BACK: usize = 16;
@@ -50,6 +51,8 @@ pub struct Gathered {
     why_full: &'static str,
     /// Objects the base refers to that are not in the store as they should be.
     missing: HashSet<ObjectId>,
+    /// Objects the base refers to whose lock ends before a new snapshot's is to.
+    unlocked: HashSet<ObjectId>,
 }
 
 impl Gathered {
@@ -89,10 +92,15 @@ pub async fn gather(vault: &Vault, request: &BackupRequest, purpose: Purpose<'_>
         base_name: None,
         why_full: "it is the first",
         missing: HashSet::new(),
+        unlocked: HashSet::new(),
     };
     choose_base(vault, request, &fronts, &mut gathered).await?;
     if let Some(base) = &gathered.base {
-        gathered.missing = missing_objects(vault, request, base).await?;
+        let packs = vault.repo.list(&keys::pack_prefix(&request.source)).await?;
+        let packs: HashMap<ObjectId, &Entry> =
+            packs.iter().filter_map(|e| Some((keys::parse_pack(&request.source, &e.key)?, e))).collect();
+        gathered.missing = missing_objects(base, &packs);
+        gathered.unlocked = unlocked_objects(vault, &packs);
     }
     Ok(gathered)
 }
@@ -202,12 +210,18 @@ async fn is_quarantined(vault: &Vault, front: &ManifestFront) -> Result<bool, Op
 }
 
 /// Objects of the base that a listing does not show with the length they must have.
-async fn missing_objects(vault: &Vault, request: &BackupRequest, base: &Base) -> Result<HashSet<ObjectId>, OpsError> {
-    let entries = vault.repo.list(&keys::pack_prefix(&request.source)).await?;
-    let there: std::collections::HashMap<ObjectId, u64> =
-        entries.iter().filter_map(|e| Some((keys::parse_pack(&request.source, &e.key)?, e.len))).collect();
+fn missing_objects(base: &Base, packs: &HashMap<ObjectId, &Entry>) -> HashSet<ObjectId> {
     let refs = base.table.refs().iter();
-    Ok(refs.filter(|r| there.get(&r.object) != Some(&r.stored)).map(|r| r.object).collect())
+    refs.filter(|r| packs.get(&r.object).is_none_or(|entry| entry.len != r.stored)).map(|r| r.object).collect()
+}
+
+/// Packs that the store may delete before a snapshot of this run may be deleted. Time is the store's as far as it
+/// has said any, and this host's if that is later: a clock that is behind makes the locks short, and that is alarmed.
+fn unlocked_objects(vault: &Vault, packs: &HashMap<ObjectId, &Entry>) -> HashSet<ObjectId> {
+    let Some(lock) = vault.repo.lock() else { return HashSet::new() };
+    let said = packs.values().map(|entry| entry.modified).max();
+    let now = said.map_or(vault.env.clock.now(), |said| said.max(vault.env.clock.now()));
+    packs.iter().filter(|(_, entry)| !lock.may_refer(entry.modified, now)).map(|(id, _)| *id).collect()
 }
 
 pub fn decide(gathered: &Gathered, purpose: Purpose<'_>) -> Result<Plan, OpsError> {
@@ -225,6 +239,7 @@ pub fn decide(gathered: &Gathered, purpose: Purpose<'_>) -> Result<Plan, OpsErro
     };
     let mut leaving = gathered.missing.clone();
     leaving.extend(gathered.seen.suspects.iter().copied());
+    leaving.extend(gathered.unlocked.iter().copied());
     if let Some(base) = &gathered.base {
         leaving.extend(thin_objects(base));
     }

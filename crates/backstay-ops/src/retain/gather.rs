@@ -9,7 +9,7 @@ use backstay_model::prune::{Doubt, Found, Listed, Named, Pending, Recorded, Stan
 use backstay_model::{Generation, Moment, ObjectId, SourceName};
 use backstay_store::Key;
 use backstay_store::keys::{self, SnapshotName};
-use backstay_store::repo::{ManifestFront, RepoError};
+use backstay_store::repo::{Manifest, ManifestFront, RepoError};
 use futures::stream::{self, StreamExt};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -97,7 +97,7 @@ pub async fn gather(
         recorded: recorded.map(of_record).unwrap_or_default(),
         seen: seen.head.map(|head| (head.sequence, head.digest)),
         packs,
-        condemned: condemned.into_iter().map(|(name, listed)| (named(&name), listed.len)).collect(),
+        condemned: condemned.into_iter().map(|(name, listed)| (named(&name), listed)).collect(),
     };
     Ok(Gathered { found, rolled_back, marks: read })
 }
@@ -132,7 +132,7 @@ fn stand(catalog: Catalog, places: &HashMap<Named, &Listed>, known: &Known) -> V
     snapshots.into_iter().filter_map(one).collect()
 }
 
-async fn packs(vault: &Vault, source: &SourceName) -> Result<BTreeMap<ObjectId, Listed>, OpsError> {
+pub(super) async fn packs(vault: &Vault, source: &SourceName) -> Result<BTreeMap<ObjectId, Listed>, OpsError> {
     let entries = vault.repo.list(&keys::pack_prefix(source)).await?;
     let one = |entry: &backstay_store::Entry| {
         Some((keys::parse_pack(source, &entry.key)?, Listed { len: entry.len, modified: entry.modified }))
@@ -157,6 +157,12 @@ async fn manifests(vault: &Vault, source: &SourceName) -> Result<Manifests, OpsE
     Ok(manifests)
 }
 
+/// The packs that a manifest needs. What lies in a log goes by the log's own rules.
+pub(super) fn packs_of(manifest: &Manifest) -> Vec<ObjectId> {
+    let packs = manifest.table.refs().iter().filter(|reference| reference.kind == ObjectType::Pack);
+    packs.map(|reference| reference.object).collect()
+}
+
 /// Reads the manifests that are not known yet, whole: their tables count.
 async fn read(vault: &Vault, names: &[(SnapshotName, Listed)], known: &mut Known) -> Result<Fronts, OpsError> {
     let all = names.iter().map(|(name, _)| name);
@@ -171,9 +177,7 @@ async fn read(vault: &Vault, names: &[(SnapshotName, Listed)], known: &mut Known
         vault.env.cancel.check()?;
         match manifest {
             Ok(manifest) => {
-                // What lies in a log goes by the log's own rules.
-                let packs = manifest.table.refs().iter().filter(|reference| reference.kind == ObjectType::Pack);
-                let needs = packs.map(|reference| reference.object).collect();
+                let needs = packs_of(&manifest);
                 known.0.insert(name.key(), (manifest.front, needs));
             }
             Err(error) => drop(bad.insert(name.key(), error)),

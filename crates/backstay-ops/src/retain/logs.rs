@@ -4,7 +4,7 @@
 //! A stream may hold the commits of several sources, so one source in doubt stops this for all.
 
 use super::gather::{self, Known};
-use super::{AT_ONCE, BATCH, SourceRules, Turn, doubts};
+use super::{BATCH, SourceRules, Turn, doubts, locked};
 use crate::OpsError;
 use crate::catalog::Vault;
 use backstay_format::facts::{CondemnedSlots, Prune, PrunedStream};
@@ -13,7 +13,6 @@ use backstay_model::prune::logs::{Anchor, Logs, Stream};
 use backstay_model::{ByteLen, Moment, Sequence, StreamId};
 use backstay_store::keys::{self, Place};
 use backstay_store::{Entry, Key};
-use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 
 /// What a run did to logs.
@@ -25,6 +24,8 @@ pub struct LogReport {
     pub waiting: LogTally,
     /// A source is in doubt: nothing of any log was touched.
     pub doubted: bool,
+    /// Objects that the store would not delete: what is younger was not tried.
+    pub refused: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -173,19 +174,22 @@ pub fn report(last: Option<&Prune>, next: &[PrunedStream], logs: &Logs) -> LogRe
     report
 }
 
-/// Deletes what is due, a batch at a time.
+/// Deletes what is due, a batch at a time, and says how many the store keeps by a lock.
 pub async fn delete(
     vault: &Vault,
     (record, logs): (&Prune, &Logs),
     (turn, grace_millis): (&mut Turn<'_>, i64),
-) -> Result<LogTally, OpsError> {
+) -> Result<(LogTally, u64), OpsError> {
     let mut deleted = LogTally::default();
     for batch in due(record, logs, (turn.now(), grace_millis)).chunks(BATCH) {
         vault.env.cancel.check()?;
         turn.check().await?;
-        let deletes = batch.iter().map(|(key, _)| async move { vault.repo.store().delete(key).await });
-        stream::iter(deletes).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        batch.iter().for_each(|(_, len)| deleted.add(*len));
+        let done = locked::delete_batch(vault, batch).await?;
+        deleted.objects += done.deleted as u64;
+        deleted.bytes = ByteLen::new(deleted.bytes.get() + done.bytes);
+        if !done.refused.is_empty() {
+            return Ok((deleted, done.refused.len() as u64));
+        }
     }
-    Ok(deleted)
+    Ok((deleted, 0))
 }

@@ -1,6 +1,7 @@
 //! What a retention run found, decided and did, as values. A plan is the same value with nothing done.
 
 use super::LogReport;
+use backstay_model::lock::Horizon;
 use backstay_model::prune::{Doubt, Spared};
 use backstay_model::retention::{Decision, RetentionPolicy};
 use backstay_model::{ByteLen, Moment, ObjectId, SourceName, Verdict};
@@ -46,6 +47,10 @@ pub struct SourceReport {
     pub missing: Vec<ObjectId>,
     /// The oldest restore point before and after.
     pub oldest: Option<Oldest>,
+    /// How long nobody can delete each snapshot that stays, newest first; empty where no object lock is known of.
+    pub horizons: Vec<Horizon>,
+    /// What the store would not delete: it stays condemned, and the next run tries again.
+    pub refused: Vec<String>,
 }
 
 impl SourceReport {
@@ -65,12 +70,15 @@ impl SourceReport {
             spared: Vec::new(),
             missing: Vec::new(),
             oldest: None,
+            horizons: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
     /// Nothing is done to a source that is doubted, and what should not be is for a person to look at.
     pub(super) fn judge(&mut self) {
-        let clean = self.doubts.is_empty() && self.spared.is_empty() && self.missing.is_empty();
+        let safe = self.refused.is_empty() && !self.horizons.iter().any(|horizon| horizon.short);
+        let clean = safe && self.doubts.is_empty() && self.spared.is_empty() && self.missing.is_empty();
         self.verdict = if clean { Verdict::Pass } else { Verdict::Partial };
     }
 }
@@ -88,6 +96,8 @@ pub struct Waiting {
     pub bytes: ByteLen,
     /// When the last of it may go.
     pub until: Option<Moment>,
+    /// How many objects wait for the store's lock alone.
+    pub locked: usize,
 }
 
 /// How far back one could and can go.

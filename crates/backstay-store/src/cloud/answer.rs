@@ -62,6 +62,17 @@ const EXPIRED: [&str; 6] = [
     "InvalidAuthenticationInfo",
 ];
 
+/// Codes of objects that the store keeps until their time is over: Azure's, Google's, MinIO's and those that follow
+/// it, Alibaba's. Amazon's is plain `AccessDenied`.
+const LOCKED: [&str; 6] = [
+    "BlobImmutableDueToPolicy",
+    "BlobImmutableDueToLegalHold",
+    "RetentionPolicyNotMet",
+    "ObjectUnderActiveHold",
+    "ObjectLocked",
+    "FileImmutable",
+];
+
 /// Whether the condition of a put failed. A conflict of two requests under way is none: it does not say that
 /// either has made the object.
 pub(super) fn is_taken(error: &Raw) -> bool {
@@ -115,6 +126,7 @@ impl Asked<'_> {
             }
             (400 | 401 | 403, "RequestTimeTooSkewed" | "RequestInTheFuture") => StoreError::Skewed { op, key, source },
             (400 | 401 | 403, code) if EXPIRED.contains(&code) => StoreError::Expired { op, key, source },
+            (400..=499, code) if LOCKED.contains(&code) => StoreError::Locked { op, key, source },
             (401 | 403, _) => StoreError::Denied { op, key, source },
             // The server gave up waiting for the rest of the request, or holds two at once against each other.
             (400, "RequestTimeout" | "IncompleteBody") | (408 | 409 | 425 | 429, _) => {

@@ -11,7 +11,8 @@ use crate::diagnostics::Diagnostic;
 use crate::output::time;
 use crate::output::{Page, View, counted};
 use crate::vault;
-use backstay_model::catalog::MarkKind;
+use backstay_model::catalog::{MarkKind, living};
+use backstay_model::lock::Horizon;
 use backstay_model::moment::human_span;
 use backstay_model::status::{Concern, Point, ProofPolicy, Situation, Status, judge};
 use backstay_model::{Kind, Moment, SourceName, Verdict};
@@ -66,6 +67,7 @@ async fn healing(vault: &Vault, sources: &[&SourceSettings]) -> Vec<Kept> {
 async fn one(context: &Context, vault: &Vault, source: &SourceSettings) -> Result<SourceStatus, Diagnostic> {
     let catalog = vault.catalog(&source.name).await?;
     let policy = &source.policy;
+    let horizon = newest_horizon(vault, &catalog).await?;
     let status = judge(Situation {
         snapshots: &catalog.snapshots,
         broken: catalog.broken.len(),
@@ -73,6 +75,7 @@ async fn one(context: &Context, vault: &Vault, source: &SourceSettings) -> Resul
         now: context.clock.now(),
         max_age_millis: vault::millis(policy.max_age),
         proof: if policy.proof.enabled { ProofPolicy::Wanted } else { ProofPolicy::Off },
+        horizon,
     });
     Ok(SourceStatus {
         source: source.name.clone(),
@@ -84,8 +87,16 @@ async fn one(context: &Context, vault: &Vault, source: &SourceSettings) -> Resul
         has_rules: policy.retention.rules.is_set(),
         checked: vault.state.checked(&source.name).summary(),
         followed: FollowStatus::of(vault, &source.name, context.clock.now())?,
+        horizon,
         status,
     })
+}
+
+/// How long the newest good snapshot is locked, where an object lock is known of.
+async fn newest_horizon(vault: &Vault, catalog: &Catalog) -> Result<Option<Horizon>, Diagnostic> {
+    let good = living(&catalog.snapshots).filter(|s| !s.is_quarantined());
+    let Some(newest) = good.max_by_key(|s| s.sequence) else { return Ok(None) };
+    Ok(retain::horizon_of(vault, catalog, newest).await?)
 }
 
 /// When a point was last shown to be restorable.
@@ -133,6 +144,8 @@ pub struct SourceStatus {
     pub checked: Option<CheckedSummary>,
     /// What a follower on this host says; null when there never was one.
     pub followed: Option<FollowStatus>,
+    /// How long nobody can delete the newest good snapshot; null where no object lock is known of.
+    pub horizon: Option<Horizon>,
 }
 
 impl View for StatusView {
@@ -242,6 +255,9 @@ impl SourceStatus {
             page.evidence("checked", &checked_words(checked, zone));
         }
         page.evidence("proven", &self.status.proven.as_ref().map_or("never".to_owned(), point));
+        if let Some(horizon) = self.horizon.filter(|horizon| !horizon.short) {
+            page.evidence("locked", &horizon_words(&horizon, zone));
+        }
         if let Some(followed) = &self.followed {
             followed.render(page, zone);
         }
@@ -255,6 +271,13 @@ impl SourceStatus {
             page.evidence("MARKS", &fault.problem);
         }
     }
+}
+
+/// Until when a snapshot cannot be deleted by anybody.
+pub fn horizon_words(horizon: &Horizon, zone: &TimeZone) -> String {
+    horizon.until.map_or("not known: an object is not listed".to_owned(), |until| {
+        format!("until {}: nobody can delete the newest before", time::local(until, zone))
+    })
 }
 
 /// How far the checks have come round.
@@ -281,6 +304,12 @@ fn concern_words(concern: &Concern) -> String {
         }
         Concern::Broken { count } => format!("{count} manifests cannot be verified"),
         Concern::MarkFaults { count } => format!("{count} marks are missing or cannot be verified"),
+        Concern::LockShort { horizon } => {
+            let until = horizon.until.map_or("at any time".to_owned(), |until| format!("from {until}"));
+            let wanted =
+                horizon.wanted.map(|wanted| format!("; it should be locked until {wanted}")).unwrap_or_default();
+            format!("the newest snapshot, {}, CAN BE DELETED {until}{wanted}", horizon.snapshot.short())
+        }
         Concern::AheadOfClock { by_millis } => {
             format!("the newest backup is {} ahead of this clock", human_span(*by_millis))
         }

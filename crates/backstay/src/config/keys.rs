@@ -19,6 +19,8 @@ pub const KEYS: &[&str] = &[
     "store.sse",
     "store.sse_kms_key",
     "store.checksum",
+    "store.object_lock",
+    "store.locked_for",
     "proof.enabled",
     "proof.integrity",
     "proof.foreign_keys",

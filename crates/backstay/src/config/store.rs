@@ -4,6 +4,8 @@
 use super::error::ConfigError;
 use super::settings::{Reader, RepositoryLocation};
 use super::value::Named;
+use crate::vault;
+use backstay_model::lock::ObjectLock;
 use backstay_store::cloud::{Addressing, Checksum, Place, Provider, ServerSide, Transport};
 use std::path::PathBuf;
 
@@ -20,6 +22,8 @@ pub struct StoreSettings {
     pub storage_class: Option<String>,
     pub server_side: Option<ServerSide>,
     pub checksum: Option<Checksum>,
+    /// How long the bucket refuses to delete what is put into it.
+    pub lock: Option<ObjectLock>,
 }
 
 /// Where access keys come from.
@@ -45,7 +49,7 @@ const OF_S3: [&str; 6] =
     ["store.region", "store.path_style", "store.profile", "store.sse", "store.sse_kms_key", "store.checksum"];
 
 /// Every setting of the table.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 13] = [
     "store.endpoint",
     "store.region",
     "store.path_style",
@@ -57,6 +61,8 @@ const NAMES: [&str; 11] = [
     "store.sse",
     "store.sse_kms_key",
     "store.checksum",
+    "store.object_lock",
+    "store.locked_for",
 ];
 
 impl StoreSettings {
@@ -74,6 +80,7 @@ impl StoreSettings {
             storage_class: None,
             server_side: None,
             checksum: None,
+            lock: None,
         }
     }
 
@@ -115,6 +122,7 @@ impl StoreSettings {
             storage_class: class.map(str::to_owned),
             server_side: server_side(reader)?,
             checksum: get("store.checksum").map(|named| named.choice(&checksums)).transpose()?,
+            lock: object_lock(reader)?,
         })
     }
 }
@@ -130,6 +138,20 @@ fn refuse_foreign(reader: &Reader<'_>, place: Option<&Place>) -> Result<(), Conf
         Some(named) => Err(named.bad(why)),
         None => Ok(()),
     }
+}
+
+/// What the bucket keeps of each object, and what that is to be worth for a snapshot.
+fn object_lock(reader: &Reader<'_>) -> Result<Option<ObjectLock>, ConfigError> {
+    let span = |named: Named<'_>| named.duration().map(vault::millis);
+    let (objects, snapshots) = (reader.get("store.object_lock"), reader.get("store.locked_for"));
+    let Some(named) = objects else {
+        return snapshots.map_or(Ok(None), |named| Err(named.bad("left out unless `store.object_lock` is set")));
+    };
+    let objects = span(named)?;
+    let alone = ObjectLock::new(objects, None).ok_or_else(|| named.bad("a span of at least \"2d\""))?;
+    let Some(named) = snapshots else { return Ok(Some(alone)) };
+    let lock = ObjectLock::new(objects, Some(span(named)?));
+    lock.map(Some).ok_or_else(|| named.bad("a span at least a day shorter than `store.object_lock`"))
 }
 
 fn server_side(reader: &Reader<'_>) -> Result<Option<ServerSide>, ConfigError> {

@@ -4,6 +4,7 @@ use super::secret::{KeySource, Secret, SecretError};
 use super::settings::{ForeignKeys, Integrity, RepositoryLocation, Settings, Threads};
 use super::write::{FreshConfig, NewSource};
 use super::{DEFAULTS, Env, FlagSetting, Layers};
+use backstay_model::lock::ObjectLock;
 use backstay_model::{Kind, Kinded, SignerKey};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -310,6 +311,9 @@ fn a_bucket_is_reached_as_the_store_table_says() {
         ("credentials = \"instance\"\nprofile = \"x\"", "`store.credentials` is \"instance\""),
         ("region = \"a b\"", "a region such as"),
         ("checksum = \"md5\"", "\"sha256\" or \"crc64nvme\""),
+        ("locked_for = \"7d\"", "unless `store.object_lock` is set"),
+        ("object_lock = \"1d\"", "at least \"2d\""),
+        ("object_lock = \"30d\"\nlocked_for = \"30d\"", "at least a day shorter"),
         ("secret_access_key = \"x\"", "unknown key `store.secret_access_key`"),
     ];
     for (text, words) in refused {
@@ -325,6 +329,8 @@ fn a_bucket_is_reached_as_the_store_table_says() {
         let error = problem(&format!("repository = \"{place}\"\n[store]\n{table}\n"));
         assert!(error.contains(words), "{place} {table}: {error}");
     }
+    let locked = of("object_lock = \"30d\"\nlocked_for = \"7d\"").expect("a lock");
+    assert_eq!(locked.lock, ObjectLock::new(30 * 86_400_000, Some(7 * 86_400_000)));
     load("repository = \"gs://vaults\"\n[store]\nstorage_class = \"NEARLINE\"\n").expect("a class of Google's");
     let folder = problem(&format!("{LEAST}[store]\nregion = \"x-1\"\n"));
     assert!(folder.contains("`repository` is a folder"), "{folder}");

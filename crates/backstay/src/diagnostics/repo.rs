@@ -134,6 +134,9 @@ fn of_store(plain: Diagnostic, error: &StoreError) -> Diagnostic {
         StoreError::Skewed { .. } => plain
             .hint("Set the clock of this machine, for instance with `timedatectl set-ntp true`.")
             .hint("Run `date -u` to see what it says now, then run the same command again."),
+        StoreError::Locked { .. } => plain
+            .hint("Wait until its time is over; nobody can delete it before.")
+            .hint("Say in `store.object_lock` how long the bucket locks what is put into it."),
         StoreError::Denied { .. } => {
             plain.hint("Run `backstay doctor`, and correct the permissions of the repository.")
         }

@@ -5,10 +5,13 @@ use crate::output::time;
 use crate::output::{Page, View, counted};
 use backstay_model::Verdict;
 use backstay_model::prune::Doubt;
-use backstay_model::retention::{Decision, Fate, Freed};
-use backstay_model::{Generation, Moment};
+use backstay_model::retention::{Fate, Freed};
+use backstay_model::{Generation, Moment, ObjectId};
 use backstay_ops::retain::{HoldReport, LogTally, RetainReport, SourceReport, Tally};
 use jiff::tz::TimeZone;
+
+/// Refused deletions that are named; the rest is counted.
+const REFUSED_SHOWN: usize = 8;
 
 #[derive(serde::Serialize)]
 pub struct RetentionView {
@@ -50,6 +53,9 @@ impl RetentionView {
         if !said.is_empty() {
             page.evidence("log", &said.join("; "));
         }
+        if logs.refused > 0 {
+            page.evidence("REFUSED", &format!("{} of a log, by a lock of the store", counted(logs.refused, "object")));
+        }
     }
 
     fn source(&self, page: &mut Page, row: &SourceReport) {
@@ -71,6 +77,7 @@ impl RetentionView {
                 &format!("pack {} is not listed, and a snapshot that stays needs it", missing.short()),
             );
         }
+        self.locks(page, row);
         if !row.doubts.is_empty() {
             return;
         }
@@ -85,6 +92,9 @@ impl RetentionView {
                 "waiting",
                 &format!("{} objects, {}; the last goes from {}", waiting.objects, waiting.bytes, at(until)),
             );
+        }
+        if row.waiting.locked > 0 {
+            page.evidence("locked", &format!("{} of them wait for the store's lock alone", row.waiting.locked));
         }
         if row.put_off > 0 {
             page.evidence(
@@ -102,7 +112,7 @@ impl RetentionView {
             page.evidence("reach", &format!("back to {}; before, to {}", at(oldest.after), at(oldest.before)));
         }
         if !self.report.performed {
-            page.table(&self.fates(&row.snapshots));
+            page.table(&self.fates(row));
         }
     }
 
@@ -121,14 +131,34 @@ impl RetentionView {
         }
     }
 
-    fn fates(&self, decisions: &[Decision]) -> Table {
-        let mut table = Table::new([
-            ("SNAPSHOT", Align::Left),
-            ("TAKEN", Align::Left),
-            ("FATE", Align::Left),
-            ("WHY", Align::Left),
-        ]);
-        for decision in decisions {
+    /// What the store's object lock does, where there is one.
+    fn locks(&self, page: &mut Page, row: &SourceReport) {
+        for horizon in row.horizons.iter().filter(|horizon| horizon.short) {
+            let at = |moment: Option<Moment>| moment.map_or("now".to_owned(), |at| time::local(at, &self.zone));
+            page.evidence(
+                "LOCK",
+                &format!(
+                    "snapshot {} can be deleted from {}; it should be locked until {}",
+                    horizon.snapshot.short(),
+                    at(horizon.until),
+                    at(horizon.wanted)
+                ),
+            );
+        }
+        for refused in row.refused.iter().take(REFUSED_SHOWN) {
+            page.evidence("REFUSED", &format!("{refused} is locked: it stays condemned, and the next run tries again"));
+        }
+        if let Some(more) = row.refused.len().checked_sub(REFUSED_SHOWN).filter(|more| *more > 0) {
+            page.evidence("REFUSED", &format!("{} more", counted(more, "object")));
+        }
+    }
+
+    fn fates(&self, row: &SourceReport) -> Table {
+        let has_lock = !row.horizons.is_empty();
+        let columns = ["SNAPSHOT", "TAKEN", "FATE", "WHY", "LOCKED UNTIL"].into_iter().take(4 + usize::from(has_lock));
+        let mut table = Table::of(columns.map(|name| (name.to_owned(), Align::Left)).collect());
+        let until = |id: ObjectId| row.horizons.iter().find(|horizon| horizon.snapshot == id).and_then(|h| h.until);
+        for decision in &row.snapshots {
             let (fate, why) = match &decision.fate {
                 Fate::Keep(reasons) => {
                     ("stays", reasons.iter().map(|reason| reason.words()).collect::<Vec<_>>().join(", "))
@@ -137,7 +167,14 @@ impl RetentionView {
                 Fate::Free(Freed::Quarantined) => ("goes", "quarantined, and a good one is there".to_owned()),
                 Fate::Free(Freed::GivenUp) => ("goes", "given up".to_owned()),
             };
-            table.row([decision.snapshot.short(), time::local(decision.taken, &self.zone), fate.to_owned(), why]);
+            let until = until(decision.snapshot).map(|until| time::local(until, &self.zone)).unwrap_or_default();
+            table.row([
+                decision.snapshot.short(),
+                time::local(decision.taken, &self.zone),
+                fate.to_owned(),
+                why,
+                until,
+            ]);
         }
         table
     }
@@ -146,6 +183,10 @@ impl RetentionView {
         let doubted = self.report.sources.iter().find(|row| row.verdict != Verdict::Pass);
         let something = |row: &SourceReport| row.condemned != Tally::default() || row.deleted != Tally::default();
         match doubted {
+            Some(row) if row.horizons.iter().any(|horizon| horizon.short) => {
+                Some(format!("backstay backup {}", row.source))
+            }
+            Some(row) if !row.refused.is_empty() => Some("backstay config show --origin".to_owned()),
             Some(row) => Some(format!("backstay check {}", row.source)),
             None if self.report.stopped.is_some() => Some("backstay retention apply".to_owned()),
             None if !self.report.performed && self.report.sources.iter().any(something) => {
