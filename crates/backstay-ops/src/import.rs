@@ -164,12 +164,16 @@ impl<'a> Unpacked<'a> {
     fn copy(&self, request: &ImportRequest, packed: &Path, child: &mut Child) -> Result<(), OpsError> {
         let mut output = child.stdout.take().ok_or(io::Error::from(io::ErrorKind::BrokenPipe)).at("read", packed)?;
         let free = disk::free_bytes(&request.folder)?;
-        let mut piece = vec![0; PIECE];
+        let mut piece = Vec::with_capacity(PIECE);
         let mut at = 0_u64;
         loop {
             self.vault.env.cancel.check()?;
-            let got = output.read(&mut piece).at("read", packed)?;
-            let Some(bytes) = piece.get(..got).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+            piece.clear();
+            // A pipe gives what it has: whole pieces make the writes the same each time.
+            let got = output.by_ref().take(PIECE as u64).read_to_end(&mut piece).at("read", packed)?;
+            if got == 0 {
+                return Ok(());
+            }
             let end = at + got as u64;
             if end > request.size_max.get() {
                 return Err(OpsError::TooLong { path: packed.to_owned(), limit: request.size_max });
@@ -178,7 +182,7 @@ impl<'a> Unpacked<'a> {
                 let (needed, free) = (ByteLen::new(end), ByteLen::new(free));
                 return Err(OpsError::NoRoom { path: request.folder.clone(), needed, free });
             }
-            self.file.write_at(at, bytes).at("write", &self.path)?;
+            self.file.write_at(at, &piece).at("write", &self.path)?;
             at = end;
             self.vault.env.tell(Event::Advanced { bytes: got as u64 });
         }
