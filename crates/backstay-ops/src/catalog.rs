@@ -8,10 +8,11 @@ use backstay_model::prune::Named;
 use backstay_model::{Digest, Kind, Kinded, ObjectId, Ranges, SignerKey, SourceName};
 use backstay_store::Key;
 use backstay_store::keys::{self, SnapshotName};
-use backstay_store::remember::Seal;
+use backstay_store::remember::{Remembered, Seal, Verified};
 use backstay_store::repo::{Chain, KnownMarks, ManifestFront, MarkFault, MarkNames, Marks, PruneHead, Record};
 use backstay_store::repo::{RepoError, Repository};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// What a repository holds of one source.
 pub struct Catalog {
@@ -328,6 +329,13 @@ impl Catalog {
     }
 }
 
+/// How marks are found that are not known yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finding {
+    ByNotice,
+    ByName,
+}
+
 /// Names of manifests, and what each says of itself.
 pub(crate) type Fronts = Vec<backstay_store::repo::Read>;
 
@@ -420,6 +428,39 @@ impl Vault {
         let marks = Catalog::read_marks(&self.repo, source, &seen).await?;
         let catalog = Catalog::gather_with(&self.repo, source, marks, None).await?;
         self.not_older(catalog, source, &seen)
+    }
+
+    /// The same for whoever wants to know what can be restored, and not whether the store still holds it: what this host has
+    /// verified before is not read again, and marks are found by their notices.
+    pub async fn recalled(&self, source: &SourceName, newest: Option<usize>) -> Result<Catalog, OpsError> {
+        self.from_memory(source, (newest, Finding::ByNotice)).await
+    }
+
+    /// The same for whoever will add a mark: it must follow one that is there, so every name is asked for. Only what is new is
+    /// read.
+    pub(crate) async fn recalled_by_name(&self, source: &SourceName) -> Result<Catalog, OpsError> {
+        self.from_memory(source, (None, Finding::ByName)).await
+    }
+
+    async fn from_memory(
+        &self,
+        source: &SourceName,
+        (newest, finding): (Option<usize>, Finding),
+    ) -> Result<Catalog, OpsError> {
+        let remembered = Arc::new(Remembered::new(self.repo.store().clone()));
+        let sound = remembered.load(&self.state.remembered(source)?, source, self.seal());
+        let (repo, seen) = (self.repo.through(remembered.clone()), self.state.seen(source)?);
+        let (marks, noticed) = match finding {
+            Finding::ByNotice => Catalog::read_noticed(&repo, source, &seen, remembered.known_marks(source)).await?,
+            Finding::ByName => (Catalog::read_marks(&repo, source, &seen).await?, None),
+        };
+        let mut catalog = Catalog::gather_with(&repo, source, marks, newest).await?;
+        catalog.noticed = noticed;
+        let catalog = self.not_older(catalog, source, &seen)?;
+        let verified = Verified { keys: &catalog.verified_keys(source), source, height: catalog.noticed };
+        // A full or read-only state folder must not stand between a person and a restore.
+        let _ = self.state.remember_more(source, sound, &remembered.verified(verified));
+        Ok(catalog)
     }
 
     /// The same of the newest snapshots alone, for a list; all marks are looked at, so that none can be hidden, and

@@ -140,7 +140,7 @@ async fn outcome(vault: &Vault, request: &ProofRequest, marking: Marking) -> Res
     if marking == Marking::Put && vault.signer(Role::Reader).is_err() {
         return Ok(ProofOutcome::NotPossible { why: "this host's signing key is not enrolled as a reader".into() });
     }
-    let catalog = vault.catalog(&request.source).await?;
+    let catalog = vault.recalled_by_name(&request.source).await?;
     let Some(front) = catalog.front(&request.snapshot).cloned() else {
         return Err(backstay_model::catalog::NoPoint::UnknownId { id: request.snapshot.to_string() }.into());
     };

@@ -125,7 +125,7 @@ pub struct RestoreReport {
 
 /// Looks at everything and decides. Writes nothing.
 pub async fn plan(vault: &Vault, request: RestoreRequest) -> Result<Planned, OpsError> {
-    let mut catalog = vault.catalog(&request.source).await?;
+    let mut catalog = vault.recalled(&request.source, None).await?;
     let Resolved { snapshot, log, fault } = log::resolve(vault, &mut catalog, &request.target).await?;
     let front = catalog.front(&snapshot.id).expect("every snapshot of a catalog has its front");
     let manifest = vault.repo.manifest(&front.name).await?;

@@ -319,9 +319,17 @@ async fn forged_marks_prove_nothing() {
 async fn a_hidden_quarantine_turns_nothing_green() {
     let golden = Golden::new().await;
     let (first, second) = (golden.taken[0].id, golden.taken[1].id);
-    let hidden = golden.without(&golden.mark_key(&second, MarkKind::Quarantined));
+    let mark = golden.mark_key(&second, MarkKind::Quarantined);
+    let mut hidden = golden.without(&mark);
+    let newest = golden.manifest_key(&golden.taken[2].id);
+    let mut told = hidden.clone();
+    told.remove(&newest).expect("it was there");
+    let told = golden.open_blank(told).await.expect("open");
+    let bytes = golden.restore(&told, &shop(), Target::Latest).await.expect("its notice is as good");
+    assert_eq!(bytes, golden.taken[0].bytes);
+    hidden.retain(|key, _| backstay_store::keys::noticed(key).as_ref() != Some(&mark));
     let mut without_newest = hidden.clone();
-    without_newest.remove(&golden.manifest_key(&golden.taken[2].id)).expect("it was there");
+    without_newest.remove(&newest).expect("it was there");
     let vault = golden.open_blank(without_newest).await.expect("open");
     let catalog = vault.catalog(&shop()).await.expect("it can be listed");
     assert!(catalog.snapshots.iter().all(|s| !s.is_proven()), "something may be known against any of them");

@@ -4,7 +4,7 @@ mod world;
 
 use async_trait::async_trait;
 use backstay_format::facts::Mark;
-use backstay_model::catalog::MarkKind;
+use backstay_model::catalog::{MarkKind, Target};
 use backstay_ops::State;
 use backstay_ops::catalog::{Catalog, Vault};
 use backstay_ops::disk::OsDisk;
@@ -226,4 +226,68 @@ async fn what_is_known_of_one_copy_is_not_taken_for_the_other() {
     remembered.load(&memory, &source(), world.vault.seal());
     let known = remembered.known_marks(&source()).expect("of the one");
     assert!(elsewhere.repo.mark_names_since(&source(), &known).await.expect("listed").is_none());
+}
+
+/// How often marks were read, of everything that went through.
+struct MarksRead {
+    inner: Arc<MemoryStore>,
+    count: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait]
+impl Store for MarksRead {
+    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
+        self.inner.put_new(key, bytes).await
+    }
+    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
+        let is_mark = key.as_str().starts_with("ctl/mark/");
+        self.count.fetch_add(usize::from(is_mark), std::sync::atomic::Ordering::SeqCst);
+        self.inner.get(key).await
+    }
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.inner.get_range(key, range).await
+    }
+    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        self.inner.head(key).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.inner.list(prefix, after, limit).await
+    }
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.inner.delete(key).await
+    }
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+/// Once a restore and a proof read every mark that was ever put, each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_and_a_proof_read_the_marks_that_are_new() {
+    let store = Arc::new(MarksRead { inner: Arc::new(MemoryStore::new()), count: Default::default() });
+    let world = world(store.clone()).await;
+    for _ in 0..150 {
+        put_in_chain(&world.vault).await;
+    }
+    let read = || store.count.swap(0, std::sync::atomic::Ordering::SeqCst);
+    let restore = async |name: &str| world.restore(Target::Latest, &world.dir().join(name)).await.expect("restore");
+    read();
+    restore("blank.db").await;
+    assert_eq!(read(), 150, "a blank host reads them all, once");
+    restore("again.db").await;
+    assert_eq!(read(), 0, "and then none");
+    mark(&world.vault, MarkKind::Pinned).await;
+    read();
+    restore("new.db").await;
+    assert_eq!(read(), 1, "but the one that is new");
+    let report = world.backup().await.expect("a backup");
+    read();
+    world.prove(&report).await.expect("a proof");
+    assert_eq!(read(), 0, "a proof neither");
+    restore("proven.db").await;
+    assert_eq!(read(), 1, "the proof's own mark");
+    // A quarantine that somebody else put is not missed.
+    mark(&world.vault, MarkKind::Quarantined).await;
+    let restored = restore("before.db").await;
+    assert_ne!(restored.plan.snapshot, report.snapshot, "the newest is quarantined");
 }

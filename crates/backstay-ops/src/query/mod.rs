@@ -98,7 +98,7 @@ impl<'a> Asker<'a> {
 
     /// Opens the moment a person named.
     pub async fn open(&self, source: &SourceName, target: &Target) -> Result<Past, OpsError> {
-        let mut catalog = self.vault.catalog(source).await?;
+        let mut catalog = self.vault.recalled(source, None).await?;
         let resolved = log::resolve(self.vault, &mut catalog, target).await?;
         let front = catalog.front(&resolved.snapshot.id).expect("every snapshot of a catalog has its front");
         let manifest = self.vault.repo.manifest(&front.name).await?;

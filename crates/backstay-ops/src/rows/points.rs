@@ -26,7 +26,7 @@ impl PointAt {
 
 /// All of them on the branch of the newest snapshot, oldest first. What is quarantined is no evidence of anything.
 pub async fn points(vault: &Vault, source: &SourceName, since: Option<Moment>) -> Result<Vec<PointAt>, OpsError> {
-    let mut catalog = vault.catalog(source).await?;
+    let mut catalog = vault.recalled(source, None).await?;
     let newest = catalog.choose(&Target::Latest)?;
     let mut snapshots: Vec<_> = catalog.snapshots.clone();
     snapshots.retain(|s| s.branch == newest.branch && s.quality == Quality::Whole && !s.is_quarantined());

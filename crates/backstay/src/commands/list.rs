@@ -11,20 +11,13 @@ use crate::output::{Page, Traffic, View};
 use crate::vault;
 use backstay_model::catalog::{Keep, MarkKind, Quality, Snapshot};
 use backstay_model::{ByteLen, Label, Moment, SourceName};
-use backstay_ops::OpsError;
-use backstay_ops::catalog::{Catalog, Vault};
+use backstay_ops::catalog::Catalog;
 use backstay_ops::prove::with_causes;
-use backstay_store::local::OpenMode;
-use backstay_store::remember::{Remembered, Verified};
 use jiff::tz::TimeZone;
-use std::sync::Arc;
 
 pub async fn run(context: &Context, args: &args::List) -> Outcome {
     let settings = context.settings()?.on_copy(args.from_copy.as_ref())?;
-    let store = vault::store(context, &vault::Reached::of(&settings), OpenMode::Existing).await?;
-    let remembered = Arc::new(Remembered::new(store));
-    let keys = vault::load_keys(context, settings.key.as_ref()).await?;
-    let vault = vault::open_with(context, &settings, remembered.clone(), keys).await?;
+    let vault = vault::open(context, &settings).await?;
     let newest = usize::try_from(args.limit).ok().filter(|limit| *limit > 0);
     let named: Vec<SourceName> = args.source.iter().cloned().collect();
     let mut view = ListView {
@@ -36,29 +29,13 @@ pub async fn run(context: &Context, args: &args::List) -> Outcome {
         zone: context.zone.clone(),
     };
     for source in settings.chosen(&named)? {
-        let catalog = catalog(&vault, &remembered, &source.name, newest).await?;
+        let catalog = vault.recalled(&source.name, newest).await?;
         view.add(&source.name, &catalog, args.all);
     }
     view.snapshots.sort_by_key(|row| std::cmp::Reverse((row.taken, row.sequence)));
     view.store = context.meters.read();
     context.printer.show(&view)?;
     Ok(Done::Plainly)
-}
-
-/// What there is of a source; manifests and marks that this host has verified before are not read again.
-async fn catalog(
-    vault: &Vault,
-    remembered: &Remembered,
-    source: &SourceName,
-    newest: Option<usize>,
-) -> Result<Catalog, OpsError> {
-    let known = vault.state.remembered(source)?;
-    let sound = remembered.load(&known, source, vault.seal());
-    let catalog = vault.newest(source, newest, remembered.known_marks(source)).await?;
-    let verified = Verified { keys: &catalog.verified_keys(source), source, height: catalog.noticed };
-    // A full or read-only state folder must not stand between a person and a list.
-    let _ = vault.state.remember_more(source, sound, &remembered.verified(verified));
-    Ok(catalog)
 }
 
 #[derive(serde::Serialize)]

@@ -117,7 +117,7 @@ async fn restore_if_missing(
         return Ok(None);
     }
     let name = &source.name;
-    let catalog = vault.catalog(name).await?;
+    let catalog = vault.recalled(name, None).await?;
     if catalog.snapshots.is_empty() && catalog.condemned.is_empty() && catalog.broken.is_empty() {
         let path = source.path.display();
         context.printer.warn(&format!(

@@ -65,7 +65,7 @@ async fn healing(vault: &Vault, sources: &[&SourceSettings]) -> Vec<Kept> {
 }
 
 async fn one(context: &Context, vault: &Vault, source: &SourceSettings) -> Result<SourceStatus, Diagnostic> {
-    let catalog = vault.catalog(&source.name).await?;
+    let catalog = vault.recalled(&source.name, None).await?;
     let policy = &source.policy;
     let horizon = newest_horizon(vault, &catalog).await?;
     let status = judge(Situation {
