@@ -13,6 +13,7 @@ mod answer;
 mod azure;
 mod courtesy;
 mod gcs;
+mod paced;
 mod place;
 mod s3;
 
@@ -23,6 +24,8 @@ pub use place::{BadPlace, Place, Provider};
 pub use s3::{Addressing, Checksum, Credentials, S3, ServerSide};
 
 use crate::error::StoreError;
+use crate::limit::Rates;
+use crate::pace::{Pace, pieces};
 use crate::seam::{Entry, Key, OBJECT_BYTES_MAX, Page, Put, Store, Verb};
 use answer::{Asked, Missing};
 use async_trait::async_trait;
@@ -33,12 +36,13 @@ use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{
     Attribute, Attributes, BackoffConfig, Certificate, ClientOptions, GetOptions, GetRange, ObjectStore,
-    ObjectStoreExt, PutMode, PutOptions, RetryConfig,
+    ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
 };
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::sleep_until;
 
 /// The most entries a store gives in one answer.
 const PAGE_MAX: usize = 1000;
@@ -74,6 +78,8 @@ pub struct Reach {
     pub ca_pem: Option<Vec<u8>>,
     /// One request is given up on after this.
     pub request_time: Duration,
+    /// How fast the bytes of objects may go, evenly.
+    pub rates: Rates,
 }
 
 /// Whether requests may go unencrypted. Objects are sealed; names, sizes and signatures are not.
@@ -104,6 +110,9 @@ pub struct CloudStore {
     /// Where access keys come from that may expire in the middle of a run.
     renewal: Option<Arc<Renewal>>,
     tokens: Tokens,
+    /// Whether what carries an object goes out in pieces, each in its turn.
+    is_paced: bool,
+    download: Option<Pace>,
 }
 
 impl CloudStore {
@@ -116,6 +125,7 @@ impl CloudStore {
         };
         let CloudOptions { place: at, reach, storage_class, service } = options;
         let http = http(&reach).map_err(unusable)?;
+        let (is_paced, download) = (reach.rates.upload.is_some(), reach.rates.download.map(Pace::new));
         let (client, renewal) = match service {
             Service::S3(s3) => {
                 let renewal = s3.renewal();
@@ -128,7 +138,16 @@ impl CloudStore {
         if let Some(class) = storage_class {
             attributes.insert(Attribute::StorageClass, class.into());
         }
-        Ok(Self { client, place: at, endpoint: reach.endpoint, attributes, renewal, tokens: Tokens::default() })
+        Ok(Self {
+            client,
+            place: at,
+            endpoint: reach.endpoint,
+            attributes,
+            renewal,
+            tokens: Tokens::default(),
+            is_paced,
+            download,
+        })
     }
 
     /// Whether an answer came of keys that may be renewed: then the next attempt has new ones.
@@ -196,11 +215,20 @@ impl CloudStore {
                 return Err(asked.senseless("it sends more than it announced"));
             }
             bytes.extend_from_slice(&part);
+            // What is not taken from the connection is not sent.
+            if let Some(pace) = &self.download {
+                sleep_until(pace.reserve(part.len() as u64)).await;
+            }
         }
         if bytes.len() as u64 != len {
             return Err(asked.senseless("it sends less than it announced"));
         }
         Ok(bytes.freeze())
+    }
+
+    /// What goes at a pace goes in pieces.
+    fn payload(&self, bytes: Bytes) -> PutPayload {
+        if self.is_paced { PutPayload::from_iter(pieces(bytes)) } else { bytes.into() }
     }
 
     /// An object of which there is no first byte.
@@ -324,7 +352,7 @@ impl Store for CloudStore {
         }
         let options =
             PutOptions { mode: PutMode::Create, attributes: self.attributes.clone(), ..PutOptions::default() };
-        match self.client.objects.put_opts(&self.path(key)?, bytes.into(), options).await {
+        match self.client.objects.put_opts(&self.path(key)?, self.payload(bytes), options).await {
             Ok(_) => {
                 self.answered();
                 Ok(Put::Created)

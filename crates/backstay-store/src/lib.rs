@@ -12,6 +12,7 @@ pub mod local;
 pub mod memory;
 pub mod meter;
 pub mod os;
+mod pace;
 pub mod remember;
 pub mod repo;
 pub mod retry;

@@ -1,22 +1,21 @@
 //! Keeps a store's use within bounds: operations in flight, and bytes per second.
 //!
-//! Owns a semaphore and one instant per direction behind locks that are never held across an await. Bytes
-//! are paid for in order of asking; up to one second of silence is saved up. A `get` learns its size
-//! only afterwards and leaves the debt to whoever reads next. An object goes through in one piece, so the
-//! pace holds over many of them, not within one.
+//! Owns a semaphore and a pace per direction. A `get` learns its size only afterwards and leaves the debt to whoever
+//! reads next. An object goes through in one piece, so the pace holds over many of them, not within one: a store that
+//! can wait within an object is given the pace itself, and none is set here.
 //!
 //! A call that is dropped gives its permit back at once, even if the store below is still busy with it.
 
 use crate::error::StoreError;
+use crate::pace::Pace;
 use crate::seam::{Key, Page, Put, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
@@ -38,36 +37,6 @@ pub struct Limit {
     upload: Option<Pace>,
     download: Option<Pace>,
 }
-
-/// How much silence is saved up, and so the largest burst.
-const CREDIT: Duration = Duration::from_secs(1);
-
-struct Pace {
-    bytes_per_second: NonZeroU64,
-    /// When everything asked for so far will have been paid.
-    paid_until: Mutex<Instant>,
-}
-
-impl Pace {
-    fn new(bytes_per_second: NonZeroU64) -> Self {
-        Self { bytes_per_second, paid_until: Mutex::new(Instant::now()) }
-    }
-
-    /// Takes the next place in the line for this many bytes and says when it may go.
-    fn reserve(&self, bytes: u64) -> Instant {
-        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second.get());
-        // A century is longer than any wait, and far from where adding to an instant overflows.
-        let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(CENTURY);
-        let now = Instant::now();
-        let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let floor = now.checked_sub(CREDIT).unwrap_or(now);
-        let turn = (*paid_until).clamp(floor, now + CENTURY);
-        *paid_until = turn + cost;
-        turn
-    }
-}
-
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Limit {
     pub fn new(inner: Arc<dyn Store>, bounds: Bounds) -> Self {

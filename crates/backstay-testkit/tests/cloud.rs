@@ -6,6 +6,7 @@ use backstay_store::cloud::{
     AccessKeys, Addressing, AzureKeys, Checksum, CloudOptions, CloudStore, Credentials, GcsKeys, Reach, S3, ServerSide,
     Service, Transport,
 };
+use backstay_store::limit::Rates;
 use backstay_store::os::OsRandom;
 use backstay_store::repo::{NewRepository, RepoError, Repository};
 use backstay_store::retry::{Patience, Retry};
@@ -32,6 +33,7 @@ fn options(endpoint: String, prefix: &str) -> CloudOptions {
             transport: Transport::PlainAllowed,
             ca_pem: None,
             request_time: REQUEST_TIME,
+            rates: Rates::default(),
         },
         storage_class: None,
         service: Service::S3(s3(AccessKeys {
@@ -90,6 +92,23 @@ async fn a_bucket_keeps_the_contract() {
     contract(async || {
         fresh.set(fresh.get() + 1);
         cloud(wire.endpoint(), &format!("Team/vault-{}", fresh.get()))
+    })
+    .await;
+}
+
+/// What goes at a pace goes through another client, and must carry the same condition under the same signature.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_bucket_at_a_pace_keeps_the_contract() {
+    let server = S3Server::start();
+    let wire = Adversary::start(&server, Conditions::Honoured, None);
+    let fresh = Cell::new(0);
+    contract(async || {
+        fresh.set(fresh.get() + 1);
+        let mut options = options(wire.endpoint(), &format!("paced-{}", fresh.get()));
+        // Fast enough for a test; that it is kept is measured where time is pretended.
+        let rate = std::num::NonZeroU64::new(1 << 30);
+        options.reach.rates = Rates { upload: rate, download: rate };
+        Arc::new(CloudStore::open(options).expect("a store")) as Arc<dyn Store>
     })
     .await;
 }

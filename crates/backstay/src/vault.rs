@@ -11,6 +11,7 @@ use crate::config::{KeySource, Settings, azure, gcs, raw};
 use crate::context::Context;
 use crate::diagnostics::Diagnostic;
 use crate::output::{Distance, Progress};
+use backstay_format::layout::PACK_MAX;
 use backstay_model::{ByteLen, Kind, Random, SignerKey};
 use backstay_ops::catalog::Vault;
 use backstay_ops::disk::OsDisk;
@@ -19,7 +20,7 @@ use backstay_ops::{Env, Event, OpsError, State};
 use backstay_store::Store;
 use backstay_store::cloud::{CloudOptions, CloudStore, Place, Provider, Reach, S3, Service};
 use backstay_store::keyfile::KeyFile;
-use backstay_store::limit::{Bounds, Limit};
+use backstay_store::limit::{Bounds, Limit, Rates};
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::meter::Meter;
 use backstay_store::os::OsRandom;
@@ -27,6 +28,7 @@ use backstay_store::repo::RepoError;
 use backstay_store::retry::{Patience, Retry};
 use backstay_store::seal::{MasterIdentity, Unsealer};
 use backstay_store::signing::SigningKey;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -139,24 +141,37 @@ impl<'a> Reached<'a> {
 
 /// The store with its decorators: metered, tried again, limited.
 pub async fn store(context: &Context, reached: &Reached<'_>, mode: OpenMode) -> Result<Arc<dyn Store>, Diagnostic> {
-    let deadline = reached.limits.store_deadline;
-    // A connection that stalls must leave time for another attempt.
-    let patience = Patience { attempt: deadline / 2, deadline, ..Patience::STANDARD };
-    let (bare, distance): (Arc<dyn Store>, _) = match reached.at {
-        RepositoryLocation::Folder(folder) => (Arc::new(LocalStore::open(folder, mode)?), Distance::Here),
+    let limits = reached.limits;
+    let (deadline, slow) = (limits.store_deadline, slowest_transfer(limits));
+    // A connection that stalls must leave time for another attempt, and one that is held back on purpose does not stall.
+    let patience = Patience { attempt: deadline / 2 + slow, deadline: deadline + 2 * slow, ..Patience::STANDARD };
+    let (bare, distance, rates): (Arc<dyn Store>, _, _) = match reached.at {
+        RepositoryLocation::Folder(folder) => (Arc::new(LocalStore::open(folder, mode)?), Distance::Here, limits.rates),
         RepositoryLocation::Bucket(place) => {
             let options = bucket(context, place, reached, patience.attempt).await?;
-            (Arc::new(CloudStore::open(options)?), Distance::Far)
+            // It keeps the pace within each object by itself.
+            (Arc::new(CloudStore::open(options)?), Distance::Far, Rates::default())
         }
     };
     let metered = Arc::new(Meter::new(bare));
     context.meters.add(metered.clone(), distance);
     let patient: Arc<dyn Store> = Arc::new(Retry::new(metered, Arc::new(OsRandom), patience));
-    let limits = reached.limits;
     let in_flight = limits.requests_in_flight.max(limits.upload_in_flight);
-    let bounds = Bounds { in_flight, rates: limits.rates };
+    let bounds = Bounds { in_flight, rates };
     Ok(Arc::new(Limit::new(patient, bounds)))
 }
+
+/// How long the bytes of one operation may take at the pace that is set, when everything that may be on its way is.
+fn slowest_transfer(limits: &Limits) -> Duration {
+    let of = |rate: Option<NonZeroU64>, at_once: NonZeroU32| {
+        let bytes = PACK_MAX as u64 * u64::from(at_once.get());
+        rate.map_or(Duration::ZERO, |rate| Duration::from_secs(bytes / rate).min(TRANSFER_MAX))
+    };
+    of(limits.rates.upload, limits.upload_in_flight).max(of(limits.rates.download, limits.requests_in_flight))
+}
+
+/// Longer than this nothing is waited for, whatever the pace.
+const TRANSFER_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// How a bucket is reached and signed for, found when it is needed and kept nowhere else.
 async fn bucket(
@@ -188,6 +203,7 @@ async fn bucket(
             transport: settings.transport,
             ca_pem: settings.ca_file.as_deref().map(raw::read_file).transpose()?.map(String::into_bytes),
             request_time,
+            rates: reached.limits.rates,
         },
         storage_class: settings.storage_class.clone(),
         service,

@@ -37,7 +37,7 @@ pub(super) fn client(
         .with_account(account)
         .with_container_name(place.bucket())
         .with_client_options(http)
-        .with_http_connector(Courtesy::default())
+        .with_http_connector(Courtesy::of(reach)?)
         .with_retry(once());
     if let Some(endpoint) = &reach.endpoint {
         // An address of one's own has the account in its path, as the emulators and Azure Stack have it.

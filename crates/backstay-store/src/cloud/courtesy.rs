@@ -4,6 +4,9 @@
 //! then, each within its own attempt, so that a deadline holds all the same. Owns one instant behind a lock
 //! that is never held across an await.
 
+use super::Reach;
+use super::paced::Paced;
+use crate::pace::Pace;
 use async_trait::async_trait;
 use object_store::ClientOptions;
 use object_store::client::{
@@ -17,12 +20,21 @@ use tokio::time::{Instant, sleep_until};
 const QUIET_MAX: Duration = Duration::from_secs(60);
 
 /// Makes clients that keep still together.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Courtesy(Arc<Mutex<Option<Instant>>>);
+#[derive(Debug, Clone)]
+pub(super) struct Courtesy {
+    quiet: Arc<Mutex<Option<Instant>>>,
+    paced: Option<Paced>,
+}
 
 impl Courtesy {
+    pub fn of(reach: &Reach) -> object_store::Result<Self> {
+        let paced = reach.rates.upload.map(|rate| Paced::new(reach, Arc::new(Pace::new(rate)))).transpose();
+        let unusable = |error| object_store::Error::Generic { store: "HTTP", source: Box::new(error) };
+        Ok(Self { quiet: Arc::default(), paced: paced.map_err(unusable)? })
+    }
+
     fn quiet_until(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn heard(&self, answer: &HttpResponse) {
@@ -31,7 +43,7 @@ impl Courtesy {
         // A date instead of a number is rare, and the growing pauses serve there.
         let Some(seconds) = asked.and_then(|text| text.trim().parse().ok()) else { return };
         let until = Instant::now() + Duration::from_secs(seconds).min(QUIET_MAX);
-        let mut quiet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
         *quiet = quiet.max(Some(until));
     }
 }
@@ -55,7 +67,10 @@ impl HttpService for Courteous {
         if let Some(until) = self.courtesy.quiet_until() {
             sleep_until(until).await;
         }
-        let answer = self.client.execute(request).await?;
+        let answer = match self.courtesy.paced.as_ref().filter(|paced| paced.is_for(&request)) {
+            Some(paced) => paced.call(request).await?,
+            None => self.client.execute(request).await?,
+        };
         self.courtesy.heard(&answer);
         Ok(answer)
     }

@@ -35,7 +35,7 @@ pub(super) fn client(
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_bucket_name(place.bucket())
         .with_client_options(http)
-        .with_http_connector(Courtesy::default())
+        .with_http_connector(Courtesy::of(reach)?)
         .with_retry(once());
     if let Some(endpoint) = &reach.endpoint {
         builder = builder.with_base_url(endpoint);

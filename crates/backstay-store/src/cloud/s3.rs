@@ -88,7 +88,7 @@ pub(super) fn client(
         .with_virtual_hosted_style_request(s3.addressing == Addressing::VirtualHost)
         .with_disable_bulk_delete(true)
         .with_client_options(http)
-        .with_http_connector(Courtesy::default())
+        .with_http_connector(Courtesy::of(reach)?)
         .with_retry(once());
     if let Some(endpoint) = endpoint_of(place, reach, s3.addressing) {
         builder = builder.with_endpoint(endpoint);

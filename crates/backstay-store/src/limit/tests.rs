@@ -1,6 +1,8 @@
 use super::*;
 use crate::memory::MemoryStore;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
 
 fn key(text: &str) -> Key {
     Key::parse(text).expect("legal")
