@@ -40,9 +40,10 @@ except ImportError as missing:
     sys.exit(f"recover.py: {missing}. Run: python3 -m pip install cryptography zstandard blake3")
 
 MAGIC, END_MAGIC = b"\x89BKS\r\n\x1a\n", b"BKSEND\r\n"
-CONF, MANIFEST, PACK, LOG, MARK = 1, 3, 4, 5, 6
+CONF, MANIFEST, PACK, LOG, MARK, ROLL_UP = 1, 3, 4, 5, 6, 11
 SEALED, SIGNED = 1, 2
-FLAGS = {CONF: SIGNED, MANIFEST: SEALED | SIGNED, PACK: SEALED, LOG: SEALED | SIGNED, MARK: SIGNED}
+FLAGS = {CONF: SIGNED, MANIFEST: SEALED | SIGNED, PACK: SEALED, LOG: SEALED | SIGNED, MARK: SIGNED,
+         ROLL_UP: SEALED | SIGNED}
 FAN_OUT, LEVELS_MAX = 512, 4
 WRAP_MAX, FACTS_MAX, TABLE_MAX = 4096, 1 << 20, 256 << 20
 FRAME_RAW_MAX, FRAME_STORED_MAX, OBJECT_MAX = 1 << 20, 1057792, 512 << 20
@@ -66,6 +67,7 @@ assert (LEAF.size, RUN.size, NODE.size, CHILD.size) == (8, 24, 8, 28)
 # Where each stream of a snapshot goes: appended to the name given by --out.
 SUFFIXES = {"main": "", "wal": "-wal", "journal": "-journal"}
 HEX16, HEX32 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{32}")
+ROLLED = re.compile("[0-9a-f]{16}-[0-9a-f]{16}")
 
 
 class Failure(Exception):
@@ -718,23 +720,21 @@ class Log:
 
     def __init__(self, repository: Repository, source: str, snapshot: Snapshot):
         following = snapshot.front.facts["following"]
-        self.repository, self.first = repository, following["tx"]
+        self.repository, self.first, self.rolled = repository, following["tx"], {}
         self.tx, self.until, self.links, self.problem = self.first, snapshot.front.facts["taken"], [], None
         branch, after = snapshot.front.facts["branch"], {"snapshot": snapshot.id}
         stream, slot, previous, streams = following["stream"], following["sequence"], None, 0
         while True:
             need(isinstance(slot, int) and HEX32.fullmatch(stream), "the log", "a place in it")
-            name = f"data/log/{stream}/{slot:016x}"
-            if not os.path.exists(repository.path(name)):
-                return
             try:
-                front = repository.trusted(name, f"log object {name}", LOG, "writer")
-                facts = front.facts
-                need(facts["stream"] == stream and front.header.sequence == slot, name, "it is not what its name says")
-                need(previous in (None, front.header.previous), name, "it does not follow the object before it")
+                found = self.at(stream, slot, previous)
             except (Failure, KeyError, ValueError) as error:
                 self.problem = str(error)
                 return
+            if found is None:
+                return
+            name, front = found
+            facts = front.facts
             if "next" in facts:
                 stream, slot, previous, streams = facts["next"], 1, bytes(32), streams + 1
                 need(streams <= self.STREAMS_MAX, "the log", "its streams go round in a circle")
@@ -752,9 +752,37 @@ class Log:
                 complete = span["last"] - bool(span.get("unfinished"))
                 if complete > self.tx:
                     self.tx, self.until = complete, span["to"]
-                after = {"log": {"stream": stream, "sequence": slot, "digest": front.digest.hex()}}
-                break
-            previous, slot = front.digest, slot + 1
+                end = facts["ends"][number] if "ends" in facts else {"sequence": slot, "digest": front.digest.hex()}
+                after = {"log": {"stream": stream, **end}}
+            previous, slot = end_of(front), facts.get("last", slot) + 1
+
+    def at(self, stream: str, slot: int, previous: Optional[bytes]) -> Optional[Tuple[str, Front]]:
+        """The longest roll-up that begins at a slot, or what is in it: slots may go once a roll-up has them."""
+        if stream not in self.rolled:
+            folder = self.repository.path(f"data/log/{stream}/rolled")
+            listed = os.listdir(folder) if os.path.isdir(folder) else []
+            self.rolled[stream] = sorted((one for one in listed if ROLLED.fullmatch(one)), reverse=True)
+        names = [f"data/log/{stream}/rolled/{one}" for one in self.rolled[stream] if int(one[:16], 16) == slot]
+        problem: Optional[Exception] = None
+        for name in names + [f"data/log/{stream}/{slot:016x}"]:
+            if not os.path.exists(self.repository.path(name)):
+                continue
+            try:
+                kind = ROLL_UP if "/rolled/" in name else LOG
+                front = self.repository.trusted(name, f"log object {name}", kind, "writer")
+                facts = front.facts
+                need(facts["stream"] == stream and front.header.sequence == slot, name, "it is not what its name says")
+                if kind == ROLL_UP:
+                    says = f"{facts['first']:016x}-{facts['last']:016x}"
+                    need(name.endswith(says) and slot == facts["first"] < facts["last"], name, "it is not what its name says")
+                    need(len(facts["ends"]) == len(facts["spans"]), name, "its spans have no ends")
+                need(previous in (None, front.header.previous), name, "it does not follow the object before it")
+                return name, front
+            except (Failure, KeyError, ValueError) as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
+        return None
 
     @staticmethod
     def span(link: Link) -> dict:
@@ -794,7 +822,7 @@ class Log:
         what = f"log object {link.name}"
         with open(self.repository.path(link.name), "rb") as file:
             data = file.read(OBJECT_MAX + 1)
-        front = parse_front(what, data, LOG)
+        front = parse_front(what, data, link.front.header.kind)
         need(front.digest == link.front.digest, what, "it changed while being read")
         _, places = parse_body(what, data, front)
         opener = Opener(what, self.repository.keys, front.header)
@@ -815,6 +843,11 @@ class Log:
             yield record, [images.take(page_size) for _ in numbers]
         cursor.end()
         images.end()
+
+
+def end_of(front: Front) -> bytes:
+    """The digest that what follows names: of a roll-up, that of the last slot it stands for."""
+    return bytes.fromhex(front.facts["digest"]) if "ends" in front.facts else front.digest
 
 
 def followed(snapshots: List[Snapshot]) -> List[Snapshot]:

@@ -187,6 +187,48 @@ impl Span {
     }
 }
 
+/// The plain facts of a roll-up, `data/log/<stream>/rolled/<first>-<last>`: the commits of several objects of a
+/// stream once more, in one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollUp {
+    pub stream: StreamId,
+    /// The slots whose commits it has.
+    pub first: Sequence,
+    pub last: Sequence,
+    /// The front digest of the object in the last of them.
+    pub digest: Digest,
+    /// As in a log object: what several of them have of one source, and that follows one another, is one span.
+    pub spans: Vec<Span>,
+    /// For each span the object that its last record was in.
+    pub ends: Vec<SpanEnd>,
+}
+
+/// The object of a stream that a span ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpanEnd {
+    pub sequence: Sequence,
+    pub digest: Digest,
+}
+
+impl RollUp {
+    /// Parses, and checks what no writer would say.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Corrupt> {
+        const WHAT: &str = "a roll-up";
+        let facts: Self = parse(WHAT, bytes)?;
+        let broken = |rule| Err(Corrupt::Rule { what: WHAT, rule });
+        if facts.first >= facts.last {
+            return broken("it has the commits of several slots");
+        }
+        if facts.ends.len() != facts.spans.len() {
+            return broken("each of its spans has an end");
+        }
+        if !facts.ends.iter().all(|end| (facts.first..=facts.last).contains(&end.sequence)) {
+            return broken("its spans end inside it");
+        }
+        Ok(facts)
+    }
+}
+
 /// What a span's first record comes right after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

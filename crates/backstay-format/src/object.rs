@@ -27,10 +27,11 @@ pub enum ObjectType {
     Lease = 8,
     Audit = 9,
     Wal = 10,
+    RollUp = 11,
 }
 
 impl ObjectType {
-    pub const ALL: [ObjectType; 10] = [
+    pub const ALL: [ObjectType; 11] = [
         Self::Conf,
         Self::Branch,
         Self::Manifest,
@@ -41,6 +42,7 @@ impl ObjectType {
         Self::Lease,
         Self::Audit,
         Self::Wal,
+        Self::RollUp,
     ];
 
     pub const fn word(self) -> &'static str {
@@ -55,13 +57,14 @@ impl ObjectType {
             Self::Lease => "a lease",
             Self::Audit => "an audit record",
             Self::Wal => "a WAL object",
+            Self::RollUp => "a roll-up",
         }
     }
 
     pub const fn flags(self) -> u8 {
         match self {
             Self::Pack | Self::Wal => layout::FLAG_SEALED,
-            Self::Manifest | Self::Log => layout::FLAG_SEALED | layout::FLAG_SIGNED,
+            Self::Manifest | Self::Log | Self::RollUp => layout::FLAG_SEALED | layout::FLAG_SIGNED,
             _ => layout::FLAG_SIGNED,
         }
     }

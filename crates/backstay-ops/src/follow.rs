@@ -20,6 +20,7 @@ pub mod drive;
 mod followed;
 mod memory;
 mod pace;
+mod rolling;
 mod ship;
 mod snapshots;
 mod spool;
@@ -321,21 +322,45 @@ impl<'v> Follower<'v> {
                 catcher.lose("what was read of its log is gone from the state folder");
                 return Ok(());
             };
-            // While an object is under way the log goes on being read: a slow store must not hold it.
-            let (halves, vault, pause) = (&mut self.halves, self.vault, self.request.limits.look);
-            let put = vault.repo.put_log(&stream, sequence, bytes);
-            tokio::pin!(put);
-            loop {
-                tokio::select! {
-                    biased;
-                    sent = &mut put => break sent?,
-                    () = tokio::time::sleep(pause) => ticked.caught += blocking(|| halves.look())?,
-                }
-            }
+            let put = self.vault.repo.put_log(&stream, sequence, bytes.clone());
+            ticked.caught += self.look_during(put).await??;
             let sent = blocking(|| self.halves.shipper.confirm());
+            blocking(|| self.halves.shipper.keep_to_roll(sequence, bytes));
             ticked.objects += 1;
             ticked.shipped += sent.commits;
             ticked.bytes += sent.bytes;
+        }
+    }
+
+    /// Puts a roll-up of what this run made durable, if one is due. What the store does not take is tried again or
+    /// given up: following does not need it.
+    pub async fn roll(&mut self) -> Result<Ticked, OpsError> {
+        let mut ticked = Ticked::default();
+        let Some((name, bytes)) = blocking(|| self.halves.shipper.next_roll_up()) else { return Ok(ticked) };
+        let len = bytes.len() as u64;
+        let put = self.vault.repo.put_roll_up(&name, bytes);
+        let sent = self.look_during(put).await?;
+        self.halves.shipper.rolled_up(&sent);
+        if let Ok(caught) = sent {
+            ticked = Ticked { caught, objects: 1, bytes: len, ..ticked };
+        }
+        Ok(ticked)
+    }
+
+    /// While an object is under way the log goes on being read: a slow store must not hold it. Gives what became of
+    /// it, and how many commits were read.
+    async fn look_during(
+        &mut self,
+        put: impl Future<Output = Result<(), RepoError>>,
+    ) -> Result<Result<u64, RepoError>, OpsError> {
+        let (halves, pause, mut caught) = (&mut self.halves, self.request.limits.look, 0);
+        tokio::pin!(put);
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut put => return Ok(sent.map(|()| caught)),
+                () = tokio::time::sleep(pause) => caught += blocking(|| halves.look())?,
+            }
         }
     }
 

@@ -6,31 +6,33 @@
 
 mod ahead;
 mod apply;
+mod link;
+mod merge;
 mod pages;
 mod point;
+mod rolled;
 
 pub use apply::{Onto, apply};
+pub use link::{Commits, Link};
+pub use merge::{Merged, is_of, merged};
 pub use pages::{Image, Lies, PageMap};
 pub use point::{LogPoint, Next, Resolved, resolve};
+pub use rolled::Rolled;
 
 use crate::OpsError;
 use crate::prove::with_causes;
 use ahead::Ahead;
 use backstay_format::facts::{After, Following, Span};
 use backstay_model::{BranchNo, Digest, Moment, Sequence, SourceName, StreamId, Tx};
-use backstay_store::repo::{Chain, ManifestFront, Repository};
+use backstay_store::keys::LogName;
+use backstay_store::repo::{Chain, LogFront, ManifestFront, Repository};
+use std::collections::BTreeSet;
 
 /// Streams that are followed one after another before it is taken for a circle.
 const STREAMS_MAX: u32 = 1 << 16;
 
-/// One object of a log, and the states it completes.
-#[derive(Debug, Clone)]
-pub struct Link {
-    pub stream: StreamId,
-    pub sequence: Sequence,
-    pub digest: Digest,
-    pub span: Span,
-}
+/// Roll-ups that one walk is tried without.
+const DOUBTED_MAX: usize = 4;
 
 /// How far the log behind a snapshot reaches.
 #[derive(Debug, Clone)]
@@ -63,56 +65,158 @@ impl LogTip {
     }
 }
 
-/// Walks from a snapshot's place in a log as far as it goes without a hole.
+/// Walks from a snapshot's place in a log as far as it goes without a hole: by roll-ups where there are any, else slot
+/// by slot. What a roll-up says must fit what is behind it: where it does not, the way is gone again without it.
 pub async fn reach(repo: &Repository, front: &ManifestFront, following: &Following) -> Result<Reach, OpsError> {
-    let mut reach = Reach { links: Vec::new(), tx: following.tx, at: front.facts.taken, fault: None };
-    let (mut stream, mut sequence) = (following.stream, following.sequence);
-    let mut previous: Option<Digest> = None;
-    let mut after = After::Snapshot(front.name.id);
-    let mut streams = 0;
-    let mut ahead = Ahead::of(repo, stream, sequence);
+    let mut without = BTreeSet::new();
+    let mut best: Option<Reach> = None;
     loop {
-        let found = match ahead.front(sequence).await {
+        let mut walk = Walk::begin(repo, front, following, &without).await?;
+        while walk.step().await? == Way::GoesOn {}
+        let Walk { reach, rolled, .. } = walk;
+        let fault = reach.fault.is_some();
+        if best.as_ref().is_none_or(|best| reach.tx > best.tx || reach.tx == best.tx && !fault) {
+            best = Some(reach);
+        }
+        match (rolled.filter(|_| fault && without.len() < DOUBTED_MAX), best) {
+            (Some(rolled), reach) => {
+                without.insert(rolled);
+                best = reach;
+            }
+            (None, Some(reach)) => return Ok(reach),
+            (None, None) => unreachable!("there is the best of one walk at least"),
+        }
+    }
+}
+
+/// A walk along the commits of one source.
+struct Walk<'a> {
+    repo: &'a Repository,
+    without: &'a BTreeSet<LogName>,
+    source: &'a SourceName,
+    branch: BranchNo,
+    /// The next slot.
+    sequence: Sequence,
+    previous: Option<Digest>,
+    /// What the next span comes after.
+    after: After,
+    reach: Reach,
+    streams: u32,
+    ahead: Ahead,
+    /// The roll-up that was gone through last.
+    rolled: Option<LogName>,
+    /// The same, if nothing was found behind it yet.
+    unsure: Option<LogFront>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Way {
+    GoesOn,
+    Ends,
+}
+
+impl<'a> Walk<'a> {
+    async fn begin(
+        repo: &'a Repository,
+        front: &'a ManifestFront,
+        following: &Following,
+        without: &'a BTreeSet<LogName>,
+    ) -> Result<Self, OpsError> {
+        let sequence = following.sequence;
+        Ok(Self {
+            repo,
+            without,
+            source: &front.facts.source,
+            branch: front.facts.branch,
+            sequence,
+            previous: None,
+            after: After::Snapshot(front.name.id),
+            reach: Reach { links: Vec::new(), tx: following.tx, at: front.facts.taken, fault: None },
+            streams: 0,
+            ahead: Ahead::of(repo, following.stream, sequence, without).await?,
+            rolled: None,
+            unsure: None,
+        })
+    }
+
+    async fn step(&mut self) -> Result<Way, OpsError> {
+        let found = match self.ahead.front(self.sequence).await {
             Err(error) if error.is_outage() => return Err(error.into()),
             // What cannot be verified ends what can be restored.
-            Err(error) => {
-                reach.fault = Some(with_causes(&error));
-                return Ok(reach);
-            }
-            Ok(None) => return Ok(reach),
-            Ok(Some(found)) => found,
+            Err(error) => return Ok(self.ends(with_causes(&error))),
+            Ok(found) => found,
         };
-        if previous.is_some_and(|previous| previous != found.chain.previous) {
-            return Ok(reach.ending_before(sequence));
+        let follows = found.as_ref().is_some_and(|found| self.previous.is_none_or(|p| p == found.chain.previous));
+        let unsure = self.unsure.take().filter(|_| !follows);
+        if let Some(rolled) = unsure
+            && !is_of_its_last_slot(self.repo, &rolled).await?
+        {
+            return Ok(self.ends(format!("{} is not of the slots it stands for", rolled.name.key())));
+        }
+        let Some(found) = found else { return Ok(Way::Ends) };
+        if !follows {
+            return Ok(self.ends_before());
         }
         if let Some(next) = found.facts.next {
-            streams += 1;
-            if streams > STREAMS_MAX {
-                return Ok(reach.ending_before(sequence));
+            self.streams += 1;
+            if self.streams > STREAMS_MAX {
+                return Ok(self.ends_before());
             }
-            (stream, sequence, previous) = (next, Sequence::FIRST, Some(Digest::ZERO));
-            ahead = Ahead::of(repo, stream, sequence);
-            continue;
+            (self.sequence, self.previous) = (Sequence::FIRST, Some(Digest::ZERO));
+            self.ahead = Ahead::of(self.repo, next, self.sequence, self.without).await?;
+            return Ok(Way::GoesOn);
         }
-        let source = &front.facts.source;
-        if let Some(span) = found.facts.spans.into_iter().find(|span| span.source == *source) {
+        if found.name.is_rolled() {
+            self.rolled = Some(found.name);
+        }
+        if self.take(&found) == Way::Ends {
+            return Ok(Way::Ends);
+        }
+        self.previous = Some(found.end);
+        let Some(next) = found.name.last.next() else { return Ok(Way::Ends) };
+        self.sequence = next;
+        self.unsure = found.name.is_rolled().then_some(found);
+        Ok(Way::GoesOn)
+    }
+
+    /// Takes what an object has of the source.
+    fn take(&mut self, found: &LogFront) -> Way {
+        for (at, span) in found.facts.spans.iter().enumerate().filter(|(_, span)| span.source == *self.source) {
             // Following that began anew in the same stream has its own snapshot: this line ends here.
-            if matches!(span.after, After::Snapshot(other) if after != After::Snapshot(other)) {
-                return Ok(reach);
+            if matches!(span.after, After::Snapshot(other) if self.after != After::Snapshot(other)) {
+                return Way::Ends;
             }
-            let goes_on = span.branch == front.facts.branch
-                && span.after == after
+            let reach = &self.reach;
+            let goes_on = span.branch == self.branch
+                && span.after == self.after
                 && Some(span.first) == reach.tx.next().filter(|_| span.first <= span.last)
-                || is_next_part(reach.links.last(), &span, after);
+                || is_next_part(reach.links.last(), span, self.after);
             if !goes_on {
-                return Ok(reach.ending_before(sequence));
+                return self.ends_before();
             }
-            reach.add(Link { stream, sequence, digest: found.digest, span });
-            after = After::Log { stream, sequence, digest: found.digest };
+            self.reach.add(Link { name: found.name, digest: found.digest, span: span.clone() });
+            self.after = found.behind(at);
         }
-        previous = Some(found.digest);
-        let Some(next) = sequence.next() else { return Ok(reach) };
-        sequence = next;
+        Way::GoesOn
+    }
+
+    fn ends_before(&mut self) -> Way {
+        self.ends(format!("log object {} does not follow what is before it", self.sequence))
+    }
+
+    fn ends(&mut self, fault: String) -> Way {
+        self.reach.fault = Some(fault);
+        Way::Ends
+    }
+}
+
+/// The last two slots of a stream never go: a roll-up behind which nothing follows is believed when its last slot is
+/// there and is the object that it names.
+async fn is_of_its_last_slot(repo: &Repository, rolled: &LogFront) -> Result<bool, OpsError> {
+    match repo.log_front(&rolled.name.stream, rolled.name.last).await {
+        Ok(last) => Ok(last.is_some_and(|last| last.digest == rolled.end)),
+        Err(error) if error.is_outage() => Err(error.into()),
+        Err(_) => Ok(false),
     }
 }
 
@@ -124,11 +228,6 @@ impl Reach {
             self.at = if link.span.unfinished { link.span.from } else { link.span.to };
         }
         self.links.push(link);
-    }
-
-    fn ending_before(mut self, sequence: Sequence) -> Self {
-        self.fault = Some(format!("log object {sequence} does not follow what is before it"));
-        self
     }
 }
 

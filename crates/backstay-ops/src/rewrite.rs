@@ -29,7 +29,8 @@ use backstay_format::table::{Reference, Table};
 use backstay_format::{Header, ObjectType, layout};
 use backstay_model::catalog::Snapshot;
 use backstay_model::{ByteLen, ObjectId, SourceName, Verdict};
-use backstay_store::keys;
+use backstay_store::Entry;
+use backstay_store::keys::{self, Place};
 use backstay_store::repo::{Manifest, RepoError, Rewrite, SnapshotReader};
 use backstay_store::seal::{SealError, Sealer, Unsealer};
 use futures::stream::{self, StreamExt};
@@ -308,17 +309,25 @@ async fn log_objects(vault: &Vault, present: &Unsealer, source: &SourceName) -> 
     let mut count = 0;
     for stream in streams {
         let entries = vault.repo.list(&keys::log_prefix(&stream)).await?;
-        let (mut low, mut high) = (0, entries.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let Some(entry) = entries.get(middle) else { break };
-            let front = entry.len.min((layout::header::LEN + layout::WRAP_MAX) as u64);
-            let bytes = vault.repo.store().get_range(&entry.key, 0..front).await.map_err(RepoError::from)?;
-            let wrap = Header::parse(&bytes).map_err(|e| RepoError::damaged(&entry.key, e))?.seal.map(|seal| seal.wrap);
-            let opened = present.opens(&wrap.unwrap_or_default()).map_err(|e| RepoError::sealed(&entry.key, e))?;
-            if opened { high = middle } else { low = middle + 1 }
-        }
-        count += low as u64;
+        // Roll-ups are listed behind all slots, and in order as well.
+        let rolled = entries.partition_point(|entry| matches!(Place::of(&entry.key), Place::Log(..)));
+        let (slots, rolled) = entries.split_at(rolled);
+        count += of_before(vault, present, slots).await? + of_before(vault, present, rolled).await?;
     }
     Ok(count)
+}
+
+/// How many of the first of these a master of before opens.
+async fn of_before(vault: &Vault, present: &Unsealer, entries: &[Entry]) -> Result<u64, OpsError> {
+    let (mut low, mut high) = (0, entries.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let Some(entry) = entries.get(middle) else { break };
+        let front = entry.len.min((layout::header::LEN + layout::WRAP_MAX) as u64);
+        let bytes = vault.repo.store().get_range(&entry.key, 0..front).await.map_err(RepoError::from)?;
+        let wrap = Header::parse(&bytes).map_err(|e| RepoError::damaged(&entry.key, e))?.seal.map(|seal| seal.wrap);
+        let opened = present.opens(&wrap.unwrap_or_default()).map_err(|e| RepoError::sealed(&entry.key, e))?;
+        if opened { high = middle } else { low = middle + 1 }
+    }
+    Ok(low as u64)
 }

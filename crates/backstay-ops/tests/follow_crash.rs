@@ -5,15 +5,19 @@ mod rig;
 mod world;
 
 use backstay_model::catalog::Target;
-use backstay_model::{ByteLen, Tx};
+use backstay_model::{ByteLen, Clock, Moment, Tx, Verdict};
 use backstay_ops::OpsError;
+use backstay_ops::check::Depth;
 use backstay_ops::follow::{Began, FollowRequest, Follower, Limits};
 use backstay_ops::restore::Destination;
+use backstay_store::keys::{LOGS_PREFIX, Place};
+use backstay_store::os::SystemClock;
 use backstay_testkit::effects::Effects;
 use rig::{Ended, Making, Process, Run, crash_anything, image};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use world::{rows_of, source};
@@ -128,6 +132,55 @@ async fn a_follower_that_goes_on_stopped_anywhere() {
     // Between ending the stream before and writing down its own a run is known by the store alone.
     let known = ["its log goes on beyond what this host remembers", "its log was taken over"];
     assert!(reasons.iter().all(|reason| known.contains(&reason.as_str())), "{reasons:?}");
+}
+
+/// Half a minute later, as often as it is asked.
+#[derive(Default)]
+struct Hands(AtomicI64);
+
+impl Clock for Hands {
+    fn now(&self) -> Moment {
+        SystemClock.now()
+    }
+
+    fn uptime(&self) -> Duration {
+        SystemClock.uptime() + Duration::from_secs(self.0.load(Ordering::SeqCst).cast_unsigned())
+    }
+}
+
+/// A roll-up is an object more and nothing less, wherever the writer of it stops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_rolls_up_stopped_anywhere() {
+    let making = Making::database("WAL").repository().await;
+    let process = Process::open(making.dir(), Arc::new(backstay_ops::disk::OsDisk), None).await.expect("open");
+    follow(&process).await.expect("follows");
+    drop(process);
+    let before = making.done();
+    let act = async |run: &Run, effects: Effects| {
+        let mut process = Process::open(run.dir(), run.next(&effects), Some(&effects)).await?;
+        let clock = Arc::new(Hands::default());
+        process.vault.env.clock = clock.clone();
+        let mut follower = Follower::start(&process.vault, request(&process)).await?;
+        let conn = app(&process);
+        for _ in 0..4 {
+            insert(&conn);
+            follower.tick().await?;
+            clock.0.fetch_add(20, Ordering::SeqCst);
+            follower.roll().await?;
+        }
+        Ok(())
+    };
+    let sweep = crash_anything("roll up", &before, act, async |run: &Run, ended: &Ended| {
+        goes_on(run, ended).await;
+        let process = Process::open(run.dir(), run.next(&Effects::unstopped()), None).await.expect("open");
+        let checked = process.check(Depth::Authentic).await.expect("a report");
+        assert_eq!(checked.verdict, Verdict::Pass, "{checked:?}");
+        let entries = process.vault.repo.list(LOGS_PREFIX).await.expect("listed");
+        let rolled = entries.iter().filter(|entry| matches!(Place::of(&entry.key), Place::RollUp(_))).count();
+        assert!(!ended.done || rolled == 2, "{rolled} roll-ups");
+    })
+    .await;
+    sweep.assert_stopped_at(&["store put, not applied", "store put, applied"]);
 }
 
 /// The first of all: there is a snapshot, or there is nothing.

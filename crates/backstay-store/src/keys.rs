@@ -57,6 +57,47 @@ pub fn log(stream: &StreamId, sequence: Sequence) -> Key {
     Key::new(format!("{}{:016x}", log_prefix(stream), sequence.get()))
 }
 
+/// A log object by its name: one slot of a stream, or several of them rolled up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogName {
+    pub stream: StreamId,
+    pub first: Sequence,
+    pub last: Sequence,
+}
+
+impl LogName {
+    pub const fn slot(stream: StreamId, slot: Sequence) -> Self {
+        Self { stream, first: slot, last: slot }
+    }
+
+    pub fn is_rolled(&self) -> bool {
+        self.first < self.last
+    }
+
+    pub fn key(&self) -> Key {
+        if !self.is_rolled() {
+            return log(&self.stream, self.first);
+        }
+        Key::new(format!("{}{:016x}-{:016x}", rolled_prefix(&self.stream), self.first.get(), self.last.get()))
+    }
+
+    fn parse(stream: StreamId, rest: &str) -> Option<Self> {
+        let Some(rolled) = rest.strip_prefix(ROLLED) else {
+            return Some(Self::slot(stream, Sequence::new(parse_number(rest)?)));
+        };
+        let (first, last) = rolled.split_once('-')?;
+        let (first, last) = (Sequence::new(parse_number(first)?), Sequence::new(parse_number(last)?));
+        (first < last).then_some(Self { stream, first, last })
+    }
+}
+
+const ROLLED: &str = "rolled/";
+
+/// Where the roll-ups of a stream lie.
+pub fn rolled_prefix(stream: &StreamId) -> String {
+    format!("{}{ROLLED}", log_prefix(stream))
+}
+
 pub fn mark_prefix(source: &SourceName) -> String {
     format!("ctl/mark/{source}/")
 }
@@ -217,6 +258,7 @@ pub enum Place {
     Snapshot(SnapshotName),
     Pack(SourceName, ObjectId),
     Log(StreamId, Sequence),
+    RollUp(LogName),
     Spare(Spare),
     /// A name this build would not have made.
     Unknown,
@@ -264,8 +306,9 @@ impl Place {
         }
         let (folder, rest) = key.as_str().strip_prefix(SOURCES_PREFIX)?.split_once('/')?;
         if folder == "log" {
-            let (stream, sequence) = (rest.split_once('/')?.0.parse().ok()?, Sequence::new(slot_number(key)?));
-            return (log(&stream, sequence) == *key).then_some(Self::Log(stream, sequence));
+            let (stream, rest) = rest.split_once('/')?;
+            let name = LogName::parse(stream.parse().ok()?, rest).filter(|name| name.key() == *key)?;
+            return Some(if name.is_rolled() { Self::RollUp(name) } else { Self::Log(name.stream, name.first) });
         }
         let source: SourceName = folder.parse().ok()?;
         if let Some(id) = parse_pack(&source, key) {
@@ -291,6 +334,7 @@ impl Place {
             Self::Snapshot(_) => "manifest",
             Self::Pack(..) => "pack",
             Self::Log(..) => "log object",
+            Self::RollUp(_) => "roll-up",
             Self::Spare(_) => "spare",
             Self::Notice(..) => "notice",
             Self::Unknown => "unknown name",
@@ -371,6 +415,8 @@ mod tests {
         let of_pack = Spare { of: pack(&shop(), &id), digest };
         let of_manifest = Spare { of: name.key(), digest };
         let of_log = Spare { of: log(&stream, Sequence::new(2)), digest };
+        let rolled = LogName { stream, first: Sequence::new(2), last: Sequence::new(0x1f) };
+        let of_rolled = Spare { of: rolled.key(), digest };
         let spare = |spare: &Spare| spare.key().expect("below data");
         assert_eq!(spare(&of_pack).as_str(), format!("data/shop/spare/pack+{id}+{digest}"));
         let all = [
@@ -387,6 +433,8 @@ mod tests {
             (spare(&of_pack), Place::Spare(of_pack.clone())),
             (spare(&of_manifest), Place::Spare(of_manifest.clone())),
             (spare(&of_log), Place::Spare(of_log.clone())),
+            (rolled.key(), Place::RollUp(rolled)),
+            (spare(&of_rolled), Place::Spare(of_rolled.clone())),
         ];
         for (key, place) in all {
             assert_eq!(Place::of(&key), place, "{key}");
@@ -395,6 +443,10 @@ mod tests {
             ["x", "ctl/x/y", "ctl/conf/2", "data/shop/x", "data/shop/pack/x", "data/shop/spare/pack+x", "data/log/x/y"]
         {
             assert_eq!(Place::of(&Key::new(unknown.to_owned())), Place::Unknown, "{unknown}");
+        }
+        let beside = |text: &str| Place::of(&Key::new(format!("{}{text}", rolled_prefix(&stream))));
+        for unknown in ["", "2", "0000000000000002-0000000000000002", "0000000000000003-0000000000000002", "2-3"] {
+            assert_eq!(beside(unknown), Place::Unknown, "{unknown}");
         }
         assert_eq!(Spare { of: conf(1), digest }.key(), None, "only what a keeper may delete has a spare");
     }

@@ -146,6 +146,12 @@ impl Sealer {
         &self.wrap
     }
 
+    /// The opener for the frames of an object that this run sealed.
+    pub fn open(&self, header: &Header) -> Result<FrameOpener, SealError> {
+        let seal = header.seal.as_ref().filter(|seal| seal.wrap == self.wrap).ok_or(SealError::WrongKey)?;
+        opener(&self.secret, seal, header)
+    }
+
     /// Begins one object with a fresh salt.
     pub fn begin(&self, new: NewObject<'_>, random: &dyn Random) -> SealedBuilder {
         let salt = seams::fresh(random);
@@ -176,6 +182,12 @@ impl Sealer {
         }
         Ok(builder.close(|_| unreachable!("packs are not signed")))
     }
+}
+
+fn opener(secret: &DataSecret, seal: &Seal, header: &Header) -> Result<FrameOpener, SealError> {
+    let key = ObjectKey::derive(secret, &seal.salt, header);
+    constant_time::verify_slices_are_equal(&key.commitment, &seal.commitment).map_err(|_| SealError::Commitment)?;
+    Ok(FrameOpener { key: key.aead, header: object::digest(&header.encode()) })
 }
 
 fn wrap_key(secret: &DataSecret, master: &Master) -> Vec<u8> {
@@ -310,9 +322,7 @@ impl Unsealer {
     /// The opener for an object's frames, after its commitment was checked.
     pub fn open(&self, header: &Header) -> Result<FrameOpener, SealError> {
         let seal = header.seal.as_ref().ok_or(Corrupt::Rule { what: "the object", rule: "it is sealed" })?;
-        let key = ObjectKey::derive(&self.secret(&seal.wrap)?, &seal.salt, header);
-        constant_time::verify_slices_are_equal(&key.commitment, &seal.commitment).map_err(|_| SealError::Commitment)?;
-        Ok(FrameOpener { key: key.aead, header: object::digest(&header.encode()) })
+        opener(&self.secret(&seal.wrap)?, seal, header)
     }
 
     /// The opener for an object whose header is known from a manifest's table and not read.

@@ -26,13 +26,14 @@ fn again<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<Vec<u8>, Corru
     parse::<T>("a fact", bytes).map(|facts| encode(&facts))
 }
 
-const TYPES: [(&str, Check); 10] = [
+const TYPES: [(&str, Check); 11] = [
     ("Conf", again::<Conf>),
     ("Enrolment", again::<Enrolment>),
     ("Branch", again::<Branch>),
     ("Manifest", again::<Manifest>),
     ("SealedManifest", again::<SealedManifest>),
     ("Log", again::<Log>),
+    ("RollUp", |bytes| RollUp::parse(bytes).map(|facts| encode(&facts))),
     ("Mark", again::<Mark>),
     ("Audit", again::<Audit>),
     ("Prune", again::<Prune>),
@@ -113,6 +114,25 @@ fn every_cut_is_an_error_and_so_is_a_key_twice() {
         let twice = format!("{{\"{}\":{},{}", first.0, first.1, std::str::from_utf8(&bytes[1..]).unwrap());
         assert!(again(twice.as_bytes()).is_err(), "{name} with {} twice", first.0);
     }
+}
+
+#[test]
+fn a_roll_up_that_no_writer_makes_is_refused() {
+    let example = examples().remove("RollUp").expect("an example");
+    let one = |change: fn(&mut RollUp)| {
+        let mut facts: RollUp = parse("a roll-up", &canonical(&example)).expect("facts");
+        change(&mut facts);
+        RollUp::parse(&encode(&facts)).is_ok()
+    };
+    assert!(one(|_| {}));
+    let wrong: [fn(&mut RollUp); 5] = [
+        |r| r.last = r.first,
+        |r| (r.first, r.last) = (r.last, r.first),
+        |r| r.ends.clear(),
+        |r| r.ends[0].sequence = Sequence::new(r.last.get() + 1),
+        |r| r.ends[0].sequence = Sequence::new(r.first.get() - 1),
+    ];
+    assert!(wrong.into_iter().all(|change| !one(change)));
 }
 
 #[test]

@@ -153,7 +153,7 @@ fn a_header_from_the_future_is_named_as_such() {
         Object::parse(&bytes).map(|_| ())
     };
     assert_eq!(changed(header::VERSION.start, 2), Err(Corrupt::Version { found: 2 }));
-    assert_eq!(changed(header::TYPE.start, 11), Err(Corrupt::Type { found: 11 }));
+    assert_eq!(changed(header::TYPE.start, 12), Err(Corrupt::Type { found: 12 }));
     assert_eq!(changed(header::TYPE.start, 0), Err(Corrupt::Type { found: 0 }));
     assert_eq!(changed(header::FLAGS.start, 7), Err(Corrupt::Flags { found: 7 }));
     assert_eq!(changed(header::FLAGS.start, 2), Err(Corrupt::Flags { found: 2 }));

@@ -3,7 +3,7 @@
 
 mod samples;
 
-use backstay_format::facts::{self, CondemnedSnapshot, Conf, Enrolment, Lease, Log, Manifest, Prune, Stream};
+use backstay_format::facts::{self, CondemnedSnapshot, Conf, Enrolment, Lease, Log, Manifest, Prune, RollUp, Stream};
 use backstay_format::log;
 use backstay_format::object::Object;
 use backstay_format::table::Table;
@@ -41,6 +41,7 @@ fn this_build_reads_the_bytes_of_version_1() {
     assert_eq!(facts::parse::<Manifest>("facts", &golden("facts.bin")), Ok(samples::manifest_facts()));
     assert_eq!(facts::parse::<Stream>("facts", &golden("stream.bin")), Ok(samples::stream()));
     assert_eq!(facts::parse::<Log>("facts", &golden("log-facts.bin")), Ok(samples::log_facts()));
+    assert_eq!(RollUp::parse(&golden("roll-up-facts.bin")), Ok(samples::roll_up_facts()));
     assert_eq!(log::parse(&golden("records.bin")), Ok(samples::records()));
     assert!(Header::parse(&golden("header.bin")).is_ok());
     let manifest = golden("manifest.bin");
@@ -64,7 +65,7 @@ fn this_build_reads_the_bytes_of_version_1() {
     let later = facts::parse::<CondemnedSnapshot>("facts", &golden("later-generation.bin"));
     assert_eq!(later, Ok(samples::later_generation()));
     assert_eq!(Enrolment::parse(&golden("enrolment.bin")), Ok(samples::enrolment()));
-    for name in ["conf.bin", "mark.bin", "pack.bin", "log.bin"] {
+    for name in ["conf.bin", "mark.bin", "pack.bin", "log.bin", "roll-up.bin"] {
         assert!(Object::parse(&golden(name)).is_ok(), "{name}");
     }
 }

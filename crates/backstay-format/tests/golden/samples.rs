@@ -3,8 +3,8 @@
 use backstay_format::directory::{self, Holding};
 use backstay_format::facts::{
     self, After, Condemned, CondemnedSlots, CondemnedSnapshot, Conf, Engine, Enrolment, EnrolmentRequest, Head, Lease,
-    Log, Manifest, Prune, PrunedSource, PrunedStream, Recipient, Retired, Rewritten, Role, Signer, Span,
-    StoreAbilities, Stream, Until, Wrapped,
+    Log, Manifest, Prune, PrunedSource, PrunedStream, Recipient, Retired, Rewritten, Role, RollUp, Signer, Span,
+    SpanEnd, StoreAbilities, Stream, Until, Wrapped,
 };
 use backstay_format::log::{self, Part, Record};
 use backstay_format::object::{Builder, Digest, FramePlace, Seal, Signed};
@@ -21,7 +21,7 @@ pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/v1");
 
 fn header(kind: ObjectType) -> Header {
     let mut header = Header::new(kind, RepoId::from_bytes([0x5e; 16]), ObjectId::from_bytes([0x0b; 16]));
-    if matches!(kind, ObjectType::Pack | ObjectType::Manifest | ObjectType::Log) {
+    if matches!(kind, ObjectType::Pack | ObjectType::Manifest | ObjectType::Log | ObjectType::RollUp) {
         header.seal = Some(Seal { salt: [0x5a; 32], commitment: [0xc0; 32], wrap: b"a wrapped data key".to_vec() });
     }
     if kind != ObjectType::Pack {
@@ -123,6 +123,14 @@ pub fn log_facts() -> Log {
         unfinished: true,
     };
     Log { stream: StreamId::from_bytes([0x1e; 16]), spans: vec![span], next: None }
+}
+
+pub fn roll_up_facts() -> RollUp {
+    let Log { stream, spans, .. } = log_facts();
+    let end = SpanEnd { sequence: Sequence::new(0x0102_0304_0506_070a), digest: Digest::from_bytes([0xe4; 32]) };
+    let first = Sequence::new(0x0102_0304_0506_0708);
+    let last = Sequence::new(0x0102_0304_0506_070b);
+    RollUp { stream, first, last, digest: Digest::from_bytes([0xe5; 32]), spans, ends: vec![end] }
 }
 
 pub fn records() -> Vec<Record> {
@@ -246,6 +254,10 @@ pub fn lease_facts() -> Lease {
     Lease { holder, from: at(1_795_000_000_000), until: at(1_795_003_600_000) }
 }
 
+fn roll_up() -> Vec<u8> {
+    object(ObjectType::RollUp, &facts::encode(&roll_up_facts()), b"", &[b"sealed images", b"sealed records"])
+}
+
 /// Every golden file by name, as this build writes it.
 pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     let (facts, table) = (facts::encode(&manifest_facts()), table().encode());
@@ -265,6 +277,8 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("node.bin", node().encode()),
         ("log.bin", object(ObjectType::Log, &facts::encode(&log_facts()), b"", &[b"sealed images", b"sealed records"])),
         ("log-facts.bin", facts::encode(&log_facts())),
+        ("roll-up.bin", roll_up()),
+        ("roll-up-facts.bin", facts::encode(&roll_up_facts())),
         ("records.bin", log::encode(&records())),
         ("directory.bin", directory::encode(&directory())),
         ("conf-facts.bin", facts::encode(&conf_facts())),

@@ -7,7 +7,7 @@
 use super::{CheckRequest, Depth, Holes, Problem};
 use crate::catalog::{Catalog, Vault};
 use crate::disk::DiskFile;
-use crate::log::{self, LogPoint, Onto};
+use crate::log::{self, LogPoint, Onto, Rolled};
 use crate::prove::with_causes;
 use crate::{Event, OpsError};
 use backstay_format::FingerprintKey;
@@ -15,9 +15,10 @@ use backstay_format::facts::{Following, Prune};
 use backstay_model::catalog::Snapshot;
 use backstay_model::checking::Select;
 use backstay_model::{Digest, Kind, Kinded, Sequence, StreamId, Verdict};
-use backstay_store::keys;
+use backstay_store::keys::{self, LogName, Place};
 use backstay_store::repo::{ManifestFront, RepoError, SnapshotReader};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::path::Path;
 
@@ -38,6 +39,7 @@ struct Seen {
     previous: Digest,
     digest: Digest,
     next: Option<StreamId>,
+    last: Sequence,
 }
 
 struct Walk<'a> {
@@ -45,6 +47,8 @@ struct Walk<'a> {
     prune: Option<&'a Prune>,
     holes: Holes,
     seen: HashMap<(StreamId, Sequence), Seen>,
+    /// The roll-ups of the streams that were walked through.
+    rolled: HashMap<StreamId, Rolled>,
     found: Logged,
 }
 
@@ -56,7 +60,8 @@ pub(super) async fn look(
     snapshots: &[&Snapshot],
 ) -> Result<Logged, OpsError> {
     let prune = catalog.prune.as_ref().map(|head| &head.record.facts);
-    let mut walk = Walk { vault, prune, holes, seen: HashMap::new(), found: Logged::default() };
+    let (seen, rolled) = (HashMap::new(), HashMap::new());
+    let mut walk = Walk { vault, prune, holes, seen, rolled, found: Logged::default() };
     for snapshot in snapshots {
         let Some(front) = catalog.front(&snapshot.id) else { continue };
         let Some(following) = &front.facts.following else { continue };
@@ -65,6 +70,7 @@ pub(super) async fn look(
             walk.authentic((snapshot, front, following)).await?;
         }
     }
+    walk.roll_ups(request.depth).await?;
     Ok(walk.found)
 }
 
@@ -85,11 +91,23 @@ impl Walk<'_> {
     async fn from(&mut self, following: &Following) -> Result<bool, OpsError> {
         let (mut stream, mut slot) = (following.stream, following.sequence);
         let (mut previous, mut streams) = (None, 0);
+        // The last slot of a roll-up that stands for slots that are gone.
+        let mut unsure = None;
         loop {
             self.vault.env.cancel.check()?;
             let seen = match self.at(stream, slot).await {
                 Ok(Some(seen)) => seen,
-                Ok(None) => return self.ends(stream, slot).await,
+                Ok(None) => match (self.instead(stream, slot).await?, unsure) {
+                    (Some((rolled, from)), _) => {
+                        // In the middle of one the chain goes on with its end.
+                        previous = previous.filter(|_| from == slot);
+                        unsure = Some(rolled.last);
+                        rolled
+                    }
+                    // The last slots of a stream never go.
+                    (None, Some(last)) => return self.lacks(stream, last),
+                    (None, None) => return self.ends(stream, slot).await,
+                },
                 Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
                 Err(error) => {
                     self.say(keys::log(&stream, slot).to_string(), &error);
@@ -109,10 +127,103 @@ impl Walk<'_> {
                 (stream, slot, previous) = (next, Sequence::FIRST, Some(Digest::ZERO));
                 continue;
             }
+            unsure = unsure.filter(|last| *last == seen.last);
             previous = Some(seen.digest);
-            let Some(next) = slot.next() else { return Ok(true) };
+            let Some(next) = seen.last.next() else { return Ok(true) };
             slot = next;
         }
+    }
+
+    /// A roll-up that stands for a slot which is not there, and the slot it begins at.
+    async fn instead(&mut self, stream: StreamId, slot: Sequence) -> Result<Option<(Seen, Sequence)>, OpsError> {
+        for name in self.roll_ups_of(stream).await?.over(slot) {
+            match self.vault.repo.log_front_of(&name).await {
+                Ok(Some(front)) => {
+                    let (previous, digest, last) = (front.chain.previous, front.end, name.last);
+                    return Ok(Some((Seen { previous, digest, next: None, last }, name.first)));
+                }
+                Ok(None) => {}
+                Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
+                // It is named with the others.
+                Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    async fn roll_ups_of(&mut self, stream: StreamId) -> Result<&Rolled, OpsError> {
+        Ok(match self.rolled.entry(stream) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Rolled::of(&self.vault.repo, &stream).await?),
+        })
+    }
+
+    /// Every roll-up of the streams on the way: whole, and no other commits than those it stands for.
+    async fn roll_ups(&mut self, depth: Depth) -> Result<(), OpsError> {
+        let mut streams: Vec<StreamId> = self.seen.keys().map(|(stream, _)| *stream).collect();
+        streams.sort_unstable();
+        streams.dedup();
+        for stream in streams {
+            let rolled: Vec<LogName> = self.roll_ups_of(stream).await?.iter().copied().collect();
+            for name in rolled {
+                self.vault.env.cancel.check()?;
+                self.roll_up(&name, depth).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn roll_up(&mut self, name: &LogName, depth: Depth) -> Result<(), OpsError> {
+        let found = match self.vault.repo.log_object_of(name).await {
+            Ok(Some(object)) => object,
+            // Taken by a prune since it was listed.
+            Ok(None) => return Ok(()),
+            Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
+            Err(error) => {
+                self.add(Problem::of(name.key().to_string(), &error, Vec::new()));
+                return Ok(());
+            }
+        };
+        self.found.objects += 1;
+        self.found.bytes += found.bytes().len() as u64;
+        self.vault.env.tell(Event::Advanced { bytes: found.bytes().len() as u64 });
+        let slot = |slot: Sequence| self.seen.get(&(name.stream, slot));
+        let begins = slot(name.first).is_none_or(|seen| seen.previous == found.front.chain.previous);
+        let ends = match slot(name.last) {
+            Some(seen) => seen.digest == found.front.end,
+            None => self.goes_on_behind(name).await?,
+        };
+        let mut same = begins && ends;
+        if let (true, Depth::Authentic, Some(_)) = (same, depth, &self.vault.unsealer) {
+            let is_there = |slot: Sequence| self.seen.contains_key(&(name.stream, slot));
+            let parts = self.rolled.get(&name.stream).and_then(|rolled| rolled.parts(name, is_there));
+            same = match parts {
+                None => true,
+                Some(parts) => match log::is_of(self.vault, name, &parts).await {
+                    Err(error) if error.kind() == Kind::Corrupt => false,
+                    other => other?,
+                },
+            };
+        }
+        if !same {
+            let what = "it has other commits than the slots it stands for".to_owned();
+            let object = name.key().to_string();
+            self.add(Problem { object, what, verdict: Verdict::Fail, snapshots: Vec::new() });
+        }
+        Ok(())
+    }
+
+    /// Whether there is a slot from the last one of a roll-up on. The last two of a stream never go.
+    async fn goes_on_behind(&self, name: &LogName) -> Result<bool, OpsError> {
+        let before = keys::log(&name.stream, Sequence::new(name.last.get() - 1));
+        let later = self.vault.repo.store().list(&keys::log_prefix(&name.stream), Some(&before), 1).await?;
+        Ok(later.entries.iter().any(|entry| matches!(Place::of(&entry.key), Place::Log(..))))
+    }
+
+    fn lacks(&mut self, stream: StreamId, slot: Sequence) -> Result<bool, OpsError> {
+        let key = keys::log(&stream, slot).to_string();
+        self.say(key.clone(), &RepoError::Missing { key });
+        Ok(false)
     }
 
     async fn at(&mut self, stream: StreamId, slot: Sequence) -> Result<Option<Seen>, RepoError> {
@@ -121,7 +232,8 @@ impl Walk<'_> {
         }
         let Some(object) = self.vault.repo.log_object(&stream, slot).await? else { return Ok(None) };
         let front = &object.front;
-        let seen = Seen { previous: front.chain.previous, digest: front.digest, next: front.facts.next };
+        let (previous, digest, last) = (front.chain.previous, front.digest, slot);
+        let seen = Seen { previous, digest, next: front.facts.next, last };
         let bytes = object.bytes().len() as u64;
         (self.found.objects, self.found.bytes) = (self.found.objects + 1, self.found.bytes + bytes);
         self.vault.env.tell(Event::Advanced { bytes });
@@ -137,12 +249,11 @@ impl Walk<'_> {
         }
         let key = keys::log(&stream, slot);
         let later = self.vault.repo.store().list(&keys::log_prefix(&stream), Some(&key), 1).await?;
-        if later.entries.is_empty() {
+        // Roll-ups are listed behind all slots.
+        if !later.entries.iter().any(|entry| matches!(Place::of(&entry.key), Place::Log(..))) {
             return Ok(true);
         }
-        let key = key.to_string();
-        self.say(key.clone(), &RepoError::Missing { key });
-        Ok(false)
+        self.lacks(stream, slot)
     }
 
     /// Every commit behind a snapshot that counts, applied onto nothing: all digests are compared on the way.

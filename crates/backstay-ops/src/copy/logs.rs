@@ -1,12 +1,12 @@
 //! Carries the logs behind the snapshots that a copy has: slot after slot, so that what is there is always the
-//! beginning of what is here. What a prune of the copy has taken is not sent again.
+//! beginning of what is here, and then their roll-ups. What a prune of the copy has taken is not sent again.
 
 use super::perform::Run;
 use super::{Act, Reread};
 use crate::OpsError;
 use crate::catalog::{Catalog, PruneRead};
-use backstay_model::{ObjectId, Sequence, SourceName, StreamId};
-use backstay_store::keys::{self, Place};
+use backstay_model::{ObjectId, Ranges, Sequence, SourceName, StreamId};
+use backstay_store::keys::{self, LogName, Place};
 use backstay_store::repo::{RepoError, Repository};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -58,37 +58,37 @@ impl Run<'_> {
     ) -> Result<Option<StreamId>, OpsError> {
         let prune = PruneRead::of(copy).await?.head;
         let gone = prune.map_or(0, |head| head.record.facts.log_below(&stream));
-        let here = slots(&self.vault.repo, &stream).await?;
-        let there = slots(copy, &stream).await?;
-        let mut wanted = None;
-        for (number, len) in here.range(slot.get().max(gone)..) {
+        let from = slot.get().max(gone);
+        let here = Held::of(&self.vault.repo, &stream).await?;
+        let there = Held::of(copy, &stream).await?;
+        let mut wanted: Option<u64> = None;
+        for (number, len) in here.slots.range(from..) {
             self.vault.env.cancel.check()?;
-            let sequence = Sequence::new(*number);
-            let key = keys::log(&stream, sequence);
-            if wanted.is_some_and(|wanted| wanted != *number) {
-                let missing = RepoError::Missing { key: keys::log(&stream, Sequence::new(*number - 1)).to_string() };
-                self.found(&key, missing, Vec::new()).await?;
+            let name = LogName::slot(stream, Sequence::new(*number));
+            if let Some(wanted) = wanted.filter(|wanted| !here.covers(*wanted, *number)) {
+                let key = keys::log(&stream, Sequence::new(wanted));
+                self.found(&key, RepoError::Missing { key: key.to_string() }, Vec::new()).await?;
                 return Ok(None);
             }
             wanted = number.checked_add(1);
-            let same = there.get(number) == Some(len);
-            if same && self.request.reread == Reread::Nothing {
+            // A prune of the copy let go what a roll-up there has.
+            let sent = there.slots.get(number) == Some(len);
+            if !sent && there.rolled.keys().any(|rolled| rolled.first <= name.first && name.last <= rolled.last) {
                 continue;
             }
-            if !there.contains_key(number) && self.request.act == Act::Compare {
-                self.lacking += 1;
-                continue;
-            }
-            match self.vault.repo.log_object(&stream, sequence).await {
-                Ok(Some(object)) => self.small(&key, object.bytes().clone()).await?,
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    self.found(&key, error, Vec::new()).await?;
-                    return Ok(None);
-                }
+            if !self.log_object(&name, there.slots.contains_key(number), sent).await? {
+                return Ok(None);
             }
         }
-        let Some(last) = here.keys().next_back() else { return Ok(None) };
+        for (name, len) in here.rolled.iter().filter(|(name, _)| name.first.get() >= from) {
+            let sent = there.rolled.get(name) == Some(len);
+            let within = |other: &LogName| other != name && other.first <= name.first && name.last <= other.last;
+            let wanted = sent || !there.rolled.keys().any(within);
+            if wanted && !self.log_object(name, there.rolled.contains_key(name), sent).await? {
+                return Ok(None);
+            }
+        }
+        let Some(last) = here.slots.keys().next_back() else { return Ok(None) };
         match self.vault.repo.log_front(&stream, Sequence::new(*last)).await {
             Ok(front) => Ok(front.and_then(|front| front.facts.next)),
             Err(error) => {
@@ -97,14 +97,50 @@ impl Run<'_> {
             }
         }
     }
+
+    /// Sends one object, unless what is there is not to be read again. Whether the next may follow.
+    async fn log_object(&mut self, name: &LogName, is_there: bool, sent: bool) -> Result<bool, OpsError> {
+        if sent && self.request.reread == Reread::Nothing {
+            return Ok(true);
+        }
+        if !is_there && self.request.act == Act::Compare {
+            self.lacking += 1;
+            return Ok(true);
+        }
+        match self.vault.repo.log_object_of(name).await {
+            Ok(Some(object)) => self.small(&name.key(), object.bytes().clone()).await?,
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                self.found(&name.key(), error, Vec::new()).await?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
-/// The slots of a stream that are taken, by a listing, and how long each is.
-async fn slots(repo: &Repository, stream: &StreamId) -> Result<BTreeMap<u64, u64>, OpsError> {
-    let entries = repo.list(&keys::log_prefix(stream)).await?;
-    let slot = |entry: &backstay_store::Entry| match Place::of(&entry.key) {
-        Place::Log(_, slot) => Some((slot.get(), entry.len)),
-        _ => None,
-    };
-    Ok(entries.iter().filter_map(slot).collect())
+/// What is listed of a stream, and how long each object is.
+struct Held {
+    slots: BTreeMap<u64, u64>,
+    rolled: BTreeMap<LogName, u64>,
+}
+
+impl Held {
+    async fn of(repo: &Repository, stream: &StreamId) -> Result<Self, OpsError> {
+        let (mut slots, mut rolled) = (BTreeMap::new(), BTreeMap::new());
+        for entry in repo.list(&keys::log_prefix(stream)).await? {
+            match Place::of(&entry.key) {
+                Place::Log(_, slot) => drop(slots.insert(slot.get(), entry.len)),
+                Place::RollUp(name) => drop(rolled.insert(name, entry.len)),
+                _ => {}
+            }
+        }
+        Ok(Self { slots, rolled })
+    }
+
+    /// Whether roll-ups have all slots from one to before another.
+    fn covers(&self, from: u64, to: u64) -> bool {
+        let runs: Ranges = self.rolled.keys().map(|name| (name.first.get(), name.last.get())).collect();
+        from >= to || runs.holes(from, to - 1).is_empty()
+    }
 }

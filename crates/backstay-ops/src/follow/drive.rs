@@ -308,6 +308,12 @@ async fn step(member: &mut Member<'_>, stand: &mut Stand, clock: &dyn Clock, tel
             Err(error) => return Err(error),
         }
     }
+    match member.follower.roll().await {
+        Ok(rolled) => member.add(rolled),
+        // What could not be read meanwhile is with the next look.
+        Err(error) if is_passing(&error) => {}
+        Err(error) => return Err(error),
+    }
     let (audit, alarm) = (member.follower.position().audit, member.follower.position().alarm);
     if let Some(Audited { wrong: Some(page), .. }) = audit.filter(|audit| stand.audited != Some(*audit)) {
         stand.audit_wrong += 1;

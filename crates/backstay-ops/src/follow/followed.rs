@@ -59,6 +59,14 @@ impl<'v> Followed<'v> {
         }
     }
 
+    /// Puts a roll-up of what was followed, if one is due.
+    pub async fn roll(&mut self) -> Result<Ticked, OpsError> {
+        match self {
+            Self::Log(follower) => follower.roll().await,
+            Self::Snapshots(_) => Ok(Ticked::default()),
+        }
+    }
+
     pub async fn tick(&mut self) -> Result<Ticked, OpsError> {
         match self {
             Self::Log(follower) => follower.tick().await,

@@ -5,6 +5,7 @@
 
 use super::catch::Piece;
 use super::memory::{Memory, Pending, Standing};
+use super::rolling::{Rolled, Rolling};
 use super::spool::Spool;
 use crate::OpsError;
 use crate::catalog::Vault;
@@ -15,7 +16,8 @@ use backstay_format::layout::FRAME_TARGET;
 use backstay_format::log::Record;
 use backstay_model::backup::Exhausted;
 use backstay_model::{BranchNo, Digest, Moment, PageSize, Sequence, SourceName, StreamId, Tx};
-use backstay_store::repo::{Chain, LogDraft, LogSigning};
+use backstay_store::keys::LogName;
+use backstay_store::repo::{Chain, LogDraft, LogSigning, RepoError};
 use backstay_store::seal::Sealer;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -67,6 +69,7 @@ pub struct Shipper<'v> {
     durable: Head,
     outbox: VecDeque<Sealed>,
     spool: Spool<'v>,
+    rolling: Rolling,
 }
 
 impl<'v> Shipper<'v> {
@@ -99,6 +102,7 @@ impl<'v> Shipper<'v> {
             durable: Head { slots: 0, previous, standing, running, used, after },
             outbox: VecDeque::new(),
             spool: Spool::of(vault, source)?,
+            rolling: Rolling::default(),
         };
         shipper.remember();
         shipper.spool.clear()?;
@@ -295,5 +299,28 @@ impl<'v> Shipper<'v> {
         self.memory.standing = Some(self.durable.standing.clone());
         self.memory.pending = None;
         Sent { commits: sent.commits, bytes: sent.len }
+    }
+    /// Keeps an object that is durable, for the next roll-up.
+    pub fn keep_to_roll(&mut self, sequence: Sequence, bytes: Bytes) {
+        let name = LogName::slot(self.memory.stream, sequence);
+        if let Ok(object) = self.vault.repo.parse_log(&name, bytes) {
+            self.rolling.add(object, self.vault.env.clock.uptime());
+        }
+    }
+
+    /// The roll-up to put next, if one is due.
+    pub fn next_roll_up(&mut self) -> Option<(LogName, Bytes)> {
+        let random = self.vault.env.random.as_ref();
+        let with = LogSigning { signer: self.vault.signer(Role::Writer).ok()?, sealer: &self.sealer, random };
+        self.rolling.next(self.vault.env.clock.uptime(), Rolled { vault: self.vault, with })
+    }
+
+    /// What became of it.
+    pub fn rolled_up<T>(&mut self, sent: &Result<T, RepoError>) {
+        match sent {
+            Ok(_) => self.rolling.done(),
+            Err(RepoError::LostRace { .. }) => self.rolling.give_up(),
+            Err(_) => self.rolling.failed(self.vault.env.clock.uptime()),
+        }
     }
 }

@@ -3,12 +3,11 @@
 //! Objects are fetched and opened several at a time and applied in order. Every record is compared with the digest it
 //! was captured under, and that with everything before it. Memory is bounded by a few objects and [`PENDING_MAX`].
 
-use super::{Link, LogPoint};
+use super::{Commits, Link, LogPoint};
 use crate::catalog::Vault;
 use crate::disk::{At, DiskFile};
 use crate::{OpsError, workers};
 use backstay_format::fingerprint::CommitHasher;
-use backstay_format::log::Record;
 use backstay_format::{Corrupt, FingerprintKey};
 use backstay_model::catalog::Snapshot;
 use backstay_model::{Digest, Tx};
@@ -77,28 +76,11 @@ fn broken(rule: &'static str) -> OpsError {
     Corrupt::Rule { what: "a log", rule }.into()
 }
 
-/// An object of the log, and where in its images those of its records lie.
-struct Opened {
-    records: Vec<Record>,
-    /// Images of all of them, one after another.
-    images: Vec<u8>,
-}
-
-/// The records of a link's source up to a state, with their images.
-async fn opened(vault: &Vault, link: &Link, last: Tx) -> Result<Opened, OpsError> {
-    let object = vault.repo.log_object(&link.stream, link.sequence).await?;
-    let hole = OpsError::LogHole { stream: link.stream, sequence: link.sequence };
-    let object = object.filter(|object| object.front.digest == link.digest).ok_or(hole)?;
-    let span = object.front.facts.spans.iter().position(|span| *span == link.span).unwrap_or(usize::MAX);
-    let is_ours = |record: &Record| usize::from(record.span) == span && record.tx <= last;
-    let mut images = Vec::new();
-    let records = object.open::<OpsError>(vault.unsealer()?, |records, at, _, bytes| {
-        if records.get(at).is_some_and(is_ours) {
-            images.extend_from_slice(bytes);
-        }
-        Ok(())
-    })?;
-    Ok(Opened { records: records.into_iter().filter(is_ours).collect(), images })
+/// The commits of a link up to a state.
+async fn opened(vault: &Vault, link: &Link, last: Tx) -> Result<Commits, OpsError> {
+    let mut commits = link.commits(&vault.repo, vault.unsealer()?, Some(last)).await?;
+    commits.records.retain(|record| record.tx <= last);
+    Ok(commits)
 }
 
 /// Pages on their way to the file: of a page that many commits wrote only the last is written, as far as
@@ -148,7 +130,7 @@ struct Applying {
 }
 
 impl Applying {
-    fn object(&mut self, opened: &Opened, writing: &mut Writing<'_>) -> Result<(), OpsError> {
+    fn object(&mut self, opened: &Commits, writing: &mut Writing<'_>) -> Result<(), OpsError> {
         let mut rest = opened.images.as_slice();
         for record in &opened.records {
             if Some(record.tx) != self.tx.next() {

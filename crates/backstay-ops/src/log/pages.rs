@@ -51,9 +51,7 @@ impl PageMap {
         let mut map = Self { shape: None, kept: u32::MAX, images: HashMap::new(), objects: Vec::new() };
         for link in &point.links {
             vault.env.cancel.check()?;
-            let hole = OpsError::LogHole { stream: link.stream, sequence: link.sequence };
-            let index = vault.repo.log_index(&link.stream, link.sequence, vault.unsealer()?).await?;
-            let index = index.filter(|index| index.front.digest == link.digest).ok_or(hole)?;
+            let index = link.index(&vault.repo, vault.unsealer()?).await?;
             let span = index.front.facts.spans.iter().position(|span| *span == link.span).unwrap_or(usize::MAX);
             map.add(index, span, point)?;
         }

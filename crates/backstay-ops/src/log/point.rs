@@ -6,7 +6,7 @@ use crate::catalog::{Catalog, Vault};
 use backstay_format::facts::Following;
 use backstay_format::log::Record;
 use backstay_model::catalog::{NoPoint, Snapshot, Target};
-use backstay_model::{Moment, SourceName, Tx};
+use backstay_model::{Moment, Tx};
 use backstay_store::repo::ManifestFront;
 
 /// A state inside the log.
@@ -106,6 +106,10 @@ async fn by_tx(vault: &Vault, catalog: &mut Catalog, tx: Tx) -> Result<Resolved,
             return Err(NoPoint::TxNotHeld { tx: tx.get(), before: reached.tx.get(), after: reaches }.into());
         }
         let log = point(vault, &snapshot, &reached, |found, _| found <= tx).await?;
+        if log.as_ref().is_some_and(|log| log.tx != tx) {
+            let rule = "its objects have the states they name";
+            return Err(backstay_format::Corrupt::Rule { what: "a log", rule }.into());
+        }
         return Ok(Resolved { snapshot, log, fault: None });
     }
     Err(NoPoint::NotFollowed.into())
@@ -146,8 +150,9 @@ async fn point(
     reached: &Reach,
     wanted: impl Fn(Tx, Moment) -> bool,
 ) -> Result<Option<LogPoint>, OpsError> {
-    let source = reached.links.first().map(|link| link.span.source.clone());
-    let Some(source) = source else { return Ok(None) };
+    if reached.links.is_empty() {
+        return Ok(None);
+    }
     let mut found: Option<(Tx, Moment, usize)> = None;
     let mut next = None;
     let last = reached.links.iter().rposition(|link| wanted(link.span.first, link.span.from));
@@ -158,7 +163,7 @@ async fn point(
     };
     // A commit in parts ends in a later object than it begins in; look from there back to a whole one.
     for at in (0..reached.links.len().min(last + 2)).rev() {
-        for record in records(vault, reached, at, &source).await?.into_iter().rev() {
+        for record in records(vault, reached, at).await?.into_iter().rev() {
             match record.part.completes() && wanted(record.tx, record.time) {
                 true => {
                     found = Some((record.tx, record.time, at));
@@ -191,15 +196,7 @@ fn of_snapshot(reached: &Reach) -> Tx {
     Tx::new(first)
 }
 
-async fn records(vault: &Vault, reached: &Reach, at: usize, source: &SourceName) -> Result<Vec<Record>, OpsError> {
+async fn records(vault: &Vault, reached: &Reach, at: usize) -> Result<Vec<Record>, OpsError> {
     let Some(link) = reached.links.get(at) else { return Ok(Vec::new()) };
-    let object = vault
-        .repo
-        .log_object(&link.stream, link.sequence)
-        .await?
-        .ok_or(OpsError::LogHole { stream: link.stream, sequence: link.sequence })?;
-    let spans = object.front.facts.spans.clone();
-    let records = object.open::<OpsError>(vault.unsealer()?, |_, _, _, _| Ok(()))?;
-    let ours = |record: &Record| spans.get(usize::from(record.span)).is_some_and(|span| span.source == *source);
-    Ok(records.into_iter().filter(ours).collect())
+    link.records(&vault.repo, vault.unsealer()?).await
 }

@@ -51,6 +51,14 @@ pub async fn points(vault: &Vault, source: &SourceName, since: Option<Moment>) -
         };
         push(following.tx, snapshot.taken, false);
         for link in &reached.links {
+            if link.name.is_rolled() {
+                // It spans too long a time for its ends to stand for what is between.
+                let records = link.records(&vault.repo, vault.unsealer()?).await?;
+                for record in records.iter().filter(|r| r.part.completes() && r.tx <= reached.tx) {
+                    push(record.tx, record.time, true);
+                }
+                continue;
+            }
             let (first, end) = (link.span.first.get(), link.span.last.get());
             for tx in first..=end.min(reached.tx.get()) {
                 let at = if tx == first { link.span.from } else { link.span.to };

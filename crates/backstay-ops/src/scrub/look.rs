@@ -5,7 +5,7 @@ use super::tell;
 use crate::OpsError;
 use crate::catalog::{PruneRead, Vault};
 use backstay_model::scrub::{State, Thing};
-use backstay_model::{Kind, Kinded, ObjectId, Sequence, SourceName, StreamId};
+use backstay_model::{Kind, Kinded, ObjectId, Ranges, Sequence, SourceName, StreamId};
 use backstay_store::keys::{self, Place};
 use backstay_store::repo::RepoError;
 use backstay_store::{Entry, Key, StoreError};
@@ -56,6 +56,10 @@ async fn log_beginnings(vault: &Vault) -> Result<BTreeMap<StreamId, u64>, OpsErr
     Ok(begin)
 }
 
+fn log_folder(stream: &StreamId) -> String {
+    keys::log_prefix(stream).trim_end_matches('/').to_owned()
+}
+
 impl Looked {
     /// Slots that must be taken, because a later one of the same chain is.
     async fn missing(&self, vault: &Vault) -> Result<Vec<Fault>, OpsError> {
@@ -76,9 +80,15 @@ impl Looked {
         }
         let prune = PruneRead::of(&vault.repo).await?.head;
         let mut streams: BTreeMap<StreamId, Vec<u64>> = BTreeMap::new();
+        let mut rolled: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
         for key in self.entries.keys() {
-            if let Place::Log(stream, slot) = Place::of(key) {
-                streams.entry(stream).or_default().push(slot.get());
+            match Place::of(key) {
+                Place::Log(stream, slot) => streams.entry(stream).or_default().push(slot.get()),
+                Place::RollUp(name) => {
+                    let runs = rolled.entry(log_folder(&name.stream)).or_default();
+                    runs.push((name.first.get(), name.last.get()));
+                }
+                _ => {}
             }
         }
         let begin = log_beginnings(vault).await?;
@@ -86,12 +96,13 @@ impl Looked {
             let below = prune.as_ref().map_or(0, |head| head.record.facts.log_below(&stream));
             // What lies before the first snapshot that leads there may be nobody's.
             let first = begin.get(&stream).or(slots.iter().min()).copied().unwrap_or(1);
-            let prefix = keys::log_prefix(&stream).trim_end_matches('/').to_owned();
-            chains.insert(prefix, (below.max(first), slots));
+            chains.insert(log_folder(&stream), (below.max(first), slots));
         }
         let mut faults = Vec::new();
         for (prefix, (first, numbers)) in chains {
-            let here: backstay_model::Ranges = numbers.iter().copied().collect();
+            // What a roll-up has a prune may let go.
+            let here: Ranges = numbers.iter().copied().collect();
+            let here = here.with(&rolled.remove(&prefix).unwrap_or_default().into_iter().collect());
             let last = numbers.iter().max().copied().unwrap_or(first);
             for (from, to) in here.holes(first, last) {
                 for number in from..=to {
@@ -136,6 +147,7 @@ impl Looked {
         match Place::of(key) {
             Place::Snapshot(name) => Thing::Manifest { newest: self.newest(&name.source) <= Some(name.sequence) },
             Place::Log(..) | Place::Branch(..) => Thing::Slot { last: self.is_last_slot(key) },
+            Place::RollUp(_) => Thing::Slot { last: false },
             Place::Pack(..) => Thing::Pack,
             _ => Thing::Record,
         }

@@ -1,4 +1,5 @@
-//! Log objects: putting one into its slot, and reading one that may not be there yet.
+//! Log objects: putting one into its slot, and reading one that may not be there yet. A roll-up is one as well: it
+//! stands for several slots, with the same commits.
 //!
 //! The slot is the commit and the fence: an equal object in it is ours, any other means that the stream
 //! was taken over. A slot that is empty is the end of what is durable.
@@ -6,11 +7,11 @@
 use super::records::{Chain, Origin, verify_front};
 use super::{RepoError, Repository};
 use crate::StoreError;
-use crate::keys;
-use crate::seal::{Compressor, Expected, FrameOpener, NewObject, SealedBuilder, Sealer, Unsealer};
+use crate::keys::{self, LogName, Place};
+use crate::seal::{Compressor, Expected, FrameOpener, NewObject, SealError, SealedBuilder, Sealer, Unsealer};
 use crate::seam::Key;
 use crate::signing::SigningKey;
-use backstay_format::facts::{self, Log, Role};
+use backstay_format::facts::{self, After, Log, Role, RollUp, SpanEnd};
 use backstay_format::log::{self, Record};
 use backstay_format::object::{Front, Object, Signed};
 use backstay_format::{FramePlace, Header, ObjectType};
@@ -23,9 +24,29 @@ const FRONT_GUESS: u64 = 4 << 10;
 /// What a log object says of itself, verified.
 #[derive(Debug, Clone)]
 pub struct LogFront {
+    pub name: LogName,
     pub facts: Log,
+    /// Of a roll-up: the place of its first slot.
     pub chain: Chain,
     pub digest: Digest,
+    /// The front digest of the object in its last slot, which the slot after it names: of a slot, its own.
+    pub end: Digest,
+    /// Of a roll-up: where each span ends.
+    ends: Vec<SpanEnd>,
+}
+
+impl LogFront {
+    /// The object in a slot that one of its spans ends with.
+    pub fn span_end(&self, span: usize) -> SpanEnd {
+        let own = SpanEnd { sequence: self.name.last, digest: self.end };
+        self.ends.get(span).copied().unwrap_or(own)
+    }
+
+    /// What the next span of a source comes after that this object has a span of.
+    pub fn behind(&self, span: usize) -> After {
+        let SpanEnd { sequence, digest } = self.span_end(span);
+        After::Log { stream: self.name.stream, sequence, digest }
+    }
 }
 
 /// A whole log object, verified; its body still sealed.
@@ -71,9 +92,18 @@ pub struct LogDraft<'a> {
 
 impl<'a> LogDraft<'a> {
     pub fn begin(facts: &Log, chain: Chain, id: ObjectId, with: LogSigning<'a>) -> Self {
+        Self::of(ObjectType::Log, &facts::encode(facts), (chain, id), with)
+    }
+
+    /// `previous` is that of the first slot it stands for.
+    pub fn roll_up(facts: &RollUp, previous: Digest, id: ObjectId, with: LogSigning<'a>) -> Self {
+        let chain = Chain { sequence: facts.first, previous };
+        Self::of(ObjectType::RollUp, &facts::encode(facts), (chain, id), with)
+    }
+
+    fn of(kind: ObjectType, facts: &[u8], (chain, id): (Chain, ObjectId), with: LogSigning<'a>) -> Self {
         let signed = Signed { signer: with.signer.public(), sequence: chain.sequence, previous: chain.previous };
-        let facts = facts::encode(facts);
-        let new = NewObject { kind: ObjectType::Log, id, facts: &facts, table: &[], signed: Some(signed) };
+        let new = NewObject { kind, id, facts, table: &[], signed: Some(signed) };
         let builder = with.sealer.begin(new, with.random);
         Self { signer: with.signer, builder, compressor: Compressor::new() }
     }
@@ -107,16 +137,40 @@ impl LogObject {
         &self.bytes
     }
 
+    /// Raw bytes of its images, and of its records.
+    pub fn raw(&self) -> Result<(u64, u64), RepoError> {
+        let object = Object::parse(&self.bytes).map_err(|e| RepoError::damaged(&self.key, e))?;
+        let (last, images) = object.frames.split_last().ok_or(RepoError::misplaced(&self.key, "it has no body"))?;
+        Ok((images.iter().map(|frame| u64::from(frame.raw)).sum(), u64::from(last.raw)))
+    }
+
     /// Opens the records and hands out every image in order: the record's place, the page's number, its bytes.
     pub fn open<E: From<RepoError>>(
         &self,
         unsealer: &Unsealer,
+        visit: impl FnMut(&[Record], usize, u32, &[u8]) -> Result<(), E>,
+    ) -> Result<Vec<Record>, E> {
+        self.open_with(|header| unsealer.open(header), visit)
+    }
+
+    /// The same of one that this run sealed.
+    pub fn open_own<E: From<RepoError>>(
+        &self,
+        sealer: &Sealer,
+        visit: impl FnMut(&[Record], usize, u32, &[u8]) -> Result<(), E>,
+    ) -> Result<Vec<Record>, E> {
+        self.open_with(|header| sealer.open(header), visit)
+    }
+
+    fn open_with<E: From<RepoError>>(
+        &self,
+        open: impl FnOnce(&Header) -> Result<FrameOpener, SealError>,
         mut visit: impl FnMut(&[Record], usize, u32, &[u8]) -> Result<(), E>,
     ) -> Result<Vec<Record>, E> {
         let damaged = |e| RepoError::damaged(&self.key, e);
         let sealed = |e| RepoError::sealed(&self.key, e);
         let object = Object::parse(&self.bytes).map_err(damaged)?;
-        let opener = unsealer.open(&object.front.header).map_err(sealed)?;
+        let opener = open(&object.front.header).map_err(sealed)?;
         let frame = |place: &FramePlace, last| {
             let expected = Expected { frame: place.frame, raw: place.raw, last };
             opener.open(expected, object.frame(place).map_err(damaged)?).map_err(sealed)
@@ -164,9 +218,29 @@ impl Repository {
         self.put_slot(&keys::log(stream, sequence), bytes).await
     }
 
+    /// Puts a roll-up under its name.
+    pub async fn put_roll_up(&self, name: &LogName, bytes: Bytes) -> Result<(), RepoError> {
+        self.put_slot(&name.key(), bytes).await
+    }
+
+    /// The roll-ups of a stream that are listed.
+    pub async fn roll_ups(&self, stream: &StreamId) -> Result<Vec<LogName>, RepoError> {
+        let entries = self.list(&keys::rolled_prefix(stream)).await?;
+        let name = |key: &Key| match Place::of(key) {
+            Place::RollUp(name) => Some(name),
+            _ => None,
+        };
+        Ok(entries.iter().filter_map(|entry| name(&entry.key)).collect())
+    }
+
     /// What the object in a slot says of itself; `None` where there is none.
     pub async fn log_front(&self, stream: &StreamId, sequence: Sequence) -> Result<Option<LogFront>, RepoError> {
-        let key = keys::log(stream, sequence);
+        self.log_front_of(&LogName::slot(*stream, sequence)).await
+    }
+
+    /// The same of a log object by its name.
+    pub async fn log_front_of(&self, name: &LogName) -> Result<Option<LogFront>, RepoError> {
+        let key = name.key();
         let Some(len) = self.store().head(&key).await? else { return Ok(None) };
         let guess = self.store().get_range(&key, 0..len.min(FRONT_GUESS)).await?;
         let header = Header::parse(&guess).map_err(|e| RepoError::damaged(&key, e))?;
@@ -174,39 +248,34 @@ impl Repository {
         let bytes =
             if wanted > guess.len() as u64 { self.store().get_range(&key, 0..wanted.min(len)).await? } else { guess };
         let front = Front::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?;
-        self.verify_log(&key, &front, stream, sequence).map(Some)
+        self.verify_log(&key, &front, name).map(Some)
     }
 
     /// The whole object in a slot; `None` where there is none.
     pub async fn log_object(&self, stream: &StreamId, sequence: Sequence) -> Result<Option<LogObject>, RepoError> {
-        let key = keys::log(stream, sequence);
-        let bytes = match self.store().get(&key).await {
+        self.log_object_of(&LogName::slot(*stream, sequence)).await
+    }
+
+    /// The same of a log object by its name.
+    pub async fn log_object_of(&self, name: &LogName) -> Result<Option<LogObject>, RepoError> {
+        let bytes = match self.store().get(&name.key()).await {
             Err(StoreError::NotFound { .. }) => return Ok(None),
             other => other?,
         };
-        self.parse_log(stream, sequence, bytes).map(Some)
+        self.parse_log(name, bytes).map(Some)
     }
 
-    pub(super) fn parse_log(
-        &self,
-        stream: &StreamId,
-        sequence: Sequence,
-        bytes: Bytes,
-    ) -> Result<LogObject, RepoError> {
-        let key = keys::log(stream, sequence);
+    /// Bytes that are, or will be, a log object of this name.
+    pub fn parse_log(&self, name: &LogName, bytes: Bytes) -> Result<LogObject, RepoError> {
+        let key = name.key();
         let object = Object::parse(&bytes).map_err(|e| RepoError::damaged(&key, e))?;
-        let front = self.verify_log(&key, &object.front, stream, sequence)?;
+        let front = self.verify_log(&key, &object.front, name)?;
         Ok(LogObject { front, key, bytes })
     }
 
-    /// What the object in a slot holds; `None` where there is none.
-    pub async fn log_index(
-        &self,
-        stream: &StreamId,
-        sequence: Sequence,
-        unsealer: &Unsealer,
-    ) -> Result<Option<LogIndex>, RepoError> {
-        let Some(object) = self.log_object(stream, sequence).await? else { return Ok(None) };
+    /// What a log object holds; `None` where there is none.
+    pub async fn log_index(&self, name: &LogName, unsealer: &Unsealer) -> Result<Option<LogIndex>, RepoError> {
+        let Some(object) = self.log_object_of(name).await? else { return Ok(None) };
         object.index(unsealer).map(Some)
     }
 
@@ -223,21 +292,24 @@ impl Repository {
         Ok(entries.iter().filter_map(|entry| keys::slot_number(&entry.key)).max().map(Sequence::new))
     }
 
-    fn verify_log(
-        &self,
-        key: &Key,
-        front: &Front<'_>,
-        stream: &StreamId,
-        sequence: Sequence,
-    ) -> Result<LogFront, RepoError> {
-        let signed = verify_front(key, front, ObjectType::Log)?;
+    fn verify_log(&self, key: &Key, front: &Front<'_>, name: &LogName) -> Result<LogFront, RepoError> {
+        let kind = if name.is_rolled() { ObjectType::RollUp } else { ObjectType::Log };
+        let signed = verify_front(key, front, kind)?;
         let chain = Chain { sequence: signed.sequence, previous: signed.previous };
         let origin = Origin { repo: front.header.repo, signer: signed.signer, chain, digest: front.digest };
         self.check_origin(key, &origin, &[Role::Writer])?;
-        let facts: Log = facts::parse("a log object", front.facts).map_err(|e| RepoError::damaged(key, e))?;
-        if facts.stream != *stream || signed.sequence != sequence {
+        let damaged = |e| RepoError::damaged(key, e);
+        let (facts, (first, last), end, ends) = if name.is_rolled() {
+            let RollUp { stream, first, last, digest, spans, ends } = RollUp::parse(front.facts).map_err(damaged)?;
+            (Log { stream, spans, next: None }, (first, last), digest, ends)
+        } else {
+            let facts: Log = facts::parse("a log object", front.facts).map_err(damaged)?;
+            (facts, (chain.sequence, chain.sequence), front.digest, Vec::new())
+        };
+        let says = LogName { stream: facts.stream, first, last };
+        if says != *name || chain.sequence != first {
             return Err(RepoError::misplaced(key, "it is not the log object its name says"));
         }
-        Ok(LogFront { facts, chain, digest: front.digest })
+        Ok(LogFront { name: *name, facts, chain, digest: front.digest, end, ends })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::records::Record;
 use super::{RepoError, Repository};
-use crate::keys::{self, Place};
+use crate::keys::{self, LogName, Place};
 use crate::seam::Key;
 use backstay_format::ObjectType;
 use backstay_format::facts::{Audit, Branch, Conf, Lease, Prune, Role};
@@ -57,7 +57,8 @@ impl Repository {
             Place::Conf(generation) => self.verify_conf(key, bytes, generation),
             Place::Wrap => self.verify_wrap(key, bytes),
             Place::Snapshot(name) => self.parse_manifest(&name, bytes.clone()).map(drop),
-            Place::Log(stream, sequence) => self.parse_log(&stream, sequence, bytes.clone()).map(drop),
+            Place::Log(stream, slot) => self.parse_log(&LogName::slot(stream, slot), bytes.clone()).map(drop),
+            Place::RollUp(name) => self.parse_log(&name, bytes.clone()).map(drop),
             Place::Mark(source, named) | Place::Notice(source, named) => {
                 self.parse_mark(&source, (key, bytes), named).map(drop)
             }

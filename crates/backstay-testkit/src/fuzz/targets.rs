@@ -3,7 +3,7 @@
 
 use super::Target;
 use backstay_format::facts::{
-    self, Audit, Branch, Conf, Enrolment, Lease, Log, Manifest, Mark, Prune, SealedManifest, Stream,
+    self, Audit, Branch, Conf, Enrolment, Lease, Log, Manifest, Mark, Prune, RollUp, SealedManifest, Stream,
 };
 use backstay_format::layout::header;
 use backstay_format::object::{Front, Object};
@@ -155,6 +155,10 @@ fn every_facts(bytes: &[u8]) {
     each::<Prune>(bytes);
     each::<Lease>(bytes);
     each::<Enrolment>(bytes);
+    each::<RollUp>(bytes);
+    if let Ok(rolled) = RollUp::parse(bytes) {
+        assert!(rolled.first < rolled.last && rolled.ends.len() == rolled.spans.len());
+    }
     if let Ok(asked) = Enrolment::parse(bytes) {
         assert_eq!(Enrolment::parse(&asked.encode()), Ok(asked));
     }
@@ -189,6 +193,9 @@ fn store_key(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(key) = Key::parse(text) else { return };
     assert_eq!(key.as_str(), text);
+    if let keys::Place::RollUp(name) = keys::Place::of(&key) {
+        assert!(name.is_rolled() && name.key() == key);
+    }
     let source: SourceName = "shop".parse().expect("a legal name");
     if let Some(name) = SnapshotName::parse(&source, &key) {
         assert_eq!(name.key(), key);

@@ -1,0 +1,98 @@
+//! What several log objects that follow one another say together, and whether a roll-up says just that.
+
+use crate::OpsError;
+use crate::catalog::Vault;
+use backstay_format::facts::{After, RollUp, Span, SpanEnd};
+use backstay_format::log::Record;
+use backstay_model::Digest;
+use backstay_store::keys::LogName;
+use backstay_store::repo::{LogFront, LogObject};
+
+/// The facts of the roll-up that several objects make.
+pub struct Merged {
+    pub facts: RollUp,
+    /// The front digest that the first of them names.
+    pub previous: Digest,
+    /// Which of the spans each span of each part became.
+    pub spans: Vec<Vec<u16>>,
+}
+
+/// What parts say together; `None` if they do not follow one another.
+pub fn merged(parts: &[&LogFront]) -> Option<Merged> {
+    let (first, last) = (parts.first()?, parts.last()?);
+    let follow = |pair: &[&LogFront]| matches!(pair, [before, part] if follows(before, part));
+    if !parts.windows(2).all(follow) || parts.iter().any(|part| part.facts.next.is_some()) {
+        return None;
+    }
+    let mut merged: Vec<(Span, SpanEnd)> = Vec::new();
+    let mut numbers = Vec::with_capacity(parts.len());
+    for part in parts {
+        let mut own = Vec::with_capacity(part.facts.spans.len());
+        for (at, span) in part.facts.spans.iter().enumerate() {
+            let of_source = merged.iter().rposition(|(known, _)| known.source == span.source);
+            let known = of_source.filter(|known| merged.get(*known).is_some_and(|known| goes_on(first, known, span)));
+            let known = known.unwrap_or_else(|| {
+                merged.push((span.clone(), part.span_end(at)));
+                merged.len() - 1
+            });
+            if let Some((known, end)) = merged.get_mut(known) {
+                (known.last, known.to, known.unfinished) = (span.last, span.to, span.unfinished);
+                *end = part.span_end(at);
+            }
+            own.push(u16::try_from(known).ok()?);
+        }
+        numbers.push(own);
+    }
+    let (spans, ends) = merged.into_iter().unzip();
+    let LogName { stream, last: slot, .. } = last.name;
+    let facts = RollUp { stream, first: first.name.first, last: slot, digest: last.end, spans, ends };
+    Some(Merged { facts, previous: first.chain.previous, spans: numbers })
+}
+
+fn follows(before: &LogFront, part: &LogFront) -> bool {
+    let next = (before.name.stream, before.name.last.next());
+    next == (part.name.stream, Some(part.name.first)) && before.end == part.chain.previous
+}
+
+/// Whether a span comes right after one that is known.
+fn goes_on(first: &LogFront, (known, end): &(Span, SpanEnd), span: &Span) -> bool {
+    let SpanEnd { sequence, digest } = *end;
+    known.branch == span.branch && span.after == After::Log { stream: first.name.stream, sequence, digest }
+}
+
+/// Whether a roll-up has just the commits of its parts, which were put before it: every record and every image.
+pub async fn is_of(vault: &Vault, name: &LogName, parts: &[LogName]) -> Result<bool, OpsError> {
+    let Some(rolled) = vault.repo.log_object_of(name).await? else { return Ok(false) };
+    let (mut images, mut records, mut fronts) = (blake3::Hasher::new(), Vec::new(), Vec::new());
+    for part in parts {
+        vault.env.cancel.check()?;
+        let Some(object) = vault.repo.log_object_of(part).await? else { return Ok(false) };
+        records.push(contents(vault, &object, &mut images)?);
+        fronts.push(object.front);
+    }
+    let fronts: Vec<&LogFront> = fronts.iter().collect();
+    let Some(Merged { facts, previous, spans }) = merged(&fronts) else { return Ok(false) };
+    let mut all = Vec::new();
+    for (records, numbers) in records.into_iter().zip(spans) {
+        for record in records {
+            let Some(span) = numbers.get(usize::from(record.span)) else { return Ok(false) };
+            all.push(Record { span: *span, ..record });
+        }
+    }
+    let mut own = blake3::Hasher::new();
+    let same_records = contents(vault, &rolled, &mut own)? == all;
+    let front = &rolled.front;
+    let ends: Vec<SpanEnd> = (0..front.facts.spans.len()).map(|span| front.span_end(span)).collect();
+    let says = (front.name, front.chain.previous, front.end, &front.facts.spans, &ends);
+    let should = LogName { stream: facts.stream, first: facts.first, last: facts.last };
+    let same_facts = says == (should, previous, facts.digest, &facts.spans, &facts.ends);
+    Ok(same_records && same_facts && own.finalize() == images.finalize())
+}
+
+/// The records of an object; its images go into the hash.
+fn contents(vault: &Vault, object: &LogObject, images: &mut blake3::Hasher) -> Result<Vec<Record>, OpsError> {
+    object.open::<OpsError>(vault.unsealer()?, |_, _, _, image| {
+        images.update(image);
+        Ok(())
+    })
+}
