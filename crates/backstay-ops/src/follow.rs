@@ -18,12 +18,14 @@ mod begin;
 mod catch;
 pub mod drive;
 mod followed;
+mod member;
 mod memory;
 mod pace;
 mod rolling;
 mod ship;
 mod snapshots;
 mod spool;
+mod turns;
 mod watch;
 
 pub use audit::Audited;
@@ -51,6 +53,7 @@ use ship::Shipper;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use turns::Turns;
 
 /// How often a lost race for a stream's end is run again.
 const ATTEMPTS: u32 = 4;
@@ -187,7 +190,8 @@ impl<'v> Halves<'v> {
         let mut count = 0;
         if let Looked::Read(read) = looked {
             count += read;
-            if self.catcher.must_be_safe() || self.catcher.waiting_bytes() >= MEMORY_MAX {
+            let memory = self.catcher.limits().memory.get();
+            if self.catcher.must_be_safe() || self.catcher.waiting_bytes() >= memory {
                 keep_safe(&mut self.shipper, &mut self.catcher, &mut self.alarm);
             }
         }
@@ -221,6 +225,11 @@ fn keep_safe(shipper: &mut Shipper<'_>, catcher: &mut Catcher, alarm: &mut Optio
 impl<'v> Follower<'v> {
     /// Goes on where the run before stopped, or begins with a snapshot.
     pub async fn start(vault: &'v Vault, request: FollowRequest) -> Result<Self, OpsError> {
+        Self::start_in(vault, request, &Turns::new()).await
+    }
+
+    /// The same beside others: a snapshot waits for its turn.
+    async fn start_in(vault: &'v Vault, request: FollowRequest, turns: &Turns) -> Result<Self, OpsError> {
         vault.signer(Role::Writer)?;
         let lock = vault.state.lock(&request.source)?;
         let stream = StreamId::from_bytes(seams::fresh(vault.env.random.as_ref()));
@@ -236,16 +245,13 @@ impl<'v> Follower<'v> {
             }
             Err(reason) => {
                 tail.release();
+                let _turn = turns.snapshot(&request.path).await;
                 let tip = fence(vault, &request.source, stream).await?;
                 let place = Anew { stream, sequence: Sequence::FIRST, previous: None, tip, reason };
                 begin_anew(vault, &request, tail, place).await?
             }
         };
         Ok(Self { vault, request, halves: Halves::new(catcher, shipper), began: begun, _lock: lock })
-    }
-
-    pub fn vault(&self) -> &'v Vault {
-        self.vault
     }
 
     /// How it began.
@@ -297,12 +303,35 @@ impl<'v> Follower<'v> {
     /// One step: reads what was committed, makes all of it durable, and begins anew where it must. An error
     /// of the store leaves everything where it was: the next step tries the same again.
     pub async fn tick(&mut self) -> Result<Ticked, OpsError> {
+        self.tick_in(&Turns::new()).await
+    }
+
+    /// The same beside others.
+    async fn tick_in(&mut self, turns: &Turns) -> Result<Ticked, OpsError> {
         let mut ticked = Ticked { caught: self.catch()?, ..Ticked::default() };
-        self.ship(&mut ticked).await?;
+        if self.has_news() {
+            let _turn = self.meanwhile(turns.put(), &mut ticked).await?;
+            self.ship(&mut ticked).await?;
+        }
         if let Some(reason) = self.halves.catcher.lost() {
+            // Nothing of the application's is held while others are at it.
+            self.halves.catcher.release();
+            let _turn = turns.snapshot(&self.request.path).await;
             self.begin_anew(reason, &mut ticked).await?;
         }
         Ok(ticked)
+    }
+
+    /// Waits for something. The log goes on being read: a slow store must not hold it.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>, ticked: &mut Ticked) -> Result<T, OpsError> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(self.request.limits.look) => ticked.caught += blocking(|| self.halves.look())?,
+            }
+        }
     }
 
     /// Makes durable what was read when it began.
@@ -322,8 +351,7 @@ impl<'v> Follower<'v> {
                 catcher.lose("what was read of its log is gone from the state folder");
                 return Ok(());
             };
-            let put = self.vault.repo.put_log(&stream, sequence, bytes.clone());
-            ticked.caught += self.look_during(put).await??;
+            self.meanwhile(self.vault.repo.put_log(&stream, sequence, bytes.clone()), ticked).await??;
             let sent = blocking(|| self.halves.shipper.confirm());
             blocking(|| self.halves.shipper.keep_to_roll(sequence, bytes));
             ticked.objects += 1;
@@ -339,29 +367,12 @@ impl<'v> Follower<'v> {
         let Some((name, bytes)) = blocking(|| self.halves.shipper.next_roll_up()) else { return Ok(ticked) };
         let len = bytes.len() as u64;
         let put = self.vault.repo.put_roll_up(&name, bytes);
-        let sent = self.look_during(put).await?;
+        let sent = self.meanwhile(put, &mut ticked).await?;
         self.halves.shipper.rolled_up(&sent);
-        if let Ok(caught) = sent {
-            ticked = Ticked { caught, objects: 1, bytes: len, ..ticked };
+        if sent.is_ok() {
+            (ticked.objects, ticked.bytes) = (1, len);
         }
         Ok(ticked)
-    }
-
-    /// While an object is under way the log goes on being read: a slow store must not hold it. Gives what became of
-    /// it, and how many commits were read.
-    async fn look_during(
-        &mut self,
-        put: impl Future<Output = Result<(), RepoError>>,
-    ) -> Result<Result<u64, RepoError>, OpsError> {
-        let (halves, pause, mut caught) = (&mut self.halves, self.request.limits.look, 0);
-        tokio::pin!(put);
-        loop {
-            tokio::select! {
-                biased;
-                sent = &mut put => return Ok(sent.map(|()| caught)),
-                () = tokio::time::sleep(pause) => caught += blocking(|| halves.look())?,
-            }
-        }
     }
 
     async fn begin_anew(&mut self, reason: String, ticked: &mut Ticked) -> Result<(), OpsError> {

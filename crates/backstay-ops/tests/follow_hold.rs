@@ -7,7 +7,7 @@ use backstay_model::catalog::Target;
 use backstay_model::{ByteLen, Tx};
 use backstay_ops::disk::OsDisk;
 use backstay_ops::follow::account::Account;
-use backstay_ops::follow::drive::{Driving, Member, Told, drive};
+use backstay_ops::follow::drive::{Drain, Driving, Order, Patience, Told, drive};
 use backstay_ops::follow::{Alarm, Began, FollowRequest, Followed, Follower, Limits, Mode, Pace, Ticked};
 use backstay_sqlite::Step;
 use backstay_store::local::{LocalStore, OpenMode};
@@ -259,12 +259,14 @@ async fn trap_13_only_a_follower_told_to_hold_waits_for_the_store() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn trap_13_an_application_that_truncates_for_itself_is_not_held_up() {
     let app = App::begin().await;
-    let follower = Followed::Log(Box::new(app.follow(Limits::STANDARD).await));
-    let (pace, sum) = (Pace { poll: Duration::from_secs(60), ..Pace::STANDARD }, Ticked::default());
-    let mut members = [Member { source: source(), path: app.world.db(), follower, pace, sum, ended: None }];
+    let pace = Pace { poll: Duration::from_secs(60), ..Pace::STANDARD };
+    let (request, patience) = (app.request(Limits::STANDARD), Patience::Store);
+    let order = Order { request, pace, snapshot_interval: pace.interval, patience };
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let path = app.world.db();
+    let (start, started) = std::sync::mpsc::channel();
     let busy = tokio::task::spawn_blocking(move || {
+        started.recv().expect("following begins");
         let conn = Connection::open(path).expect("open");
         conn.busy_timeout(Duration::from_secs(10)).expect("set");
         conn.execute_batch("PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=0").expect("set");
@@ -279,22 +281,24 @@ async fn trap_13_an_application_that_truncates_for_itself_is_not_held_up() {
         stop.send_replace(true);
         refused
     });
-    let trouble = Mutex::new(Vec::new());
-    let tell = |_: &Member<'_>, told: Told<'_>| {
+    let trouble = Arc::new(Mutex::new(Vec::new()));
+    let seen = trouble.clone();
+    let tell = move |_: &_, told: Told<'_>| {
         let what = match told {
+            Told::Started(_) => return start.send(()).expect("somebody waits"),
             Told::Began(began) => format!("{began:?}"),
             Told::Ended(error) | Told::StoreAway(error) | Told::Unreadable(error) => error.to_string(),
             _ => "other".into(),
         };
-        trouble.lock().expect("alone").push(what);
+        seen.lock().expect("alone").push(what);
     };
     let metrics = app.world.dir().join("backstay.prom");
-    let clock = app.world.vault.env.clock.as_ref();
-    drive(&mut members, &Driving { clock, stop: stopped, tell: &tell, metrics: Some(&metrics) }).await;
+    let drain = Drain::once(Duration::from_secs(20));
+    let driving = Driving { stop: stopped, tell: Arc::new(tell), metrics: Some(metrics.clone()), drain };
+    let outcomes = drive(app.world.shared(), vec![order], driving).await;
     assert_eq!(busy.await.expect("ran"), 0, "each of its checkpoints got through");
     assert_eq!(*trouble.lock().expect("alone"), Vec::<String>::new());
-    assert_eq!(members[0].sum.shipped, 60, "{:?}", members[0].sum);
-    drop(members);
+    assert_eq!(outcomes[0].sum.shipped, 60, "{outcomes:?}");
     let account = Account::recall(&app.world.vault, &source()).expect("readable").expect("written");
     assert_eq!((account.tx.get(), account.waiting, account.gaps, account.ended.clone()), (60, 0, 0, None));
     assert!(account.stopped.is_some() && account.audit.is_some_and(|audit| audit.wrong.is_none()), "{account:?}");

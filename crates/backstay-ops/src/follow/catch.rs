@@ -3,6 +3,7 @@
 //! Never uploads and never waits for a store. Decides how long the log is held: see [`Mode`]. What is lost to
 //! sight when it is not is noticed by the next look, and following begins anew.
 
+use super::MEMORY_MAX;
 use super::audit::{Audit, Audited};
 use super::memory::Standing;
 use crate::OpsError;
@@ -53,6 +54,8 @@ pub struct Limits {
     pub wal_limit: ByteLen,
     /// What may be read and not yet be durable.
     pub spool_limit: ByteLen,
+    /// Above this what was read does not stay in memory.
+    pub memory: ByteLen,
     /// Whether it goes on following. One that ends copies nothing back: a log that lies whole in the main file is
     /// begun anew by the next commit, which nobody would hold, and that costs the next run a snapshot.
     pub stays: bool,
@@ -64,6 +67,7 @@ impl Limits {
         look: Duration::from_millis(10),
         wal_limit: ByteLen::new(64 << 20),
         spool_limit: ByteLen::new(1 << 30),
+        memory: ByteLen::new(MEMORY_MAX),
         stays: true,
     };
 }

@@ -1,11 +1,13 @@
 //! A source that is followed, whichever way its journal mode allows.
 
 use super::snapshots::SnapshotFollower;
+use super::turns::Turns;
 use super::{Began, FollowRequest, Follower, Position, Ticked};
 use crate::OpsError;
 use crate::catalog::Vault;
 use crate::env::blocking;
-use backstay_sqlite::Pulse;
+use backstay_sqlite::{Pulse, SqliteError};
+use futures::future::BoxFuture;
 
 pub enum Followed<'v> {
     /// By its write-ahead log, commit by commit.
@@ -16,19 +18,31 @@ pub enum Followed<'v> {
 
 impl<'v> Followed<'v> {
     pub async fn start(vault: &'v Vault, request: FollowRequest) -> Result<Self, OpsError> {
-        let pulse = blocking(|| Pulse::open(&request.path, request.busy))?;
-        if blocking(|| pulse.is_wal())? {
-            drop(pulse);
-            return Ok(Self::Log(Box::new(Follower::start(vault, request).await?)));
-        }
-        Ok(Self::Snapshots(Box::new(SnapshotFollower::start(vault, request, pulse).await?)))
+        Self::start_in(vault, request, false, &Turns::new()).await
     }
 
-    pub fn vault(&self) -> &'v Vault {
-        match self {
-            Self::Log(follower) => follower.vault(),
-            Self::Snapshots(follower) => follower.vault(),
-        }
+    /// The same beside others. With `only_log` a database that keeps no log is an error.
+    pub(super) fn start_in<'a>(
+        vault: &'v Vault,
+        request: FollowRequest,
+        only_log: bool,
+        turns: &'a Turns,
+    ) -> BoxFuture<'a, Result<Self, OpsError>>
+    where
+        'v: 'a,
+    {
+        Box::pin(async move {
+            let pulse = blocking(|| Pulse::open(&request.path, request.busy))?;
+            if blocking(|| pulse.is_wal())? {
+                drop(pulse);
+                return Ok(Self::Log(Box::new(Follower::start_in(vault, request, turns).await?)));
+            }
+            if only_log {
+                return Err(SqliteError::NotWal { path: request.path }.into());
+            }
+            let _turn = turns.snapshot(&request.path).await;
+            Ok(Self::Snapshots(Box::new(SnapshotFollower::start(vault, request, pulse).await?)))
+        })
     }
 
     pub fn began(&self) -> &Began {
@@ -68,9 +82,14 @@ impl<'v> Followed<'v> {
     }
 
     pub async fn tick(&mut self) -> Result<Ticked, OpsError> {
+        self.tick_in(&Turns::new()).await
+    }
+
+    /// The same beside others.
+    pub(super) fn tick_in<'a>(&'a mut self, turns: &'a Turns) -> BoxFuture<'a, Result<Ticked, OpsError>> {
         match self {
-            Self::Log(follower) => follower.tick().await,
-            Self::Snapshots(follower) => follower.tick().await,
+            Self::Log(follower) => Box::pin(follower.tick_in(turns)),
+            Self::Snapshots(follower) => Box::pin(follower.tick_in(turns)),
         }
     }
 

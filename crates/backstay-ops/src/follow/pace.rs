@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// Between two snapshots of a database whose log is not held.
 const WATCH_REST: Duration = Duration::from_secs(30);
+/// How often the pause between two attempts doubles.
+const DOUBLED_MAX: u32 = 4;
 /// Steady load for so long, and the longer interval holds.
 const STEADY_AFTER: Duration = Duration::from_secs(60);
 
@@ -18,7 +20,7 @@ pub struct Pace {
     pub steady: Duration,
     /// How often it is looked although nothing was heard.
     pub poll: Duration,
-    /// Between two attempts at a store that is away.
+    /// Between the first two attempts at a store that is away.
     pub retry: Duration,
 }
 
@@ -38,13 +40,15 @@ pub struct Pacing {
     /// Since when there was something to put each time.
     steady_since: Option<Duration>,
     last: Option<Duration>,
+    /// Attempts that failed, one after another.
+    failed: u32,
     /// Not before.
     pub next: Duration,
 }
 
 impl Pacing {
     pub fn new(pace: Pace) -> Self {
-        Self { pace, steady_since: None, last: None, next: Duration::ZERO }
+        Self { pace, steady_since: None, last: None, failed: 0, next: Duration::ZERO }
     }
 
     /// The interval that holds now.
@@ -62,7 +66,7 @@ impl Pacing {
         if self.last.is_none_or(|last| now.saturating_sub(last) > gap) {
             self.steady_since = Some(now);
         }
-        self.last = Some(now);
+        (self.last, self.failed) = (Some(now), 0);
         self.next = now + self.interval();
     }
 
@@ -74,9 +78,11 @@ impl Pacing {
         }
     }
 
-    /// The store did not take it.
+    /// The store did not take it. Each time in a row it is left alone for longer: many sources must not hammer on a
+    /// store that is coming back.
     pub fn failed(&mut self, now: Duration) {
-        self.next = now + self.pace.retry;
+        self.next = now + self.pace.retry * (1 << self.failed.min(DOUBLED_MAX));
+        self.failed = self.failed.saturating_add(1);
     }
 }
 
@@ -101,7 +107,14 @@ mod tests {
         assert_eq!(pacing.next, now + at(2000));
         pacing.put(now + at(9000));
         assert_eq!(pacing.next, now + at(9250), "a pause ends it");
-        pacing.failed(now + at(9250));
-        assert_eq!(pacing.next, now + at(11_250));
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            pacing.failed(now);
+            pauses.push((pacing.next - now).as_secs());
+        }
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 32]);
+        pacing.put(now);
+        pacing.failed(now);
+        assert_eq!(pacing.next, now + at(2000), "one that was taken ends it");
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! Locks: the source's lock on this host as long as it lives; those of a backup while one is made.
 
+use super::turns::Turns;
 use super::{Began, FollowRequest, Mode, Position, Ticked};
 use crate::OpsError;
 use crate::backup::{self, Purpose};
@@ -39,10 +40,6 @@ impl<'v> SnapshotFollower<'v> {
         let began = Began::Snapshot { id: report.snapshot, branch: report.branch, tx: Tx::FIRST, reason: None };
         let (pulse, branch, at) = (Some(pulse), report.branch, report.taken);
         Ok(Self { vault, request, pulse, changed: None, branch, at, began, _lock: lock })
-    }
-
-    pub fn vault(&self) -> &'v Vault {
-        self.vault
     }
 
     pub fn began(&self) -> &Began {
@@ -88,12 +85,13 @@ impl<'v> SnapshotFollower<'v> {
         Ok(0)
     }
 
-    /// Takes a snapshot if something was committed.
-    pub async fn tick(&mut self) -> Result<Ticked, OpsError> {
+    /// Takes a snapshot if something was committed, once it is its turn.
+    pub(super) async fn tick_in(&mut self, turns: &Turns) -> Result<Ticked, OpsError> {
         let mut ticked = Ticked { caught: self.catch()?, ..Ticked::default() };
         if self.changed.is_none() {
             return Ok(ticked);
         }
+        let _turn = turns.snapshot(&self.request.path).await;
         // Noticed before it is read: what is committed meanwhile is noticed again.
         self.pulse = Some(blocking(|| Pulse::open(&self.request.path, self.request.busy))?);
         let report = backup::take(self.vault, &self.request.backup(), Purpose::Live).await?;

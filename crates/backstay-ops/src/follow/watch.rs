@@ -6,31 +6,33 @@
 //! whoever waits looks at a slow pace anyway.
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 /// What is written beside a database when something is committed or copied back.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-journal"];
 const BUFFER: usize = 16 << 10;
 
-/// Which of the watched were written to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Heard {
-    pub members: BTreeSet<usize>,
-    /// So much was written that some of it was not told.
-    pub everything: bool,
+/// Who is told of a name.
+type Notes = Vec<Arc<Notify>>;
+
+#[derive(Default)]
+struct Folders {
+    numbers: HashMap<i32, PathBuf>,
+    names: HashMap<PathBuf, HashMap<OsString, Notes>>,
 }
 
 pub struct Watch {
     fd: AsyncFd<OwnedFd>,
-    folders: HashMap<i32, PathBuf>,
-    names: HashMap<PathBuf, HashMap<OsString, usize>>,
+    folders: Mutex<Folders>,
 }
 
 impl Watch {
@@ -39,60 +41,86 @@ impl Watch {
         let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         #[expect(deprecated, reason = "an `OwnedFd` stays open, and the same, as long as it is registered")]
         let fd = AsyncFd::new(fd)?;
-        Ok(Self { fd, folders: HashMap::new(), names: HashMap::new() })
+        Ok(Self { fd, folders: Mutex::default() })
     }
 
-    /// Hears of a database from now on, by the name it was given and by the one that leads to.
-    pub fn add(&mut self, path: &Path, member: usize) -> io::Result<()> {
-        self.add_name(path, member)?;
+    fn folders(&self) -> MutexGuard<'_, Folders> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells of a database from now on, by the name it was given and by the one that leads to.
+    pub fn add(&self, path: &Path, note: &Arc<Notify>) -> io::Result<()> {
+        self.add_name(path, note)?;
         match std::fs::canonicalize(path) {
-            Ok(real) if real != path => self.add_name(&real, member),
+            Ok(real) if real != path => self.add_name(&real, note),
             _ => Ok(()),
         }
     }
 
-    fn add_name(&mut self, path: &Path, member: usize) -> io::Result<()> {
+    fn add_name(&self, path: &Path, note: &Arc<Notify>) -> io::Result<()> {
         let Some(name) = path.file_name() else { return Ok(()) };
-        let folder = crate::disk::folder_of(path).to_owned();
-        if !self.names.contains_key(&folder) {
-            let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE;
-            let number = inotify::add_watch(self.fd.get_ref(), &folder, changes | WatchFlags::ONLYDIR)?;
-            self.folders.insert(number, folder.clone());
-        }
-        let names = self.names.entry(folder).or_default();
+        let folder = crate::disk::folder_of(path);
+        let mut folders = self.folders();
+        self.open(&mut folders, folder)?;
+        let names = folders.names.entry(folder.to_owned()).or_default();
         for suffix in SUFFIXES {
             let mut name = name.to_owned();
             name.push(suffix);
-            names.insert(name, member);
+            let notes = names.entry(name).or_default();
+            if !notes.iter().any(|known| Arc::ptr_eq(known, note)) {
+                notes.push(note.clone());
+            }
         }
         Ok(())
     }
 
-    /// Waits until something is written.
-    pub async fn next(&self) -> io::Result<Heard> {
+    fn open(&self, folders: &mut Folders, folder: &Path) -> io::Result<()> {
+        if !folders.names.contains_key(folder) {
+            let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE;
+            let number = inotify::add_watch(self.fd.get_ref(), folder, changes | WatchFlags::ONLYDIR)?;
+            folders.numbers.insert(number, folder.to_owned());
+            folders.names.insert(folder.to_owned(), HashMap::new());
+        }
+        Ok(())
+    }
+
+    /// Waits until something is written, and tells whom it concerns; everybody, when so much was written that some of
+    /// it was not heard.
+    pub async fn tell_next(&self) -> io::Result<()> {
         loop {
             let mut ready = self.fd.readable().await?;
-            let heard = self.read()?;
+            let told = self.tell()?;
             ready.clear_ready();
-            if heard != Heard::default() {
-                return Ok(heard);
+            if told {
+                return Ok(());
             }
         }
     }
 
-    fn read(&self) -> io::Result<Heard> {
-        let mut heard = Heard::default();
+    fn tell(&self) -> io::Result<bool> {
+        let mut told = false;
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut reader = inotify::Reader::new(self.fd.get_ref(), &mut buffer);
+        let folders = self.folders();
+        let tell = |notes: &Notes| notes.iter().for_each(|note| note.notify_one());
         loop {
             match reader.next() {
-                Ok(event) => {
-                    heard.everything |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
-                    let Some(folder) = self.folders.get(&event.wd()) else { continue };
-                    let Some(name) = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes())) else { continue };
-                    heard.members.extend(self.names.get(folder).and_then(|names| names.get(name)));
+                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
+                    folders.names.values().flat_map(HashMap::values).for_each(tell);
+                    told = true;
                 }
-                Err(rustix::io::Errno::AGAIN) => return Ok(heard),
+                Ok(event) => {
+                    let Some(names) = folders.numbers.get(&event.wd()).and_then(|folder| folders.names.get(folder))
+                    else {
+                        continue;
+                    };
+                    let Some(name) = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes())) else { continue };
+                    if let Some(notes) = names.get(name) {
+                        tell(notes);
+                        told = true;
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN) => return Ok(told),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -110,13 +138,17 @@ mod tests {
         let (one, two) = (folder.path().join("one.db"), folder.path().join("two.db"));
         std::fs::write(&one, "1").expect("written");
         std::fs::write(&two, "2").expect("written");
-        let mut watch = Watch::begin().expect("a watch");
-        watch.add(&one, 7).expect("added");
-        watch.add(&two, 8).expect("added");
+        let watch = Watch::begin().expect("a watch");
+        let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        watch.add(&one, &first).expect("added");
+        watch.add(&two, &second).expect("added");
+        let is_told = |note: &Arc<Notify>| futures::FutureExt::now_or_never(note.notified()).is_some();
         std::fs::write(folder.path().join("one.db-wal"), "frames").expect("written");
-        assert_eq!(watch.next().await.expect("heard").members, BTreeSet::from([7]));
+        watch.tell_next().await.expect("heard");
+        assert!(is_told(&first) && !is_told(&second));
         std::fs::write(folder.path().join("three.db"), "3").expect("written");
         std::fs::rename(folder.path().join("three.db"), &two).expect("renamed");
-        assert_eq!(watch.next().await.expect("heard").members, BTreeSet::from([8]));
+        watch.tell_next().await.expect("heard");
+        assert!(!is_told(&first) && is_told(&second));
     }
 }

@@ -57,6 +57,13 @@ impl World {
         self.folder.path()
     }
 
+    /// The same repository, as tasks need it that follow.
+    pub fn shared(&self) -> Arc<Vault> {
+        let Vault { repo, state, signer, env, .. } = &self.vault;
+        let (repo, state, signer, env) = (repo.clone(), state.clone(), signer.clone(), env.clone());
+        Arc::new(Vault { repo, state, signer, unsealer: None, env })
+    }
+
     pub fn db(&self) -> PathBuf {
         self.dir().join("shop.db")
     }

@@ -9,14 +9,15 @@ use crate::config::Settings;
 use crate::config::settings::SourceSettings;
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
-use crate::output::{Page, View, counted, time};
+use crate::output::{Page, Printer, View, counted, time};
 use crate::vault;
-use backstay_model::{Kind, SourceName, Verdict};
-use backstay_ops::catalog::Vault;
-use backstay_ops::follow::drive::{self, Driving, Member, Told};
-use backstay_ops::follow::{Alarm, Began, FollowRequest, Followed, Limits, Mode, Pace, Position, Ticked};
+use backstay_model::{Kind, Kinded, SourceName, Verdict};
+use backstay_ops::OpsError;
+use backstay_ops::follow::drive::{self, Drain, Driving, Order, Patience, Tell, Told};
+use backstay_ops::follow::{Alarm, Began, FollowRequest, Limits, Mode, Pace, Position};
 use jiff::tz::TimeZone;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
     let settings = context.settings()?;
@@ -25,63 +26,44 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
         return Err(Diagnostic::new(Kind::Config, format!("{} names no source", settings.file.display()))
             .hint("Add a table such as `[sources.shop]` with the `path` of the database."));
     }
-    let vault = vault::open(context, &settings).await?;
-    let mut members = Vec::with_capacity(chosen.len());
-    for source in chosen {
-        let mut request = request(&settings, source);
-        request.limits.stays = !args.once;
-        members.push(start(context, &vault, source, request).await?);
-    }
-    if args.once {
-        for member in &mut members {
-            let ticked = member.follower.tick().await?;
-            if let Some(began) = &ticked.began {
-                context.printer.warn(&format!("{}: {}", member.source, words(began)));
-            }
-            member.sum = ticked;
-            drive::account_of_once(member, context.clock.as_ref());
+    let vault = Arc::new(vault::open(context, &settings).await?);
+    // Of many one that is away is named, and waited for; a single one that is not there is most likely misspelt.
+    let patience = if chosen.len() > 1 && !args.once { Patience::Missing } else { Patience::Store };
+    let mut orders: Vec<Order> = chosen.into_iter().map(|source| order(&settings, source, patience)).collect();
+    let (stop, drain) = match args.once {
+        false => (context.cancel.wish(), Drain::once(drive::DRAIN)),
+        true => {
+            orders.iter_mut().for_each(|order| order.request.limits.stays = false);
+            let drain = Drain { within: Duration::MAX, insists: false, hurry: context.cancel.wish() };
+            (tokio::sync::watch::channel(true).1, drain)
         }
-    } else {
-        let tell = |member: &Member<'_>, told: Told<'_>| say(context, member, told);
-        let (clock, stop, metrics) = (context.clock.as_ref(), context.cancel.wish(), settings.metrics.as_deref());
-        drive::drive(&mut members, &Driving { clock, stop, tell: &tell, metrics }).await;
-    }
+    };
+    let (show, is_single) = (telling(&context.printer), orders.len() == 1);
+    // That a single one cannot go on is what this program ends with.
+    let tell = move |source: &_, told: Told<'_>| match told {
+        Told::Ended(_) if is_single => {}
+        told => show(source, told),
+    };
+    let driving = Driving { stop, tell: Arc::new(tell), metrics: settings.metrics.clone(), drain };
+    let mut outcomes = drive::drive(vault, orders, driving).await;
     // A single source that cannot go on is the whole story.
-    if let [Member { ended: ended @ Some(_), .. }] = &mut members[..]
+    if let [drive::Outcome { ended: ended @ Some(_), .. }] = &mut outcomes[..]
         && let Some(error) = ended.take()
     {
         return Err(error.into());
     }
-    let sources: Vec<FollowedView> = members.into_iter().map(FollowedView::of).collect();
+    let sources: Vec<FollowedView> = outcomes.into_iter().map(FollowedView::of).collect();
     let verdict = sources.iter().map(FollowedView::verdict).fold(Verdict::Pass, Verdict::and);
     context.printer.show(&FollowView { verdict, sources, zone: context.zone.clone() })?;
     Ok(Done::With(verdict))
 }
 
-async fn start<'v>(
-    context: &Context,
-    vault: &'v Vault,
-    source: &SourceSettings,
-    request: FollowRequest,
-) -> Result<Member<'v>, Diagnostic> {
-    let follower = Followed::start(vault, request).await?;
-    context.printer.talk(&format!("{}: {}", source.name, words(follower.began())));
-    let follow = &source.policy.follow;
-    let (interval, steady) = match follower.position().mode {
-        Mode::Snapshots => (follow.snapshot_interval, follow.snapshot_interval),
-        _ => (follow.interval, follow.interval_steady),
-    };
-    let pace = Pace { interval, steady, ..Pace::STANDARD };
-    let (source, path) = (source.name.clone(), source.path.clone());
-    Ok(Member { source, path, follower, pace, sum: Ticked::default(), ended: None })
-}
-
 /// How a source is followed, as it is configured.
-pub(super) fn request(settings: &Settings, source: &SourceSettings) -> FollowRequest {
+pub(super) fn order(settings: &Settings, source: &SourceSettings, patience: Patience) -> Order {
     let (capture, follow) = (&source.policy.capture, &source.policy.follow);
     let limits =
         Limits { mode: follow.mode, wal_limit: follow.wal_limit, spool_limit: follow.spool_limit, ..Limits::STANDARD };
-    FollowRequest {
+    let request = FollowRequest {
         source: source.name.clone(),
         path: source.path.clone(),
         busy: capture.busy_timeout,
@@ -90,16 +72,23 @@ pub(super) fn request(settings: &Settings, source: &SourceSettings) -> FollowReq
         uploads_in_flight: settings.limits.upload_in_flight.get() as usize,
         limits,
         steps: Arc::new(|_| {}),
-    }
+    };
+    let pace = Pace { interval: follow.interval, steady: follow.interval_steady, ..Pace::STANDARD };
+    Order { request, pace, snapshot_interval: follow.snapshot_interval, patience }
 }
 
 /// What happens while it runs, as lines.
-fn say(context: &Context, member: &Member<'_>, told: Told<'_>) {
-    let source = &member.source;
-    let what = |error: &backstay_ops::OpsError| Diagnostic::of(error).what;
+pub(super) fn telling(printer: &Printer) -> Tell {
+    let printer = printer.clone();
+    Arc::new(move |source, told| say(&printer, source, told))
+}
+
+fn say(printer: &Printer, source: &SourceName, told: Told<'_>) {
+    let what = |error: &OpsError| Diagnostic::of(error).what;
     let line = match told {
-        Told::StoreBack => return context.printer.talk(&format!("{source}: the repository is back")),
-        Told::AlarmEnded => return context.printer.talk(&format!("{source}: goes on as it should")),
+        Told::Started(began) => return printer.talk(&format!("{source}: {}", words(began))),
+        Told::StoreBack => return printer.talk(&format!("{source}: the repository is back")),
+        Told::AlarmEnded => return printer.talk(&format!("{source}: goes on as it should")),
         Told::Began(began) => words(began),
         Told::StoreAway(error) | Told::Unreadable(error) => format!("{}; it is tried again", what(error)),
         Told::Alarmed(alarm) => alarm_words(alarm).to_owned(),
@@ -111,7 +100,7 @@ fn say(context: &Context, member: &Member<'_>, told: Told<'_>) {
             format!("{} wait sealed in the state folder: the next run puts them", counted(commits, "commit"))
         }
     };
-    context.printer.warn(&format!("{source}: {line}"));
+    printer.warn(&format!("{source}: {line}"));
 }
 
 pub(super) fn alarm_words(alarm: Alarm) -> &'static str {
@@ -146,63 +135,72 @@ pub struct FollowView {
 #[derive(serde::Serialize)]
 pub struct FollowedView {
     pub source: SourceName,
-    pub began: Began,
-    pub position: Position,
+    /// Null if it never was followed.
+    pub began: Option<Began>,
+    pub position: Option<Position>,
     /// Commits this run made durable, and in how many objects and bytes.
     pub commits: u64,
     pub objects: u64,
     pub bytes: u64,
     /// Why it was not followed to the end.
     pub ended: Option<String>,
+    #[serde(skip)]
+    was_stopped: bool,
 }
 
 impl FollowedView {
-    fn of(member: Member<'_>) -> Self {
-        let Ticked { shipped, objects, bytes, .. } = member.sum;
+    fn of(outcome: drive::Outcome) -> Self {
         Self {
-            position: member.follower.position(),
-            began: member.follower.began().clone(),
-            source: member.source,
-            commits: shipped,
-            objects,
-            bytes,
-            ended: member.ended.as_ref().map(|error| Diagnostic::of(error).what),
+            source: outcome.source,
+            began: outcome.began,
+            position: outcome.position,
+            commits: outcome.sum.shipped,
+            objects: outcome.sum.objects,
+            bytes: outcome.sum.bytes,
+            was_stopped: outcome.ended.as_ref().is_some_and(|error| error.kind() == Kind::Cancelled),
+            ended: outcome.ended.as_ref().map(|error| Diagnostic::of(error).what),
         }
     }
 
     fn verdict(&self) -> Verdict {
-        match (&self.ended, self.position.waiting) {
-            (Some(_), _) => Verdict::Fail,
-            (None, 0) => Verdict::Pass,
-            (None, _) => Verdict::Partial,
+        match (&self.ended, &self.position) {
+            (Some(_), _) if !self.was_stopped => Verdict::Fail,
+            (None, Some(position)) if position.waiting == 0 => Verdict::Pass,
+            _ => Verdict::Partial,
         }
+    }
+
+    fn render(&self, page: &mut Page, zone: &TimeZone) {
+        let Some(position) = &self.position else {
+            page.verdict(self.verdict(), self.source.as_str(), "was not followed");
+            return page.evidence("NOT FOLLOWED", self.ended.as_deref().unwrap_or("there was no database"));
+        };
+        let at = time::resolved(position.at, zone);
+        let (durable, point) = match position.mode {
+            Mode::Snapshots => (format!("durable up to {at}"), "latest".to_owned()),
+            _ => (format!("durable up to state {} of {at}", position.tx), format!("--tx {}", position.tx)),
+        };
+        page.verdict(self.verdict(), self.source.as_str(), &durable);
+        if let Some(began) = &self.began {
+            page.evidence("began", &words(began));
+        }
+        let shipped = format!("{} in {}", counted(self.commits, "commit"), counted(self.objects, "object"));
+        page.evidence("shipped", &shipped);
+        if position.waiting > 0 {
+            let commits = counted(position.waiting, "commit");
+            page.evidence("WAITING", &format!("{commits} sealed in the state folder: the next run puts them"));
+        }
+        if let Some(ended) = &self.ended {
+            page.evidence("NOT FOLLOWED", ended);
+        }
+        page.next(&format!("backstay restore {} {point} --to copy.db", self.source));
     }
 }
 
 impl View for FollowView {
     fn render(&self, page: &mut Page) {
         for row in &self.sources {
-            let position = &row.position;
-            let at = time::resolved(position.at, &self.zone);
-            let (durable, point) = match position.mode {
-                Mode::Snapshots => (format!("durable up to {at}"), "latest".to_owned()),
-                _ => (format!("durable up to state {} of {at}", position.tx), format!("--tx {}", position.tx)),
-            };
-            page.verdict(row.verdict(), row.source.as_str(), &durable);
-            page.evidence("began", &words(&row.began));
-            let shipped = format!("{} in {}", counted(row.commits, "commit"), counted(row.objects, "object"));
-            page.evidence("shipped", &shipped);
-            if position.waiting > 0 {
-                let kept = format!(
-                    "{} sealed in the state folder: the next run puts them",
-                    counted(position.waiting, "commit")
-                );
-                page.evidence("WAITING", &kept);
-            }
-            if let Some(ended) = &row.ended {
-                page.evidence("NOT FOLLOWED", ended);
-            }
-            page.next(&format!("backstay restore {} {point} --to copy.db", row.source));
+            row.render(page, &self.zone);
         }
     }
 }

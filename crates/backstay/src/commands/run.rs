@@ -21,9 +21,10 @@ use backstay_model::catalog::Target;
 use backstay_model::{Kind, SourceName, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::catalog::Vault;
-use backstay_ops::follow::{Began, Position, Ticked};
+use backstay_ops::follow::{Began, Position};
 use backstay_ops::restore::{self, Destination, RestorePlan, RestoreReport, RestoreRequest};
 use protection::Protection;
+use std::sync::Arc;
 
 /// The application ended, and not everything it committed is durable. No kind and no verdict has this code.
 const NOT_DURABLE: u8 = 75;
@@ -31,17 +32,19 @@ const NOT_DURABLE: u8 = 75;
 pub async fn run(context: &Context, args: &args::Run) -> Outcome {
     let settings = context.settings()?;
     let source = chosen(context, &settings, args)?;
-    let vault = vault::open(context, &settings).await?;
+    let vault = Arc::new(vault::open(context, &settings).await?);
     let restored = restore_if_missing(context, &vault, source).await?;
-    let mut protection = Protection::begin(context, &settings, &vault, source).await?;
+    let within = args.durable_within.span;
+    let mut protection = Protection::begin(context, &settings, (vault, source), within).await?;
     let mut application = Application::start(context, &args.command)?;
     let ended = tokio::select! {
         ended = application.serve() => ended?,
-        never = protection.go_on(context) => match never {},
+        never = protection.go_on() => match never {},
     };
     let problem = drained(context, &mut protection, &mut application, args).await;
     let exit = if problem.is_none() { ended.exit } else { NOT_DURABLE };
-    let (position, began, sum) = protection.done();
+    let (began, position, sum) =
+        protection.outcome().map(|outcome| (outcome.began, outcome.position, outcome.sum)).unwrap_or_default();
     let view = RunView {
         verdict: if problem.is_none() { Verdict::Pass } else { Verdict::Fail },
         source: source.name.clone(),
@@ -169,17 +172,11 @@ fn refuse_passed_over(name: &SourceName, plan: &RestorePlan) -> Result<(), Diagn
 /// Waits until everything is durable. Says what is not.
 async fn drained(
     context: &Context,
-    protection: &mut Protection<'_>,
+    protection: &mut Protection,
     application: &mut Application,
     args: &args::Run,
 ) -> Option<String> {
-    let problem = tokio::select! {
-        biased;
-        problem = protection.finish(context, args.durable_within.span) => problem?,
-        () = application.asked_twice(context) => {
-            format!("it was told twice to stop waiting; {}", protection.undone())
-        }
-    };
+    let problem = protection.finish(application.asked_twice(context)).await?;
     let deadline = &args.durable_within.text;
     context.printer.warn(&format!("THE LAST COMMITS ARE NOT DURABLE (waited at most {deadline}): {problem}"));
     Some(problem)
@@ -227,5 +224,3 @@ impl View for RunView {
         page.verdict(self.verdict, self.source.as_str(), self.problem.as_deref().unwrap_or("everything is durable"));
     }
 }
-
-type Sum = (Option<Position>, Option<Began>, Ticked);

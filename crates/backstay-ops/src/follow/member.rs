@@ -1,0 +1,404 @@
+//! One source being followed: looks when something was heard, puts at a pace, and goes on by itself after what passes.
+//!
+//! Owns when things happen, and nothing of what happens. What cannot be begun yet is tried again; what cannot go on is
+//! left where it stands and told of.
+
+use super::account::{Account, Gap};
+use super::drive::{Order, Outcome, Patience, Shared, Told};
+use super::pace::{Pace, Pacing};
+use super::{Alarm, Audited, Began, Followed, Mode, Ticked, is_passing};
+use crate::OpsError;
+use backstay_model::{Clock, Kind, Kinded, Moment, SourceName};
+use backstay_sqlite::SqliteError;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Between two looks while something is being written.
+const LOOK_GAP: Duration = Duration::from_millis(10);
+/// So long after something was written it is looked at every gap: a checkpoint ends without another write.
+const ALERT: Duration = Duration::from_millis(100);
+/// Between two accounts of what changed, and of what did not.
+const SAY_GAP: Duration = Duration::from_secs(1);
+const SAY_EVERY: Duration = Duration::from_secs(60);
+/// Between two attempts at a database that could not be read.
+const PAUSE: Duration = Duration::from_secs(5);
+/// The same at one that is not there yet, if nothing is heard of it.
+const LOOK_FOR: Duration = Duration::from_millis(500);
+
+struct Member<'s> {
+    shared: &'s Shared,
+    source: SourceName,
+    note: Arc<Notify>,
+    follower: Followed<'s>,
+    pace: Pace,
+    sum: Ticked,
+    /// Why it cannot go on, once it cannot.
+    ended: Option<OpsError>,
+    stand: Stand,
+}
+
+/// How the loop stands.
+struct Stand {
+    pacing: Pacing,
+    /// Until then it is looked at every gap.
+    alert_until: Duration,
+    unreadable: bool,
+    alarm: Option<Alarm>,
+    store_away_since: Option<Moment>,
+    gaps: u64,
+    last_gap: Option<Gap>,
+    audited: Option<Audited>,
+    audit_wrong: u64,
+    /// What was said last, and when.
+    said: Option<(Duration, Account)>,
+}
+
+/// Follows a source until told to stop, or until it cannot go on.
+pub(super) async fn follow(shared: &Shared, order: Order) -> Outcome {
+    let (source, note) = (order.request.source.clone(), Arc::new(Notify::new()));
+    let mut over = std::pin::pin!(shared.is_over());
+    shared.hear_of(&order.request.path, &note);
+    let ended = match begin(shared, &order, &note, &mut over).await {
+        Ok(Some(follower)) => {
+            // What a symbolic link leads to is known now.
+            shared.hear_of(&order.request.path, &note);
+            return Member::new(shared, &order, follower, note).run(&mut over).await;
+        }
+        Ok(None) => None,
+        Err(error) => Some(error),
+    };
+    if let Some(error) = ended.as_ref().filter(|error| error.kind() != Kind::Cancelled) {
+        shared.tell(&source, Told::Ended(error));
+    }
+    Outcome { source, began: None, position: None, sum: Ticked::default(), ended }
+}
+
+/// When nobody waits any longer.
+trait Over: Future<Output = ()> + Unpin {}
+impl<F: Future<Output = ()> + Unpin> Over for F {}
+
+/// Begins to follow, however often it takes. `None` when there never was anything to follow.
+async fn begin<'s>(
+    shared: &'s Shared,
+    order: &Order,
+    note: &Notify,
+    mut over: impl Over,
+) -> Result<Option<Followed<'s>>, OpsError> {
+    let (mut pacing, mut told, mut stop) = (Pacing::new(order.pace), false, shared.driving.stop.clone());
+    loop {
+        let error = tokio::select! {
+            biased;
+            started = start(shared, order) => match started {
+                Ok(follower) => return Ok(Some(follower)),
+                Err(error) => error,
+            },
+            () = &mut over => return Err(OpsError::Cancelled),
+        };
+        let (early, stopping) = (is_early(&error, order.patience), shared.is_stopping());
+        let missing = matches!(error, OpsError::Sqlite(SqliteError::Missing { .. }));
+        match (early, missing) {
+            // Who never made a database leaves nothing to make durable.
+            (true, true) if stopping => return Ok(None),
+            (true, _) if !stopping => {}
+            (false, false) if is_passing(&error) && (!stopping || shared.driving.drain.insists) => {}
+            // What keeps no log when everything has ended will not get one.
+            _ => return Err(error),
+        }
+        if !std::mem::replace(&mut told, true) {
+            let is_away = matches!(error.kind(), Kind::Unavailable | Kind::NoSpace);
+            let told = if is_away { Told::StoreAway(&error) } else { Told::Unreadable(&error) };
+            shared.tell(&order.request.source, told);
+        }
+        let now = shared.vault.env.clock.uptime();
+        pacing.failed(now);
+        let pause = if early { LOOK_FOR } else { pacing.next.saturating_sub(now) };
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop), if !stopping => {}
+            () = &mut over => return Err(error),
+            () = note.notified(), if early => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn start<'s>(shared: &'s Shared, order: &Order) -> Result<Followed<'s>, OpsError> {
+    let path = &order.request.path;
+    if order.patience != Patience::Store && !path.exists() {
+        return Err(SqliteError::Missing { path: path.clone() }.into());
+    }
+    Followed::start_in(&shared.vault, order.request.clone(), order.patience == Patience::Log, &shared.turns).await
+}
+
+/// A database that is not yet what can be followed.
+fn is_early(error: &OpsError, patience: Patience) -> bool {
+    match error {
+        OpsError::Sqlite(SqliteError::Missing { .. }) => patience != Patience::Store,
+        OpsError::Sqlite(SqliteError::NotWal { .. }) => patience == Patience::Log,
+        _ => false,
+    }
+}
+
+impl<'s> Member<'s> {
+    fn new(shared: &'s Shared, order: &Order, follower: Followed<'s>, note: Arc<Notify>) -> Self {
+        let pace = match follower.position().mode {
+            Mode::Snapshots => {
+                Pace { interval: order.snapshot_interval, steady: order.snapshot_interval, ..order.pace }
+            }
+            _ => order.pace,
+        };
+        let stand = Stand::begin(pace);
+        let (source, sum) = (order.request.source.clone(), Ticked::default());
+        Self { shared, source, note, follower, pace, sum, ended: None, stand }
+    }
+
+    fn clock(&self) -> &'s dyn Clock {
+        self.shared.vault.env.clock.as_ref()
+    }
+
+    fn tell(&self, told: Told<'_>) {
+        self.shared.tell(&self.source, told);
+    }
+
+    async fn run(mut self, mut over: impl Over) -> Outcome {
+        self.stand.began(self.follower.began(), self.clock().now());
+        self.tell(Told::Started(self.follower.began()));
+        if self.go_on(&mut over).await {
+            self.drain(&mut over).await;
+        }
+        let ended = self.ended.as_ref().map(ToString::to_string);
+        let now = self.clock().now();
+        let stopped = Some(now).filter(|_| ended.is_none());
+        let last = Account { ended, stopped, ..self.account(now) };
+        last.write(&self.shared.vault, &self.source);
+        self.shared.said(&self.source, last);
+        Outcome {
+            began: Some(self.follower.began().clone()),
+            position: Some(self.follower.position()),
+            source: self.source,
+            sum: self.sum,
+            ended: self.ended,
+        }
+    }
+
+    /// Until told to stop. Says whether there is anything left to do.
+    async fn go_on(&mut self, mut over: impl Over) -> bool {
+        let mut stop = self.shared.driving.stop.clone();
+        while !self.shared.is_stopping() {
+            let stepped = tokio::select! {
+                biased;
+                stepped = self.step() => stepped,
+                () = &mut over => {
+                    self.keep();
+                    return false;
+                }
+            };
+            if let Err(error) = stepped {
+                self.end(error);
+                break;
+            }
+            self.say();
+            let pause = self.pause();
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                () = self.note.notified() => self.stand.alert_until = self.clock().uptime() + ALERT,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.ended.is_none()
+    }
+
+    /// It cannot go on. That somebody wants it to stop is no reason.
+    fn end(&mut self, error: OpsError) {
+        if error.kind() != Kind::Cancelled {
+            self.tell(Told::Ended(&error));
+            self.ended = Some(error);
+        }
+    }
+
+    /// One look, and a put where one is due.
+    async fn step(&mut self) -> Result<(), OpsError> {
+        match self.follower.catch() {
+            Ok(count) => {
+                self.sum.caught += count;
+                self.stand.unreadable = false;
+            }
+            Err(error) if is_passing(&error) => {
+                if !std::mem::replace(&mut self.stand.unreadable, true) {
+                    self.tell(Told::Unreadable(&error));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        let now = self.clock().uptime();
+        if self.follower.has_news() && now >= self.stand.pacing.next {
+            match self.follower.tick_in(&self.shared.turns).await {
+                Ok(ticked) => self.put(ticked, now),
+                Err(error) if is_passing(&error) => self.failed(&error),
+                Err(error) => return Err(error),
+            }
+        }
+        match self.follower.roll().await {
+            Ok(rolled) => self.add(rolled),
+            // What could not be read meanwhile is with the next look.
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return Err(error),
+        }
+        self.notice();
+        Ok(())
+    }
+
+    fn put(&mut self, ticked: Ticked, now: Duration) {
+        self.stand.pacing.put(now);
+        if let Some(began) = &ticked.began {
+            self.stand.pacing.began(now, self.follower.position().mode);
+            self.stand.began(began, self.clock().now());
+            self.tell(Told::Began(began));
+        }
+        self.add(ticked);
+        if self.stand.store_away_since.take().is_some() {
+            self.tell(Told::StoreBack);
+        }
+    }
+
+    fn add(&mut self, ticked: Ticked) {
+        self.sum.caught += ticked.caught;
+        self.sum.shipped += ticked.shipped;
+        self.sum.objects += ticked.objects;
+        self.sum.bytes += ticked.bytes;
+        if ticked.began.is_some() {
+            self.sum.began = ticked.began;
+        }
+    }
+
+    fn failed(&mut self, error: &OpsError) {
+        self.stand.pacing.failed(self.clock().uptime());
+        if self.stand.store_away_since.is_none() {
+            self.stand.store_away_since = Some(self.clock().now());
+            self.tell(Told::StoreAway(error));
+        }
+    }
+
+    /// Tells of what began or ended to be wrong.
+    fn notice(&mut self) {
+        let position = self.follower.position();
+        let audit = position.audit.filter(|audit| self.stand.audited != Some(*audit));
+        if let Some(Audited { wrong: Some(page), .. }) = audit {
+            self.stand.audit_wrong += 1;
+            self.tell(Told::AuditFailed { page });
+        }
+        self.stand.audited = position.audit;
+        if self.stand.alarm != position.alarm {
+            self.stand.alarm = position.alarm;
+            self.tell(position.alarm.map_or(Told::AlarmEnded, Told::Alarmed));
+        }
+    }
+
+    /// Makes durable what there is, or keeps it for the next run.
+    async fn drain(&mut self, mut over: impl Over) {
+        let (shared, insists) = (self.shared, self.shared.driving.drain.insists);
+        loop {
+            let ticked = tokio::select! {
+                biased;
+                ticked = self.follower.tick_in(&shared.turns) => ticked,
+                () = &mut over => break,
+            };
+            match ticked {
+                Ok(ticked) => {
+                    if let Some(began) = &ticked.began {
+                        self.stand.began(began, self.clock().now());
+                        self.tell(Told::Began(began));
+                    }
+                    self.add(ticked);
+                    if !(insists && self.follower.has_news()) {
+                        return;
+                    }
+                }
+                Err(error) if is_passing(&error) && insists => {
+                    self.failed(&error);
+                    tokio::select! {
+                        biased;
+                        () = &mut over => break,
+                        () = tokio::time::sleep(self.pace.retry) => {}
+                    }
+                }
+                Err(error) if is_passing(&error) || error.kind() == Kind::Cancelled => break,
+                Err(error) => return self.end(error),
+            }
+        }
+        self.keep();
+    }
+
+    fn keep(&mut self) {
+        let kept = self.follower.keep();
+        self.tell(Told::Kept(kept));
+    }
+
+    fn account(&self, now: Moment) -> Account {
+        let stand = &self.stand;
+        Account {
+            interval_millis: u64::try_from(stand.pacing.interval().as_millis()).unwrap_or(u64::MAX),
+            store_away_since: stand.store_away_since,
+            gaps: stand.gaps,
+            last_gap: stand.last_gap.clone(),
+            audit_wrong: stand.audit_wrong,
+            objects: self.sum.objects,
+            bytes: self.sum.bytes,
+            ..Account::new(&self.follower.position(), now)
+        }
+    }
+
+    /// Says where it stands, when that changed and was not said just now, or after a while.
+    fn say(&mut self) {
+        let (now, uptime) = (self.account(self.clock().now()), self.clock().uptime());
+        let due = self.stand.said.as_ref().is_none_or(|(when, said)| {
+            let since = uptime.saturating_sub(*when);
+            since >= SAY_EVERY || (since >= SAY_GAP && !said.says_the_same(&now))
+        });
+        if due {
+            now.write(&self.shared.vault, &self.source);
+            self.shared.said(&self.source, now.clone());
+            self.stand.said = Some((uptime, now));
+        }
+    }
+
+    /// How long nothing needs to be done, if nothing is heard.
+    fn pause(&self) -> Duration {
+        let (now, poll, stand) = (self.clock().uptime(), self.pace.poll, &self.stand);
+        if stand.unreadable {
+            PAUSE
+        } else if now < stand.alert_until {
+            LOOK_GAP
+        } else if self.follower.has_news() {
+            stand.pacing.next.saturating_sub(now).clamp(LOOK_GAP, poll)
+        } else {
+            poll
+        }
+    }
+}
+
+impl Stand {
+    fn begin(pace: Pace) -> Self {
+        Self {
+            pacing: Pacing::new(pace),
+            alert_until: Duration::ZERO,
+            unreadable: false,
+            alarm: None,
+            store_away_since: None,
+            gaps: 0,
+            last_gap: None,
+            audited: None,
+            audit_wrong: 0,
+            said: None,
+        }
+    }
+
+    fn began(&mut self, began: &Began, now: Moment) {
+        if let Began::Snapshot { reason: Some(reason), .. } = began {
+            self.gaps += 1;
+            self.last_gap = Some(Gap { at: now, reason: reason.clone() });
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Many sources followed side by side: none waits for another.
+
+mod world;
+
+use async_trait::async_trait;
+use backstay_model::catalog::Target;
+use backstay_model::{ByteLen, SourceName};
+use backstay_ops::disk::OsDisk;
+use backstay_ops::follow::drive::{Drain, Driving, Order, Outcome, Patience, Tell, Told, drive};
+use backstay_ops::follow::{FollowRequest, Limits, Pace};
+use backstay_ops::restore::{self, Destination, RestoreRequest};
+use backstay_store::local::{LocalStore, OpenMode};
+use backstay_store::{Key, Page, Put, Store, StoreError};
+use bytes::Bytes;
+use rusqlite::Connection;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use world::{World, rows_of};
+
+/// A store that counts what it is asked, and keeps whoever puts below a prefix waiting.
+struct Gate {
+    inner: LocalStore,
+    asked: Mutex<Vec<String>>,
+    closed: watch::Sender<Vec<String>>,
+    /// How many puts wait.
+    waiting: watch::Sender<usize>,
+}
+
+impl Gate {
+    fn close(&self, prefix: &str) {
+        self.closed.send_modify(|closed| closed.push(prefix.to_owned()));
+    }
+
+    fn open(&self) {
+        self.closed.send_modify(Vec::clear);
+    }
+
+    fn note(&self, verb: &str, what: &str) {
+        self.asked.lock().expect("alone").push(format!("{verb} {what}"));
+    }
+
+    /// What it was asked since the last call.
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().expect("alone"))
+    }
+
+    async fn somebody_waits(&self) {
+        self.waiting.subscribe().wait_for(|waiting| *waiting > 0).await.expect("a store");
+    }
+}
+
+#[async_trait]
+impl Store for Gate {
+    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
+        self.note("put", key.as_str());
+        let mut closed = self.closed.subscribe();
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        let free = |closed: &Vec<String>| !closed.iter().any(|prefix| key.as_str().starts_with(prefix.as_str()));
+        let opened = closed.wait_for(free).await.map(drop);
+        self.waiting.send_modify(|waiting| *waiting -= 1);
+        opened.expect("a store");
+        self.inner.put_new(key, bytes).await
+    }
+
+    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
+        self.note("get", key.as_str());
+        self.inner.get(key).await
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.note("get range", key.as_str());
+        self.inner.get_range(key, range).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        self.note("head", key.as_str());
+        self.inner.head(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.note("list", prefix);
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.inner.delete(key).await
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+/// A repository with a gate before it, and a folder of applications.
+struct House {
+    world: World,
+    store: Arc<Gate>,
+}
+
+impl House {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
+        let (closed, waiting) = (watch::Sender::new(Vec::new()), watch::Sender::new(0));
+        let store = Arc::new(Gate { inner, asked: Mutex::default(), closed, waiting });
+        let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
+        Self { world, store }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.world.dir().join(format!("{name}.db"))
+    }
+
+    /// An application of its own, with a table.
+    fn app(&self, name: &str) -> Connection {
+        let conn = Connection::open(self.path(name)).expect("open");
+        conn.execute_batch(
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; CREATE TABLE t(id INTEGER PRIMARY KEY, x)",
+        )
+        .expect("made");
+        conn
+    }
+
+    fn order(&self, name: &str) -> Order {
+        let request = FollowRequest {
+            source: named(name),
+            path: self.path(name),
+            busy: Duration::from_secs(10),
+            hold_max: Duration::from_secs(1),
+            log_growth_max: ByteLen::new(1 << 30),
+            uploads_in_flight: 2,
+            limits: Limits::STANDARD,
+            steps: Arc::new(|_| {}),
+        };
+        let interval = Duration::from_millis(10);
+        let pace = Pace { interval, steady: interval, ..Pace::STANDARD };
+        Order { request, pace, snapshot_interval: interval, patience: Patience::Missing }
+    }
+
+    fn drive(&self, orders: Vec<Order>) -> Drive {
+        let (stop, stopped) = watch::channel(false);
+        let (say, said) = mpsc::unbounded_channel();
+        let tell: Tell = Arc::new(move |source, told| {
+            let what = match told {
+                Told::Started(_) => "started",
+                Told::Began(_) => "began",
+                Told::StoreAway(_) => "away",
+                Told::StoreBack => "back",
+                Told::Unreadable(_) => "unreadable",
+                Told::Alarmed(_) | Told::AlarmEnded | Told::AuditFailed { .. } => "alarm",
+                Told::Ended(_) => "ended",
+                Told::Kept(_) => "kept",
+            };
+            let _ = say.send(format!("{source} {what}"));
+        });
+        let driving = Driving { stop: stopped, tell, metrics: None, drain: Drain::once(Duration::from_millis(300)) };
+        let mut task = JoinSet::new();
+        task.spawn(drive(self.world.shared(), orders, driving));
+        Drive { task, stop, said, heard: Vec::new() }
+    }
+
+    /// What a source's newest state has, restored.
+    async fn restored(&self, name: &str) -> String {
+        let to = self.world.dir().join(format!("{name}-restored.db"));
+        let _ = std::fs::remove_file(&to);
+        let request = RestoreRequest {
+            source: named(name),
+            target: Target::Latest,
+            into: Destination::New(to.clone()),
+            smoke: Vec::new(),
+            busy: Duration::from_secs(1),
+        };
+        let planned = restore::plan(&self.world.vault, request).await.expect("a plan");
+        restore::perform(&self.world.vault, planned).await.expect("restored");
+        rows_of(&to)
+    }
+}
+
+fn named(name: &str) -> SourceName {
+    name.parse().expect("a legal name")
+}
+
+/// A loop that runs beside the test.
+struct Drive {
+    task: JoinSet<Vec<Outcome>>,
+    stop: watch::Sender<bool>,
+    said: mpsc::UnboundedReceiver<String>,
+    heard: Vec<String>,
+}
+
+impl Drive {
+    async fn says(&mut self, what: &str) {
+        while !self.heard.iter().any(|heard| heard == what) {
+            self.heard.push(self.said.recv().await.expect("it goes on"));
+        }
+    }
+
+    async fn ended(mut self) -> (Vec<Outcome>, Vec<String>) {
+        self.stop.send_replace(true);
+        let outcomes = self.task.join_next().await.expect("a task").expect("no panic");
+        while let Some(said) = self.said.recv().await {
+            self.heard.push(said);
+        }
+        (outcomes, self.heard)
+    }
+}
+
+/// Commits a row, and waits until a log object with it was taken by the store.
+async fn commit(house: &House, conn: &Connection, rows: usize) {
+    let mut waiting = house.store.waiting.subscribe();
+    house.store.asked();
+    for _ in 0..rows {
+        conn.execute("INSERT INTO t(x) VALUES (randomblob(300))", []).expect("inserted");
+    }
+    while !house.store.asked.lock().expect("alone").iter().any(|asked| asked.starts_with("put data/log/")) {
+        waiting.changed().await.expect("a store");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_snapshot_or_a_log_that_the_store_does_not_take_delays_no_other_source() {
+    let house = House::new().await;
+    let (slow, quick) = (house.app("slow"), house.app("quick"));
+    std::fs::write(house.path("broken"), [7; 8192]).expect("written");
+    house.store.close("data/slow/");
+    let mut drive = house.drive(vec![house.order("slow"), house.order("quick"), house.order("broken")]);
+    drive.says("broken ended").await;
+    drive.says("quick started").await;
+    house.store.somebody_waits().await;
+    for _ in 0..3 {
+        commit(&house, &quick, 2).await;
+    }
+    assert!(!drive.heard.contains(&"slow started".to_owned()));
+    house.store.open();
+    drive.says("slow started").await;
+    commit(&house, &slow, 1).await;
+    // Now its log: the put of one is never answered, the other goes on.
+    let memory = std::fs::read_to_string(house.world.vault.state.dir().join("slow/follow.json")).expect("remembered");
+    let stream = memory.split("\"stream\": \"").nth(1).and_then(|rest| rest.split('"').next()).expect("a stream");
+    house.store.close(&format!("data/log/{stream}/"));
+    slow.execute("INSERT INTO t(x) VALUES ('kept')", []).expect("inserted");
+    house.store.somebody_waits().await;
+    for _ in 0..3 {
+        commit(&house, &quick, 2).await;
+    }
+    let (outcomes, heard) = drive.ended().await;
+    assert!(heard.contains(&"slow kept".to_owned()) && !heard.contains(&"quick kept".to_owned()), "{heard:?}");
+    let [of_slow, of_quick, of_broken] = outcomes.as_slice() else { panic!("{outcomes:?}") };
+    assert_eq!(of_slow.position.as_ref().map(|position| (position.tx.get(), position.waiting)), Some((1, 1)));
+    assert_eq!(of_quick.position.as_ref().map(|position| (position.tx.get(), position.waiting)), Some((12, 0)));
+    assert!(of_broken.position.is_none() && of_broken.ended.is_some());
+    assert_eq!(house.restored("quick").await, rows_of(&house.path("quick")));
+    // What was kept is put by the next run.
+    house.store.open();
+    let mut drive = house.drive(vec![house.order("slow")]);
+    drive.says("slow started").await;
+    let (outcomes, _) = drive.ended().await;
+    assert_eq!(outcomes[0].sum.began, None, "it went on where it was");
+    assert_eq!(house.restored("slow").await, rows_of(&house.path("slow")));
+}
