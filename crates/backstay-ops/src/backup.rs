@@ -28,7 +28,7 @@ use backstay_model::backup::{BranchPlan, Lineage, Place};
 use backstay_model::catalog::{Keep, Quality};
 use backstay_model::prune::WRITER_DEADLINE_MILLIS;
 use backstay_model::{BranchNo, ByteLen, Digest, Generation, Label, Moment, ObjectId, SourceName};
-use backstay_sqlite::Capture;
+use backstay_sqlite::{Fixed, SqliteError};
 use backstay_store::keys::SnapshotName;
 use backstay_store::repo::{Chain, Draft, Repository, SealedBody, Signing};
 use capture::Captured;
@@ -87,7 +87,9 @@ impl Purpose<'_> {
 /// Who follows the source from the snapshot that a backup takes.
 pub(crate) trait Begin: Sync {
     /// Asked while the capture holds its state, after everything of it was read: to hold the log as well.
-    fn hold(&self, capture: &Capture) -> Result<(), OpsError>;
+    fn hold(&self, fixed: Fixed<'_>) -> Result<(), SqliteError>;
+    /// How long the log may become before the capture lets its state go and compares it once more in the end.
+    fn log_limit(&self) -> ByteLen;
     /// When the newest state known before was committed.
     fn not_before(&self) -> Option<Moment>;
     /// What the snapshot says of the log after it.

@@ -44,7 +44,7 @@ use audit::Audit;
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{After, Log, Role};
 use backstay_model::{BranchNo, ByteLen, Kind, Kinded, Moment, ObjectId, Sequence, SourceName, StreamId, Tx, seams};
-use backstay_sqlite::{PinLoss, SqliteError, Step, Tail, TailOptions};
+use backstay_sqlite::{SqliteError, Step, Tail, TailOptions};
 use backstay_store::repo::{Chain, LogDraft, LogSigning, RepoError};
 use begin::Beginning;
 use catch::{Catcher, Looked};
@@ -53,6 +53,7 @@ use ship::Shipper;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 use turns::Turns;
 
 /// How often a lost race for a stream's end is run again.
@@ -500,13 +501,21 @@ async fn begin_anew<'v>(
     place: Anew,
 ) -> Result<(Began, Catcher, Shipper<'v>), OpsError> {
     let identity = tail.identity();
-    let beginning = Beginning::new(tail, place.stream, place.sequence, place.tip, place.reason);
-    let report = backup::take(vault, &request.backup(), Purpose::Follow(&beginning)).await?;
-    let begun = beginning.done()?;
-    let caught = match blocking(|| begun.tail.catch_up(&begun.cursor))? {
-        Ok(caught) => caught,
-        Err(_) => return Err(SqliteError::PinLost { path: request.path.clone(), why: PinLoss::MarkIgnored }.into()),
-    };
+    let at = (place.stream, place.sequence);
+    let beginning = Arc::new(Beginning::new(tail, at, place.tip, place.reason, request.limits));
+    let mut reading = JoinSet::new();
+    let (reader, pause) = (beginning.clone(), request.limits.look);
+    reading.spawn(async move {
+        loop {
+            tokio::time::sleep(pause).await;
+            blocking(|| reader.go_on());
+        }
+    });
+    let taken = backup::take(vault, &request.backup(), Purpose::Follow(beginning.as_ref())).await;
+    reading.shutdown().await;
+    let report = taken?;
+    let problem = || OpsError::Unsound { problem: "the log is read by somebody else".into() };
+    let begun = Arc::into_inner(beginning).ok_or_else(problem)?.done()?;
     let standing = Standing { tx: begun.following.tx, time: report.taken, chain: report.root, cursor: begun.cursor };
     let memory = Memory::begin(identity.into(), report.branch, report.snapshot, &begun.key, place.stream);
     let after = After::Snapshot(report.snapshot);
@@ -519,7 +528,10 @@ async fn begin_anew<'v>(
     let base = Base::load_any(&vault.state.source_dir(&request.source)?, &report.snapshot)?;
     let audit = Audit::begin(&begun.key, &standing.cursor, base.as_ref());
     let mut catcher = Catcher::new(begun.tail, &standing, request.limits, audit, vault.env.clock.clone());
-    catcher.take(caught)?;
+    catcher.take(begun.caught)?;
+    if let Some(lost) = begun.lost {
+        catcher.lose_sight(lost);
+    }
     let reason = begun.following.resync.map(|resync| resync.reason);
     let began = Began::Snapshot { id: report.snapshot, branch: report.branch, tx: standing.tx, reason };
     Ok((began, catcher, shipper))

@@ -10,8 +10,13 @@
 //! [`Settled::len`], are the bytes of one committed state. When that cannot be proven the error is a
 //! conflict, and the caller begins again.
 //!
-//! A crash leaves nothing. Locks: SHARED and a read mark (WAL) for the whole capture; SHARED for at
-//! most `hold_max` at a time (rollback journal), unless the report says otherwise.
+//! Where the log of a busy application would grow too long meanwhile, the state is let go
+//! ([`CaptureOptions::let_go`]): what is left of the first pass reads without a lock, as with a rollback journal, and
+//! `settle` compares everything once more under a new read mark. That is a pass of reading alone, which no store slows
+//! down.
+//!
+//! A crash leaves nothing. Locks: SHARED and a read mark (WAL) for the whole capture, unless it was let go; SHARED
+//! for at most `hold_max` at a time (rollback journal), unless the report says otherwise.
 
 use crate::error::{PinLoss, SqliteError};
 use crate::facts::{JournalMode, SourceFacts};
@@ -28,6 +33,7 @@ use backstay_model::{ByteLen, Clock, Moment};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 mod image;
@@ -46,6 +52,8 @@ pub struct CaptureOptions {
     pub hold_max: Duration,
     /// How many bytes the write-ahead log may grow while its read mark keeps it from being begun anew.
     pub log_growth_max: ByteLen,
+    /// How many bytes it may grow before the first pass lets the state go.
+    pub let_go: Option<ByteLen>,
     /// Where units taken a second time go when they are many.
     pub spool_dir: PathBuf,
 }
@@ -54,7 +62,13 @@ impl CaptureOptions {
     /// Thirty seconds for a lock, one second for a hold, 1 GiB for the log.
     pub fn in_dir(spool_dir: PathBuf) -> Self {
         let log_growth_max = ByteLen::new(1 << 30);
-        Self { busy: Duration::from_secs(30), hold_max: Duration::from_secs(1), log_growth_max, spool_dir }
+        Self {
+            busy: Duration::from_secs(30),
+            hold_max: Duration::from_secs(1),
+            log_growth_max,
+            let_go: None,
+            spool_dir,
+        }
     }
 }
 
@@ -109,6 +123,25 @@ pub struct Settled {
     pub report: CaptureReport,
 }
 
+/// The state that a capture will have been of, while it still holds it.
+pub struct Fixed<'a> {
+    pub facts: &'a SourceFacts,
+    /// Where it stands in the log, for whoever goes on from it; `None` unless it is in WAL mode.
+    pub cursor: Option<LogCursor>,
+}
+
+impl<'a> Fixed<'a> {
+    fn of(look: &'a Look) -> Self {
+        let facts = &look.facts;
+        let is_wal = facts.journal == JournalMode::Wal;
+        let cursor = is_wal.then(|| LogCursor::of(look.index.as_ref(), facts.page_size, facts.page_count));
+        Self { facts, cursor }
+    }
+}
+
+/// What is done while the state is held for the last time.
+pub type WhileFixed<'a> = dyn FnMut(Fixed<'_>) -> Result<(), SqliteError> + 'a;
+
 /// One capture under way.
 pub struct Capture {
     database: Database,
@@ -119,6 +152,8 @@ pub struct Capture {
     busy_wait_ms: u64,
     /// The length of the write-ahead log when the state was fixed.
     log_len: u64,
+    /// The state that was looked at is not held any more.
+    let_go: AtomicBool,
     /// What lay on a read-only medium before anything of it was read.
     stamp: Option<Stamp>,
 }
@@ -157,17 +192,32 @@ impl Capture {
         }
         database.still_there()?;
         let log_len = log_len(&database);
-        Ok(Self { database, look, options, clock, begun, busy_wait_ms, log_len, stamp })
+        Ok(Self { database, look, options, clock, begun, busy_wait_ms, log_len, let_go: AtomicBool::new(false), stamp })
     }
 
-    /// Fails when the write-ahead log grew past what was allowed because this capture holds it. The
-    /// application comes before its backup: whoever gets this error drops the capture.
+    /// Lets the state go when the write-ahead log grew too long because this capture holds it, or fails, as the options
+    /// say. The application comes before its backup: whoever gets this error drops the capture.
     pub fn check_log(&self) -> Result<(), SqliteError> {
-        if self.look.facts.journal != JournalMode::Wal {
+        if self.look.facts.journal != JournalMode::Wal || self.is_let_go() {
             return Ok(());
         }
-        let grown = ByteLen::new(log_len(&self.database).saturating_sub(self.log_len));
-        let limit = self.options.log_growth_max;
+        if self.options.let_go.is_some_and(|limit| self.grown_since(self.log_len) > limit) {
+            self.let_go.store(true, Ordering::SeqCst);
+            return self.database.end();
+        }
+        self.check_growth(self.log_len)
+    }
+
+    fn is_let_go(&self) -> bool {
+        self.let_go.load(Ordering::SeqCst)
+    }
+
+    fn grown_since(&self, before: u64) -> ByteLen {
+        ByteLen::new(log_len(&self.database).saturating_sub(before))
+    }
+
+    fn check_growth(&self, before: u64) -> Result<(), SqliteError> {
+        let (grown, limit) = (self.grown_since(before), self.options.log_growth_max);
         let path = self.database.path.clone();
         if grown > limit { Err(SqliteError::LogGrew { path, grown, limit }) } else { Ok(()) }
     }
@@ -179,15 +229,20 @@ impl Capture {
 
     /// Reads the image; what lies past its end is zeros. May be called from several threads.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), SqliteError> {
-        self.view().read(&self.database.conn, &self.database.path, offset, buf)
+        let (main, path) = (&self.database.conn, &self.database.path);
+        if !self.is_let_go() {
+            let read = self.view().read(main, path, offset, buf);
+            // It may have been let go in the middle: what is read then need not be of any state.
+            if read.is_ok() || !self.is_let_go() {
+                return read;
+            }
+        }
+        self.view().read_main(main, path, offset, buf)
     }
 
-    /// Where the captured state stands in the log, for whoever goes on from it; `None` unless it is in
-    /// WAL mode.
+    /// Where the captured state stands in the log, as long as it was not let go.
     pub fn cursor(&self) -> Option<LogCursor> {
-        let facts = &self.look.facts;
-        let is_wal = facts.journal == JournalMode::Wal;
-        is_wal.then(|| LogCursor::of(self.look.index.as_ref(), facts.page_size, facts.page_count))
+        Fixed::of(&self.look).cursor
     }
 
     fn view(&self) -> &View {
@@ -196,13 +251,25 @@ impl Capture {
 
     /// Proves that what was read is one state, or takes again what is not, and gives every lock back.
     pub fn settle(&mut self, seen: &mut dyn SeenUnits, hasher: &UnitHasher) -> Result<Settled, SqliteError> {
+        self.settle_while(seen, hasher, &mut |_| Ok(()))
+    }
+
+    /// The same, with something to do as long as the state is still held.
+    pub fn settle_while(
+        &mut self,
+        seen: &mut dyn SeenUnits,
+        hasher: &UnitHasher,
+        fixed: &mut WhileFixed<'_>,
+    ) -> Result<Settled, SqliteError> {
         match self.look.facts.journal {
-            JournalMode::Wal => {
+            JournalMode::Wal if !self.is_let_go() => {
+                fixed(Fixed::of(&self.look))?;
                 self.look.verify(&self.database)?;
                 self.database.end()?;
                 self.settled_as_seen(HoldKind::ReadMark)
             }
             JournalMode::ReadOnlyImage => {
+                fixed(Fixed::of(&self.look))?;
                 self.database.still_there()?;
                 if self.stamp != Some(Stamp::take(&self.database)?) {
                     let path = self.database.path.clone();
@@ -210,7 +277,7 @@ impl Capture {
                 }
                 self.settled_as_seen(HoldKind::None)
             }
-            JournalMode::Rollback => rehash::settle(self, seen, hasher),
+            JournalMode::Rollback | JournalMode::Wal => rehash::settle(self, seen, hasher, fixed),
         }
     }
 

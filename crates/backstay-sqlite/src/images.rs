@@ -61,6 +61,16 @@ impl Images {
         Ok(())
     }
 
+    /// Adds those of another, of the same size, behind these.
+    pub(crate) fn append(&mut self, other: &Images) -> io::Result<()> {
+        let mut page = vec![0; other.size as usize];
+        for image in 0..other.count {
+            other.read(image, &mut page)?;
+            self.push(&page)?;
+        }
+        Ok(())
+    }
+
     /// Fills `page` with one image.
     pub fn read(&self, image: u64, page: &mut [u8]) -> io::Result<()> {
         if image >= self.count || page.len() != self.size as usize {

@@ -38,7 +38,7 @@ pub mod tail;
 mod view;
 
 pub use as_is::{AsIs, AsIsReport, RawStream, capture_as_is};
-pub use capture::{Capture, CaptureOptions, CaptureReport, ChangedUnits, HoldKind, SeenUnits, Settled};
+pub use capture::{Capture, CaptureOptions, CaptureReport, ChangedUnits, Fixed, HoldKind, SeenUnits, Settled};
 pub use detect::{DetectLimits, Found, detect};
 pub use engine::{Engine, assert_engine, describe_engine};
 pub use error::{PinLoss, SqliteError};

@@ -154,6 +154,20 @@ pub struct Caught {
     pub end: LogCursor,
 }
 
+impl Caught {
+    /// Puts what was committed right after it behind it.
+    pub fn append(&mut self, later: Caught) -> std::io::Result<()> {
+        let before = self.images.len();
+        self.images.append(&later.images)?;
+        self.commits.extend(later.commits.into_iter().map(|mut commit| {
+            commit.pages.iter_mut().for_each(|(_, image)| *image += before);
+            commit
+        }));
+        self.end = later.end;
+        Ok(())
+    }
+}
+
 /// What a look without any lock shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {

@@ -53,7 +53,24 @@ impl View {
         offset: u64,
         buf: &mut [u8],
     ) -> Result<(), SqliteError> {
-        let within = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+        self.read_main(main, path, offset, buf)?;
+        if let Some(log) = &self.log {
+            let body = self.within(offset, buf);
+            self.overlay(log, offset, body)?;
+            self.blank_lock_page(offset, body);
+        }
+        Ok(())
+    }
+
+    /// The same of the main file alone.
+    pub(crate) fn read_main(
+        &self,
+        main: &Mutex<Connection>,
+        path: &Path,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<(), SqliteError> {
+        let within = self.within(offset, buf).len();
         let (body, past) = buf.split_at_mut(within);
         past.fill(0);
         if body.is_empty() {
@@ -62,11 +79,14 @@ impl View {
         let conn = main.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         ffi::read_main(&conn, offset, body).at("read", path)?;
         drop(conn);
-        if let Some(log) = &self.log {
-            self.overlay(log, offset, body)?;
-        }
         self.blank_lock_page(offset, body);
         Ok(())
+    }
+
+    /// The part of a buffer that lies before the end.
+    fn within<'b>(&self, offset: u64, buf: &'b mut [u8]) -> &'b mut [u8] {
+        let within = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+        &mut buf[..within]
     }
 
     /// Puts the log's version of each page that `body` touches over the main file's.

@@ -80,6 +80,42 @@ fn a_log_that_grows_too_far_under_a_capture_is_let_go() {
     assert_eq!(checkpoint(&conn, "TRUNCATE").0, 0, "nothing is held afterwards");
 }
 
+/// What is busy gets its log back, and the capture is still one state: the one at the end.
+#[test]
+fn a_state_that_was_let_go_for_a_busy_log_is_compared_once_more() {
+    for (page_size, early) in [(512, true), (4096, false), (4096, true), (65536, false)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let conn = make(&db(&dir), page_size, "wal");
+        no_autocheckpoint(&conn);
+        insert(&conn, 500);
+        let mut options = CaptureOptions::in_dir(dir.path().to_owned());
+        (options.let_go, options.log_growth_max) = (Some(ByteLen::new(256 << 10)), ByteLen::new(4 << 20));
+        let mut held = Capture::open(&db(&dir), options, clock(0)).expect("opens");
+        held.check_log().expect("nothing was written yet");
+        let before = early.then(|| first_pass(&held));
+        conn.busy_timeout(std::time::Duration::ZERO).expect("set");
+        let mut rounds = 0;
+        while std::fs::metadata(dir.path().join("app.db-wal")).expect("a log").len() <= 1 << 20 {
+            conn.execute_batch("UPDATE t SET body = randomblob(700) WHERE id % 2 = 0").expect("updated");
+            insert(&conn, 20);
+            rounds += 1;
+        }
+        assert_eq!(checkpoint(&conn, "TRUNCATE").0, 1, "it is held until somebody looks");
+        held.check_log().expect("it may let go");
+        assert_eq!(checkpoint(&conn, "TRUNCATE").0, 0, "{rounds} rounds: nothing is held any more");
+        conn.execute_batch("DELETE FROM t WHERE id % 5 = 0; UPDATE t SET body = randomblob(90) WHERE id % 3 = 0")
+            .expect("changed");
+        held.check_log().expect("it holds nothing");
+        let (mut image, seen) = before.unwrap_or_else(|| first_pass(&held));
+        insert(&conn, 300);
+        let want = ledger(&conn);
+        let settled = settle(&mut held, &mut image, seen).expect("settles");
+        assert_eq!((settled.report.passes, settled.report.hold_kind), (2, HoldKind::ReadMark));
+        assert_eq!(check(&image, ledger), want, "page size {page_size}");
+        assert_eq!(checkpoint(&conn, "TRUNCATE").0, 0, "nothing is held after settling");
+    }
+}
+
 #[test]
 fn a_log_copied_back_whole_and_restarted_under_us_is_not_read() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -14,7 +14,7 @@ use backstay_format::FingerprintKey;
 use backstay_format::facts::{FingerprintFacts, SealedManifest, Stream};
 use backstay_model::catalog::Quality;
 use backstay_model::{ByteLen, Digest, FingerprintKeyId, Moment, ObjectId, UnitSize, seams};
-use backstay_sqlite::{Capture, CaptureOptions, CaptureReport, FileIdentity, JournalMode, SourceFacts, SqliteError};
+use backstay_sqlite::{Capture, CaptureOptions, CaptureReport, FileIdentity, SourceFacts, SqliteError};
 use backstay_store::repo::Root;
 use backstay_store::seal::Sealer;
 use std::collections::{HashMap, HashSet};
@@ -71,6 +71,10 @@ pub fn capture(vault: &Vault, request: &BackupRequest, basis: Basis<'_>) -> Resu
         busy: request.busy,
         hold_max: request.hold_max,
         log_growth_max: request.log_growth_max,
+        let_go: match basis.purpose {
+            Purpose::Follow(begin) => Some(begin.log_limit()),
+            Purpose::Live | Purpose::Import { .. } => None,
+        },
         spool_dir: vault.state.source_dir(&request.source)?,
     };
     match Capture::open(&request.path, options, vault.env.clock.clone()) {
@@ -123,10 +127,10 @@ fn capture_live(
     };
     let held = || live.check_log().map_err(OpsError::from);
     let mut units_stored = run(vault, request, Pass { scan: &scan, held: &held }, &mut packer, &seen)?;
-    if let Purpose::Follow(begin) = basis.purpose {
-        begin.hold(&live)?;
-    }
-    let mut settled = live.settle(&mut &seen, &hasher)?;
+    let mut settled = live.settle_while(&mut &seen, &hasher, &mut |fixed| match basis.purpose {
+        Purpose::Follow(begin) => begin.hold(fixed),
+        Purpose::Live | Purpose::Import { .. } => Ok(()),
+    })?;
     while let Some((number, bytes)) = settled.changed.next()? {
         vault.env.cancel.check()?;
         let fingerprint = hasher.fingerprint(&bytes);
@@ -144,7 +148,8 @@ fn capture_live(
     root.begin_stream("main", unit, settled.len);
     seen.add_to_root(&mut root, units).at("read", Path::new("the fingerprint spool"))?;
     let facts = Stream { name: "main".into(), unit: unit.get(), length: settled.len, levels: map.levels };
-    let held = settled.report.journal != JournalMode::Rollback;
+    // Where everything was compared once more, the state is that of the second pass.
+    let held = settled.report.passes == 1;
     Ok(Captured {
         moment: if held { opened } else { vault.env.clock.now() },
         length: settled.len,

@@ -1,27 +1,42 @@
-//! The snapshot that following begins with: the log is held from before its capture ends.
+//! The snapshot that following begins with: the log is held from before its capture ends, and read on from there while
+//! the snapshot is on its way to the store, which may take hours. So the application's log is bounded all that time.
+//!
+//! What was read meanwhile lies in one file without a name: if this process dies there is no snapshot either that
+//! needs it.
 
+use super::catch::{COPY_BACK_BUSY, LOCK_PATIENCE, Limits, Mode};
 use crate::OpsError;
 use crate::backup::Begin;
 use crate::log::LogTip;
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{Following, Resync};
-use backstay_model::{BranchNo, Moment, Sequence, StreamId, Tx};
-use backstay_sqlite::{Capture, LogCursor, SqliteError, Tail};
-use std::sync::{Mutex, PoisonError};
+use backstay_model::{BranchNo, ByteLen, Moment, Sequence, StreamId, Tx};
+use backstay_sqlite::{Caught, Fixed, LogCursor, PinLoss, Seen, SqliteError, Tail};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub struct Beginning {
     stream: StreamId,
     sequence: Sequence,
     tip: Option<LogTip>,
     reason: String,
+    limits: Limits,
     got: Mutex<Got>,
 }
 
 struct Got {
     tail: Tail,
-    cursor: Option<LogCursor>,
+    held: Option<Held>,
     following: Option<Following>,
     key: Option<FingerprintKey>,
+}
+
+/// From when the snapshot's state was fixed.
+struct Held {
+    cursor: LogCursor,
+    /// What was committed since.
+    caught: Caught,
+    /// Why nothing more of it can be had.
+    lost: Option<String>,
 }
 
 /// What is there once the snapshot is stored.
@@ -29,37 +44,116 @@ pub struct Begun {
     pub tail: Tail,
     /// The state of the snapshot in the source's log.
     pub cursor: LogCursor,
+    pub caught: Caught,
+    pub lost: Option<String>,
     pub following: Following,
     pub key: FingerprintKey,
 }
 
 impl Beginning {
-    pub fn new(tail: Tail, stream: StreamId, sequence: Sequence, tip: Option<LogTip>, reason: String) -> Self {
-        let got = Mutex::new(Got { tail, cursor: None, following: None, key: None });
-        Self { stream, sequence, tip, reason, got }
+    pub fn new(
+        tail: Tail,
+        (stream, sequence): (StreamId, Sequence),
+        tip: Option<LogTip>,
+        reason: String,
+        limits: Limits,
+    ) -> Self {
+        let got = Mutex::new(Got { tail, held: None, following: None, key: None });
+        Self { stream, sequence, tip, reason, limits, got }
+    }
+
+    fn got(&self) -> MutexGuard<'_, Got> {
+        self.got.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads on, if the state of the snapshot is fixed and something was committed since.
+    pub fn go_on(&self) {
+        let got = &mut *self.got();
+        let Some(held) = got.held.as_mut().filter(|held| held.lost.is_none()) else { return };
+        if held.caught.images.bytes() > self.limits.spool_limit.get() {
+            held.lost = Some("what was committed during its first snapshot is more than the spool may hold".to_owned());
+        } else if let Err(why) = look(&mut got.tail, held, &self.limits) {
+            held.lost = Some(why);
+        }
+        if held.lost.is_some() {
+            got.tail.release();
+        }
     }
 
     pub fn done(self) -> Result<Begun, OpsError> {
         let got = self.got.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let (Some(cursor), Some(following), Some(key)) = (got.cursor, got.following, got.key) else {
+        let (Some(held), Some(following), Some(key)) = (got.held, got.following, got.key) else {
             let problem = "the snapshot was stored without a place in the log".into();
             return Err(OpsError::Unsound { problem });
         };
-        Ok(Begun { tail: got.tail, cursor, following, key })
+        let Held { cursor, caught, lost } = held;
+        Ok(Begun { tail: got.tail, cursor, caught, lost, following, key })
     }
 }
 
+/// One look, and what the log of a busy application asks for.
+fn look(tail: &mut Tail, held: &mut Held, limits: &Limits) -> Result<(), String> {
+    match tail.look() {
+        Ok(Seen::News | Seen::InTheWay) => read(tail, held)?,
+        Ok(Seen::Nothing) | Err(SqliteError::Locked { .. }) => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    let (in_use, limit) = (tail.log_in_use(), limits.wal_limit.get());
+    if limits.stays && limits.mode != Mode::Watch && in_use >= COPY_BACK_BUSY.min(limit / 2) {
+        copy_back(tail, held)?;
+    }
+    if limits.mode == Mode::Watch || (limits.mode == Mode::Yield && in_use > limit) {
+        tail.release();
+    }
+    Ok(())
+}
+
+fn read(tail: &mut Tail, held: &mut Held) -> Result<(), String> {
+    match tail.read_on(&held.caught.end) {
+        Ok(Ok(later)) => held.caught.append(later).map_err(|error| format!("it could not be kept: {error}"))?,
+        Ok(Err(lost)) => return Err(lost.to_string()),
+        Err(SqliteError::Locked { .. }) => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    tail.move_on();
+    Ok(())
+}
+
+/// As the catcher does it: see there.
+fn copy_back(tail: &mut Tail, held: &mut Held) -> Result<(), String> {
+    let locked = tail.lock_writers(LOCK_PATIENCE).map_err(|error| error.to_string())?;
+    let done = if locked {
+        read(tail, held).and_then(|()| match tail.copy_back() {
+            // Nobody could commit meanwhile: this only moves the hold to what is in the main file.
+            Ok(true) => read(tail, held),
+            Ok(false) | Err(SqliteError::Locked { .. }) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        })
+    } else {
+        Ok(())
+    };
+    tail.unlock_writers();
+    done
+}
+
 impl Begin for Beginning {
-    fn hold(&self, capture: &Capture) -> Result<(), OpsError> {
-        let mut got = self.got.lock().unwrap_or_else(PoisonError::into_inner);
-        let facts = capture.facts();
-        let cursor = capture.cursor().ok_or_else(|| SqliteError::NotWal { path: facts.path.clone() })?;
-        if got.tail.identity() != facts.identity {
-            return Err(SqliteError::Replaced { path: facts.path.clone() }.into());
+    fn hold(&self, fixed: Fixed<'_>) -> Result<(), SqliteError> {
+        let got = &mut *self.got();
+        let path = &fixed.facts.path;
+        let cursor = fixed.cursor.ok_or_else(|| SqliteError::NotWal { path: path.clone() })?;
+        if got.tail.identity() != fixed.facts.identity {
+            return Err(SqliteError::Replaced { path: path.clone() });
         }
         got.tail.hold()?;
-        got.cursor = Some(cursor);
+        // The capture still holds: what was committed in between is all there.
+        let caught = got.tail.catch_up(&cursor)?;
+        let caught = caught.map_err(|_| SqliteError::PinLost { path: path.clone(), why: PinLoss::MarkIgnored })?;
+        got.held = Some(Held { cursor, caught, lost: None });
         Ok(())
+    }
+
+    fn log_limit(&self) -> ByteLen {
+        ByteLen::new(self.limits.wal_limit.get() / 2)
     }
 
     fn not_before(&self) -> Option<Moment> {
@@ -71,7 +165,7 @@ impl Begin for Beginning {
         let tx = before.map_or(Tx::FIRST, |tip| tip.used.next().unwrap_or(tip.used));
         let resync = before.map(|tip| Resync { reason: self.reason.clone(), after: tip.complete, since: tip.time });
         let following = Following { stream: self.stream, sequence: self.sequence, tx, resync };
-        let mut got = self.got.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut got = self.got();
         got.following = Some(following.clone());
         got.key = Some(key.clone());
         following

@@ -24,9 +24,9 @@ const RECORDS_MAX: usize = 512 << 10;
 /// From here the log is copied back by us when nobody commits: where SQLite's own checkpoint would be due.
 const COPY_BACK_IDLE: u64 = 4 << 20;
 /// And from here at the next moment when the writer's lock is free.
-const COPY_BACK_BUSY: u64 = 16 << 20;
+pub(super) const COPY_BACK_BUSY: u64 = 16 << 20;
 /// How long the writer's lock is waited for.
-const LOCK_PATIENCE: Duration = Duration::from_millis(5);
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(5);
 /// How long the log is left alone when it could not be copied back.
 const COPY_BACK_PAUSE: Duration = Duration::from_millis(250);
 
@@ -214,6 +214,11 @@ impl Catcher {
         self.queue.clear();
         self.bytes = 0;
         self.lost = Some(reason.to_owned());
+    }
+
+    /// What comes after what was read cannot be had: following must begin anew.
+    pub fn lose_sight(&mut self, reason: String) {
+        self.lost = Some(reason);
     }
 
     fn read(&mut self) -> Result<Looked, OpsError> {

@@ -1,4 +1,5 @@
-//! The second pass of a database with a rollback journal: every unit compared under SHARED.
+//! The second pass of a database with a rollback journal, or of one whose log was let go in the first: every unit
+//! compared under SHARED.
 //!
 //! Owns the rule that keeps writers moving. A hold ends at `hold_max`, and goes on later from where it
 //! stopped only if change counter, page count and length prove that nobody committed in between; if
@@ -6,7 +7,7 @@
 //! file system under a hold of an instant, and where that cannot be done one hold goes on to the end
 //! and the report says so.
 
-use super::{Capture, CaptureReport, HoldKind, SeenUnits, Settled};
+use super::{Capture, CaptureReport, Fixed, HoldKind, SeenUnits, Settled, WhileFixed};
 use crate::error::{At, PinLoss, SqliteError};
 use crate::facts::{FileIdentity, JournalMode};
 use crate::ffi;
@@ -60,6 +61,7 @@ pub(super) fn settle(
     capture: &mut Capture,
     seen: &mut dyn SeenUnits,
     hasher: &UnitHasher,
+    fixed: &mut WhileFixed<'_>,
 ) -> Result<Settled, SqliteError> {
     let unit = UnitSize::for_pages(capture.look.facts.page_size);
     let mut rehash = Rehash {
@@ -74,7 +76,7 @@ pub(super) fn settle(
         busy_wait_ms: capture.busy_wait_ms,
         longest_hold_ms: 0,
     };
-    let (look, hold_kind) = rehash.run(seen)?;
+    let (look, hold_kind) = rehash.run(seen, fixed)?;
     let report = CaptureReport {
         journal: look.facts.journal,
         wal_frames: super::wal_frames(&look),
@@ -90,12 +92,17 @@ pub(super) fn settle(
 }
 
 impl Rehash<'_> {
-    fn run(&mut self, seen: &mut dyn SeenUnits) -> Result<(Look, HoldKind), SqliteError> {
+    fn run(&mut self, seen: &mut dyn SeenUnits, fixed: &mut WhileFixed<'_>) -> Result<(Look, HoldKind), SqliteError> {
         let database = &self.capture.database;
         let mut holds = 0;
         loop {
             self.busy_wait_ms += database.begin(self.capture.clock.as_ref())?;
-            let held = self.hold(seen);
+            let held = self.hold(seen).and_then(|(look, outcome)| {
+                if !matches!(outcome, Outcome::More) {
+                    fixed(Fixed::of(&look))?;
+                }
+                Ok((look, outcome))
+            });
             let ended = database.end();
             let (look, outcome) = held?;
             ended?;
@@ -119,7 +126,7 @@ impl Rehash<'_> {
         let look = Look::take(&capture.database, capture.clock.as_ref())?;
         self.check_proof(&look)?;
         let kind = match (look.facts.journal, self.restarts) {
-            // The journal mode was changed meanwhile. A read mark stops nobody, however long it is held.
+            // The log was let go, or there is one now. A read mark stops nobody, however long it is held.
             (JournalMode::Wal, _) => HoldKind::ReadMark,
             (_, 0..RESTARTS_MAX) => HoldKind::SharedRehash,
             _ => HoldKind::Long,
@@ -132,10 +139,14 @@ impl Rehash<'_> {
             return Ok((look, Outcome::Cloned(copy)));
         }
         let limited = kind == HoldKind::SharedRehash;
+        let log_len = super::log_len(&capture.database);
         let end = self.unit.count(look.facts.len);
         while self.next_unit < end {
             if limited && watch.is_past(capture.options.hold_max) {
                 break;
+            }
+            if kind == HoldKind::ReadMark {
+                capture.check_growth(log_len)?;
             }
             self.compare_batch(seen, end, look.facts.len.get(), |offset, buf| {
                 look.view.read(&capture.database.conn, &capture.database.path, offset, buf)
