@@ -6,6 +6,7 @@ use std::process::Command;
 const USAGE: &str = "usage: cargo xtask bench sqlite [--megabytes N] [--rounds N] [--dir D] [--no-peers]
        cargo xtask bench s3 [--megabytes N] [--rounds N] [--dir D]
        cargo xtask bench query [--megabytes N] [--rounds N] [--dir D]
+       cargo xtask bench follow [--megabytes N] [--rounds N] [--seconds N] [--databases N] [--dir D] [--no-peers]
        cargo xtask bench list [--snapshots N] [--objects N]
        cargo xtask bench year [--megabytes N] [--days N]";
 const TESTKIT: &str = "backstay-testkit";
@@ -18,6 +19,11 @@ pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
         "query" => {
             get_peers(root)?;
             return run_example(root, TESTKIT, ("bench_store", args));
+        }
+        "follow" => {
+            // Measured as it is shipped: a process of its own.
+            call(Command::new("cargo").args(["build", "--release", "--package", "backstay"]).current_dir(root))?;
+            "bench_follow"
         }
         "s3" | "list" => return run_example(root, TESTKIT, ("bench_store", args)),
         "year" => return run_example(root, "backstay-ops", ("bench_year", rest)),
