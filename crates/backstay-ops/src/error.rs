@@ -93,6 +93,10 @@ pub enum OpsError {
     RecordFull,
     #[error("object {sequence} of the log {stream} is not what it was a moment ago, or is gone")]
     LogHole { stream: StreamId, sequence: Sequence },
+    #[error(transparent)]
+    Mask(#[from] backstay_model::mask::Refused),
+    #[error("the masked copy would break references of {}", .tables.join(", "))]
+    MaskBreaks { tables: Vec<String> },
     #[error("cancelled")]
     Cancelled,
 }
@@ -137,6 +141,8 @@ impl Kinded for OpsError {
             Self::Unfinished { .. } => Kind::Conflict,
             Self::Condemned { .. } | Self::NothingToDrop { .. } | Self::NotHeld { .. } => Kind::Usage,
             Self::TooSlow { .. } | Self::LeaseHeld { .. } | Self::LeaseOver | Self::Protected { .. } => Kind::Conflict,
+            Self::Mask(error) => error.kind(),
+            Self::MaskBreaks { .. } => Kind::Conflict,
             Self::Exhausted(_) | Self::RecordFull => Kind::Internal,
             Self::Cancelled => Kind::Cancelled,
         }

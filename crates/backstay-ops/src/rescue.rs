@@ -10,17 +10,16 @@ mod snapshots;
 pub use snapshots::FromSnapshot;
 
 use crate::catalog::Vault;
-use crate::disk::{self, At};
+use crate::disk::At;
 use crate::env::blocking;
-use crate::leftovers;
+use crate::private::Private;
 use crate::{Env, Event, OpsError};
 use backstay_format::sqlite::guess::Likeness;
 use backstay_format::sqlite::walk::PageSource;
-use backstay_model::{ByteLen, ObjectId, SourceName, Verdict, seams};
+use backstay_model::{ByteLen, SourceName, Verdict};
 use backstay_sqlite::rescue::{FilePages, Rescue, RescueReport};
-use backstay_sqlite::{Answers, ForeignKeys, Integrity, Questions, SqliteError};
-use std::io;
-use std::path::{Path, PathBuf};
+use backstay_sqlite::{Answers, SqliteError};
+use std::path::PathBuf;
 
 /// What a person asked for.
 #[derive(Debug, Clone)]
@@ -148,62 +147,5 @@ fn note_files(pages: &FilePages, rescued: &mut Rescued) {
     if !changed.is_empty() {
         let names = changed.join(" and ");
         rescued.notes.push(format!("somebody wrote to it meanwhile ({names}): rows of two moments may be mixed"));
-    }
-}
-
-/// A database in the making, under a private name that goes away with this value.
-struct Private<'a> {
-    env: &'a Env,
-    path: PathBuf,
-    file: Box<dyn disk::DiskFile>,
-}
-
-impl<'a> Private<'a> {
-    fn create(env: &'a Env, to: &Path, len: ByteLen) -> Result<Self, OpsError> {
-        for taken in std::iter::once(to.to_owned()).chain(crate::restore::siblings(to)) {
-            if taken.symlink_metadata().is_ok() {
-                return Err(OpsError::TargetExists { path: taken });
-            }
-        }
-        let folder = disk::folder_of(to);
-        leftovers::sweep(env.disk.as_ref(), folder);
-        let free = disk::free_bytes(folder)?;
-        if free < len.get() {
-            return Err(OpsError::NoRoom { path: folder.to_owned(), needed: len, free: ByteLen::new(free) });
-        }
-        let tag = ObjectId::from_bytes(seams::fresh(env.random.as_ref())).short();
-        let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let path = to.with_file_name(leftovers::staged_name(&name, &tag));
-        let file = leftovers::create(env.disk.as_ref(), &path)?;
-        Ok(Self { env, path, file })
-    }
-
-    fn question(&self) -> Result<Answers, OpsError> {
-        let questions = Questions {
-            integrity: Integrity::Full,
-            foreign_keys: ForeignKeys::Report,
-            smoke: Vec::new(),
-            limit: Questions::USUAL_LIMIT,
-        };
-        self.env.question(&self.path, &questions)
-    }
-
-    /// Gives it the name that was asked for, durably and only if nobody has taken it.
-    fn name(&self, to: &Path) -> Result<(), OpsError> {
-        blocking(|| self.file.sync()).at("sync", &self.path)?;
-        match self.env.disk.link(&self.path, to) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(OpsError::TargetExists { path: to.to_owned() });
-            }
-            other => other.at("name", to)?,
-        }
-        let folder = disk::folder_of(to);
-        Ok(self.env.disk.sync_dir(folder).at("sync folder of", to)?)
-    }
-}
-
-impl Drop for Private<'_> {
-    fn drop(&mut self) {
-        let _ = self.env.disk.remove(&self.path);
     }
 }

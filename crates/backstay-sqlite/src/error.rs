@@ -110,6 +110,8 @@ pub enum SqliteError {
     Conflict { table: String, key: String, why: &'static str },
     #[error("references of {} would be broken; nothing was changed", .tables.join(", "))]
     References { tables: Vec<String> },
+    #[error("{table:?} does not take what its columns would become: {message} (SQLite code {code})")]
+    Masked { table: String, code: i32, message: String },
     #[error("write what would undo it; nothing was changed")]
     Undo {
         #[source]
@@ -153,6 +155,7 @@ impl Kinded for SqliteError {
             SqliteError::NoQuestion | SqliteError::NoTable { .. } => Kind::Usage,
             SqliteError::TableTaken { .. } | SqliteError::TableDiffers { .. } => Kind::Conflict,
             SqliteError::Conflict { .. } | SqliteError::References { .. } => Kind::Conflict,
+            SqliteError::Masked { .. } => Kind::Conflict,
             SqliteError::Undo { source } => Kind::of_io(source),
             SqliteError::Query { code, .. } if code & 0xff == rusqlite::ffi::SQLITE_ERROR => Kind::Usage,
             SqliteError::Query { code, .. } if code & 0xff == rusqlite::ffi::SQLITE_CORRUPT => Kind::Corrupt,

@@ -23,6 +23,7 @@ mod images;
 pub mod lazy;
 mod look;
 pub mod maintain;
+pub mod mask;
 mod medium;
 mod open;
 mod pin;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 mod ask;
 mod keys;
+mod mask;
 mod repack;
 mod retention;
 mod run;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use ask::{Conflict, Diff, Log, MomentArgs, MomentWord, Query, ReadingArgs, RowsArgs, When};
 pub use keys::{AuditArgs, AuditPerms, Enroll, Join, KeyVerb, SignerVerb, Source, SourceVerb};
+pub use mask::MaskArgs;
 pub use repack::Repack;
 pub use retention::{Retention, RetentionVerb};
 pub use run::Run;
@@ -268,7 +270,8 @@ pub struct Check {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  backstay restore shop --to copy.db\n  \
     backstay restore shop --at '2h ago' --to copy.db\n  backstay restore shop latest-proven --confirm shop\n  \
-    backstay restore shop --at '2h ago' --table item --where 'id = 7' --into shop.db\n\n\
+    backstay restore shop --at '2h ago' --table item --where 'id = 7' --into shop.db\n  \
+    backstay restore shop --to staging.db --mask profile.toml\n\n\
     Without --to the database itself is replaced: the old file stays beside it, and the name must be typed.")]
 pub struct Restore {
     /// The database, by its name in backstay.toml
@@ -302,6 +305,8 @@ pub struct Restore {
     pub from_copy: Option<CopyName>,
     #[command(flatten)]
     pub rows: RowsArgs,
+    #[command(flatten)]
+    pub masked: MaskArgs,
 }
 
 /// Bring the good rows of a damaged database into a new one

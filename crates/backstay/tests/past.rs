@@ -208,3 +208,38 @@ fn rows_go_into_a_file_of_statements() {
     assert_eq!(exit, 2, "{err}");
     assert!(err.contains("--into"), "{err}");
 }
+
+#[test]
+fn a_masked_copy_is_drafted_refused_while_open_and_made() {
+    let house = shop();
+    let draft = house.ok(&["restore", "shop", "--mask-draft"]);
+    std::fs::write(house.path("profile.toml"), &draft).expect("written");
+    for line in ["strict = true", "[table.item]", "id = \"?\"", "name = \"fake:name\"", "note = \"?\""] {
+        assert!(draft.lines().any(|found| found == line), "{line}: {draft}");
+    }
+    let (exit, _, err) = house.run(&["restore", "shop", "--to", "staging.db", "--mask", "profile.toml"]);
+    assert_eq!(exit, 2, "{err}");
+    assert!(err.contains("nobody classified item.id, item.note"), "{err}");
+    house.edit("profile.toml", "id = \"?\"", "id = \"keep\"");
+    house.edit("profile.toml", "note = \"?\"", "note = { hash = 8 }");
+    let (exit, planned) = house.json(&["restore", "shop", "--to", "staging.db", "--mask", "profile.toml", "--dry-run"]);
+    assert_eq!((exit, &planned["dry_run"], house.path("staging.db").exists()), (0, &json!(true), false), "{planned}");
+    let text = house.ok(&["restore", "shop", "label:before-v2", "--to", "staging.db", "--mask", "profile.toml"]);
+    assert!(text.contains("a masked copy is in") && text.contains("item.name") && text.contains("fake:name"), "{text}");
+    let conn = rusqlite::Connection::open(house.path("staging.db")).expect("open");
+    let counted = "SELECT count(*) FROM item WHERE name LIKE '% %' AND name NOT LIKE 'item %' AND length(note) = 8";
+    assert_eq!(conn.query_row(counted, [], |row| row.get::<_, i64>(0)).expect("a count"), 2000);
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&house.path("staging.db").metadata().expect("there").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    for words in [
+        ["restore", "shop", "--mask", "profile.toml", "--dry-run"].as_slice(),
+        &["restore", "shop", "--mask", "profile.toml", "--live"],
+        &["restore", "shop", "--mask", "absent.toml", "--to", "other.db"],
+        &["restore", "shop", "--mask", "backstay.toml", "--to", "other.db"],
+    ] {
+        let (exit, _, err) = house.run(words);
+        assert!(exit == 2 || exit == 3, "{words:?}: {exit} {err}");
+        assert!(!house.path("other.db").exists());
+    }
+}

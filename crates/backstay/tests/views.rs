@@ -157,6 +157,14 @@ fn changed() -> House {
     house
 }
 
+/// With a profile for masked copies.
+fn profiled() -> House {
+    let house = House::new();
+    let profile = "version = 1\n[table.item]\nid = \"keep\"\nname = \"fake:name\"\nnote = \"null\"\n";
+    std::fs::write(house.path("profile.toml"), profile).expect("written");
+    house
+}
+
 /// The same database once more, for commands that can run only once in a folder.
 fn damaged() -> House {
     let house = House::new();
@@ -190,6 +198,12 @@ golden!(
         "replace",
         "--dry-run"
     ]
+);
+golden!(
+    restore_masked,
+    profiled(),
+    ["restore", "shop", "--to", "a.db", "--mask", "profile.toml"],
+    ["restore", "shop", "--to", "b.db", "--mask", "profile.toml"]
 );
 golden!(
     query,

@@ -20,6 +20,7 @@ pub mod list;
 pub mod log;
 pub mod maintain;
 pub mod man;
+pub mod mask;
 pub mod mend;
 pub mod past;
 pub mod permissions;

@@ -1,6 +1,6 @@
 //! What the commands that ask the past share: which moment a person means, and values as they are shown.
 
-use crate::args::{MomentArgs, MomentWord, Point, ReadingArgs};
+use crate::args::{self, MomentArgs, MomentWord, Point, ReadingArgs};
 use crate::context::Context;
 use crate::diagnostics::Diagnostic;
 use crate::output::time;
@@ -26,6 +26,16 @@ pub fn target(context: &Context, moment: &MomentArgs, word: Option<MomentWord>) 
         (None, None, None) => None,
     };
     word_target(context, of_flags.or(word).unwrap_or(MomentWord::Point(Point::Latest)))
+}
+
+/// The moment that the words of `restore` name.
+pub fn restore_target(context: &Context, args: &args::Restore) -> Result<Target, Diagnostic> {
+    let word = match args.point.wanted() {
+        args::Wanted::Point(point) => MomentWord::Point(point),
+        args::Wanted::At(text) => MomentWord::Time(text),
+        args::Wanted::Snapshot(id) => MomentWord::Snapshot(id),
+    };
+    word_target(context, args.tx.map_or(word, MomentWord::Tx))
 }
 
 pub fn word_target(context: &Context, word: MomentWord) -> Result<Target, Diagnostic> {

@@ -25,6 +25,9 @@ pub async fn run(context: &Context, args: &args::Restore) -> Outcome {
     if let Some(table) = &args.rows.table {
         return super::rows::run(context, &vault, super::rows::Wanted { args, source, table }).await;
     }
+    if args.masked.mask.is_some() || args.masked.mask_draft {
+        return super::mask::run(context, &vault, super::mask::Wanted { args, source }).await;
+    }
     let (target, asked) = match (target(context, &args.point)?, args.tx) {
         _ if args.before.is_some() => (Target::Before(args.before.clone().expect("looked at")), None),
         (_, Some(tx)) => (Target::Tx(Tx::new(tx)), None),

@@ -1,7 +1,7 @@
 //! `backstay restore --table`: rows of the past into a living database, or into a file of statements.
 
 use super::past::{self, MomentView};
-use crate::args::{self, Conflict, MomentWord};
+use crate::args::{self, Conflict};
 use crate::config::settings::SourceSettings;
 use crate::confirm;
 use crate::context::{Context, Done, Outcome};
@@ -24,13 +24,7 @@ pub struct Wanted<'a> {
 
 pub async fn run(context: &Context, vault: &Vault, wanted: Wanted<'_>) -> Outcome {
     let Wanted { args, source, table } = wanted;
-    let word = match args.point.wanted() {
-        args::Wanted::Point(point) => MomentWord::Point(point),
-        args::Wanted::At(text) => MomentWord::Time(text),
-        args::Wanted::Snapshot(id) => MomentWord::Snapshot(id),
-    };
-    let word = args.tx.map_or(word, MomentWord::Tx);
-    let target = past::word_target(context, word)?;
+    let target = past::restore_target(context, args)?;
     let asker = Asker::new(vault, Reading { cache: CACHE_USUAL, scratch: std::env::temp_dir() });
     let past = asker.open(&source.name, &target).await?;
     context.printer.talk(&past::said(&past.facts, &context.zone));

@@ -84,6 +84,12 @@ impl From<OpsError> for Diagnostic {
             OpsError::RecordFull => plain.hint("Split the sources over two repositories, and tell us: this should not happen."),
             OpsError::LogHole { .. } => plain
                 .hint("Run the same command again; if it stays, name an earlier time with `--at`, or `--tx`."),
+            OpsError::Mask(_) => plain
+                .hint("Mend the profile; `backstay restore SOURCE --mask-draft` lists every column there is.")
+                .hint("Nothing was written."),
+            OpsError::MaskBreaks { .. } => plain
+                .hint("Columns that refer without a foreign key of their own need the rule of what they refer to.")
+                .hint("Nothing was written under the name that was asked for."),
             OpsError::Cancelled => Diagnostic::cancelled(),
         }
     }

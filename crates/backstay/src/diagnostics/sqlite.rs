@@ -72,6 +72,9 @@ pub(super) fn hinted(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
             .hint("Look at them first with `--dry-run`."),
         SqliteError::References { .. } => plain
             .hint("Bring back the rows they refer to first, with the same command and the other `--table`."),
+        SqliteError::Masked { .. } => plain
+            .hint("Give the column it names another rule in the profile: `keep`, another `fake`, a `fixed` value that fits.")
+            .hint("Nothing was written under the name that was asked for."),
         SqliteError::Undo { .. } => plain.hint("Make room beside the database; the statements that undo it are written there."),
         SqliteError::NoQuestion => plain.hint("Ask one SELECT; the past cannot be written. `--shell` takes several."),
         SqliteError::Query { .. } => plain.hint("See what there is: `SELECT sql FROM sqlite_schema`, or `.schema` in `--shell`."),
