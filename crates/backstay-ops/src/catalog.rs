@@ -433,16 +433,16 @@ impl Vault {
     /// The same for whoever wants to know what can be restored, and not whether the store still holds it: what this host has
     /// verified before is not read again, and marks are found by their notices.
     pub async fn recalled(&self, source: &SourceName, newest: Option<usize>) -> Result<Catalog, OpsError> {
-        self.from_memory(source, (newest, Finding::ByNotice)).await
+        self.read_remembered(source, (newest, Finding::ByNotice)).await
     }
 
     /// The same for whoever will add a mark: it must follow one that is there, so every name is asked for. Only what is new is
     /// read.
     pub(crate) async fn recalled_by_name(&self, source: &SourceName) -> Result<Catalog, OpsError> {
-        self.from_memory(source, (None, Finding::ByName)).await
+        self.read_remembered(source, (None, Finding::ByName)).await
     }
 
-    async fn from_memory(
+    async fn read_remembered(
         &self,
         source: &SourceName,
         (newest, finding): (Option<usize>, Finding),

@@ -20,7 +20,6 @@ use backstay_format::facts::{self, Mark, Role};
 use backstay_model::catalog::MarkKind;
 use backstay_model::{Moment, ObjectId, SignerKey, SourceName};
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::stream::{self, StreamExt};
 use std::collections::{HashMap, HashSet};
 
