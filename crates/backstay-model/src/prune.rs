@@ -11,7 +11,7 @@ pub mod logs;
 use crate::catalog::Snapshot;
 use crate::lock::ObjectLock;
 use crate::retention::{self, Candidate, Decision, Fate, Freed, Reason, RetentionPolicy};
-use crate::{Digest, Generation, Moment, ObjectId, Ranges, Sequence};
+use crate::{BranchNo, Digest, Generation, Moment, ObjectId, Ranges, Sequence};
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +32,8 @@ pub struct Standing {
     pub len: u64,
     /// The packs it needs.
     pub needs: Vec<ObjectId>,
+    /// A log goes on from it.
+    pub followed: bool,
 }
 
 /// An object in a listing.
@@ -183,6 +185,8 @@ pub struct Rules {
     pub most: usize,
     /// What the store refuses to delete.
     pub lock: Option<ObjectLock>,
+    /// How long every commit can be restored: the snapshots its log goes on from stay as long.
+    pub log_millis: i64,
 }
 
 /// What is to be condemned.
@@ -258,7 +262,40 @@ fn decide(found: &Found, rules: &Rules) -> Vec<Decision> {
         .iter()
         .map(|s| Candidate { snapshot: &s.snapshot, stored: s.stored, complete: found.has_all(s) })
         .collect();
-    retention::decide(&candidates, &rules.policy, rules.now, &rules.zone)
+    let mut decisions = retention::decide(&candidates, &rules.policy, rules.now, &rules.zone);
+    if rules.policy.is_set() {
+        let begins = log_begins(found, rules);
+        decisions.iter_mut().filter(|one| begins.contains(&one.snapshot)).for_each(keep_for_its_log);
+    }
+    decisions
+}
+
+fn keep_for_its_log(decision: &mut Decision) {
+    match &mut decision.fate {
+        Fate::Keep(reasons) => reasons.push(Reason::LogBegins),
+        Fate::Free(Freed::Outlived) => decision.fate = Fate::Keep(vec![Reason::LogBegins]),
+        Fate::Free(_) => {}
+    }
+}
+
+/// The snapshots from which commits that were promised are read forward.
+fn log_begins(found: &Found, rules: &Rules) -> BTreeSet<ObjectId> {
+    let mut lines: BTreeMap<BranchNo, Vec<&Standing>> = BTreeMap::new();
+    for standing in found.standing.iter().filter(|s| s.followed) {
+        lines.entry(standing.snapshot.branch).or_default().push(standing);
+    }
+    let place = |standing: &&Standing| (standing.snapshot.sequence, standing.snapshot.taken.max(standing.stored));
+    let span = (rules.log_millis, rules.now);
+    let mut needed = BTreeSet::new();
+    // When the next branch began: a log that ended before the span holds nothing of it.
+    let mut ended: Option<Moment> = None;
+    for line in lines.values().rev() {
+        if ended.is_none_or(|at| rules.now.millis_since(at) <= rules.log_millis) {
+            needed.extend(logs::within(line, place, span).map(|standing| standing.snapshot.id));
+        }
+        ended = ended.into_iter().chain(line.iter().map(|standing| place(standing).1)).min();
+    }
+    needed
 }
 
 /// What a person gave up goes, unless it stays by right.

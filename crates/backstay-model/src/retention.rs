@@ -55,6 +55,8 @@ pub enum Reason {
     Weekly,
     Monthly,
     Yearly,
+    /// The log of a span in which every commit can be restored is read from it.
+    LogBegins,
     /// No rule is set.
     NoPolicy,
 }
@@ -76,6 +78,7 @@ impl Reason {
             Reason::Weekly => "of its week",
             Reason::Monthly => "of its month",
             Reason::Yearly => "of its year",
+            Reason::LogBegins => "where the log begins",
             Reason::NoPolicy => "kept: no rule is set",
         }
     }

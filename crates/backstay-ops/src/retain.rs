@@ -182,7 +182,7 @@ async fn in_turn(
     }
     rows.iter_mut().for_each(SourceReport::judge);
     let mut report = report(vault, turn.now(), (rows, logs), began);
-    if stopped.is_some() || report.logs.refused > 0 {
+    if stopped.is_some() || report.logs.refused > 0 || report.logs.doubted {
         report.verdict = report.verdict.and(Verdict::Partial);
     }
     Ok(RetainReport { performed: true, record: written, stopped, ..report })
@@ -407,6 +407,7 @@ fn rules(source: &SourceRules, now: Moment, (most, lock): (usize, Option<ObjectL
         given_up: GivenUp::default(),
         most,
         lock,
+        log_millis: source.log_millis,
     }
 }
 

@@ -20,10 +20,10 @@ use backstay_ops::rewrite::rewrite;
 use backstay_ops::scrub::{ScrubReport, ScrubRequest, scrub};
 use backstay_ops::trust::Custodian;
 use backstay_ops::{OpsError, State};
-use backstay_store::keys::{LOGS_PREFIX, Place};
+use backstay_store::keys::{self, LOGS_PREFIX, Place};
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::repo::Repository;
-use backstay_store::{Key, Store};
+use backstay_store::{Key, Page, Put, Store, StoreError};
 use backstay_testkit::effects::Effects;
 use jiff::tz::TimeZone;
 use rig::{Ended, Making, Process, Run, crash_anything, image};
@@ -33,8 +33,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use world::{rows_of, source};
 
@@ -172,8 +172,13 @@ async fn rows_at(process: &Process, tx: Tx) -> Result<usize, OpsError> {
 
 fn middle(logs: &BTreeMap<Key, Vec<u8>>) -> Key {
     // One with a slot behind it, whichever run's stream comes first.
-    let second = |key: &&Key| key.as_str().ends_with("/0000000000000002");
-    logs.keys().find(second).expect("a second slot").clone()
+    let behind = |key: &&Key| match Place::of(key) {
+        Place::Log(stream, slot) if slot.get() == 2 => {
+            logs.contains_key(&keys::log(&stream, slot.next().expect("a number")))
+        }
+        _ => false,
+    };
+    logs.keys().find(behind).expect("a second slot of three").clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -400,4 +405,90 @@ async fn a_followed_source_is_repacked_and_sealed_again_and_every_commit_restore
     for (tx, rows) in told {
         assert_eq!(rows_at(&process, tx).await.ok(), rows, "{tx:?}");
     }
+}
+
+/// The snapshots a log begins at stay as long as its commits were promised, whatever the rules say of snapshots.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_commit_of_the_span_stays_whatever_the_rules_say_of_snapshots() {
+    let house = House::new().await;
+    let process = open(house.dir()).await;
+    let policy = RetentionPolicy { last: 1, ..Default::default() };
+    let rules =
+        |log_millis| [SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis: 0, log_millis }];
+    let kept = retain::apply(&process.vault, &rules(7 * 86_400_000)).await.expect("pruned");
+    assert_eq!((kept.sources[0].deleted.snapshots, kept.logs.deleted.objects), (0, 0), "{kept:?}");
+    let promised = (1..=3).map(|run| house.last.get() - (3 - run) * (COMMITS as u64 + 1));
+    for tx in promised {
+        rows_at(&process, Tx::new(tx)).await.unwrap_or_else(|error| panic!("state {tx}: {error}"));
+    }
+    let gone = retain::apply(&process.vault, &rules(0)).await.expect("pruned");
+    assert_eq!(gone.sources[0].deleted.snapshots, 2, "{gone:?}");
+    the_span_is_whole(&process, (house.began, house.last)).await;
+}
+
+/// Puts a slot of a stream after each listing that shows it, as a follower does that never rests.
+struct Putting {
+    inner: Arc<dyn Store>,
+    kept_back: Mutex<Vec<(Key, bytes::Bytes)>>,
+}
+
+#[async_trait::async_trait]
+impl Store for Putting {
+    async fn put_new(&self, key: &Key, bytes: bytes::Bytes) -> Result<Put, StoreError> {
+        self.inner.put_new(key, bytes).await
+    }
+    async fn get(&self, key: &Key) -> Result<bytes::Bytes, StoreError> {
+        self.inner.get(key).await
+    }
+    async fn get_range(&self, key: &Key, range: std::ops::Range<u64>) -> Result<bytes::Bytes, StoreError> {
+        self.inner.get_range(key, range).await
+    }
+    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        self.inner.head(key).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        let page = self.inner.list(prefix, after, limit).await?;
+        if prefix == "data/log/" {
+            let next = self.kept_back.lock().expect("no holder panics").pop();
+            if let Some((key, bytes)) = next {
+                self.inner.put_new(&key, bytes).await?;
+            }
+        }
+        Ok(page)
+    }
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.inner.delete(key).await
+    }
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+/// What is put while a prune lists is found by its name, and stops nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_is_put_while_logs_are_listed_is_no_doubt() {
+    let house = House::new().await;
+    let all = house.logs("vault");
+    // The stream of the last run is the one that hands over to none.
+    let process = open(house.dir()).await;
+    let mut open_end = None;
+    for key in all.keys() {
+        let Place::Log(stream, slot) = Place::of(key) else { continue };
+        let is_last = !all.contains_key(&keys::log(&stream, slot.next().expect("a number")));
+        let front = process.vault.repo.log_front(&stream, slot).await.expect("a front").expect("there");
+        open_end = open_end.or((is_last && front.facts.next.is_none()).then_some(stream));
+    }
+    let newest = keys::log_prefix(&open_end.expect("a stream without an end"));
+    let mut back: Vec<(Key, bytes::Bytes)> = Vec::new();
+    for (key, bytes) in all.iter().filter(|(key, _)| key.as_str().starts_with(&newest)).rev().take(2) {
+        fs::remove_file(house.path(key)).expect("kept back");
+        back.push((key.clone(), bytes.clone().into()));
+    }
+    let putting = Putting { inner: Process::plain_store(house.dir()), kept_back: Mutex::new(back) };
+    let process = Process::over(house.dir(), Arc::new(OsDisk), Arc::new(putting)).await.expect("open");
+    let planned = retain::plan(&process.vault, &rules()).await.expect("a plan");
+    assert!(!planned.logs.doubted && planned.logs.condemned.objects > 0, "{planned:?}");
+    let report = prune(&process).await.expect("pruned");
+    assert!(!report.doubted && report.deleted.objects > 0, "{report:?}");
+    the_span_is_whole(&process, (house.began, house.last)).await;
 }

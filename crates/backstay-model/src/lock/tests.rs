@@ -38,7 +38,7 @@ fn standing(stored: i64, packs: &[i64]) -> (Standing, BTreeMap<ObjectId, Listed>
         imported: false,
     };
     let needs = packs.keys().copied().collect();
-    (Standing { snapshot, stored: days_ago(stored), len: 1, needs }, packs)
+    (Standing { snapshot, stored: days_ago(stored), len: 1, needs, followed: false }, packs)
 }
 
 fn lock(objects: i64, snapshots: i64) -> ObjectLock {

@@ -42,6 +42,20 @@ pub struct Logs {
     pub spans: BTreeMap<SourceName, i64>,
 }
 
+/// Of those a log goes on from on one branch, the ones inside the span, and the newest one before it, because the span
+/// begins between the two. `place` gives the number and the time of one.
+pub fn within<'a, T>(
+    line: &'a [T],
+    place: impl Fn(&T) -> (Sequence, Moment),
+    (span, now): (i64, Moment),
+) -> impl Iterator<Item = &'a T> {
+    let begins = line.iter().map(&place).filter(|(_, at)| now.millis_since(*at) > span).map(|(number, _)| number).max();
+    line.iter().filter(move |one| {
+        let (number, at) = place(one);
+        Some(number) >= begins || now.millis_since(at) <= span
+    })
+}
+
 impl Logs {
     /// The anchors from which commits must stay restorable: of each branch those inside the span, and the newest
     /// one before it, because the span begins between the two.
@@ -56,9 +70,7 @@ impl Logs {
                 needed.extend(line);
                 continue;
             };
-            let old = |anchor: &&&Anchor| now.millis_since(anchor.at) > *span;
-            let begins = line.iter().filter(old).map(|anchor| anchor.number).max();
-            needed.extend(line.iter().filter(|anchor| Some(anchor.number) >= begins || !old(anchor)));
+            needed.extend(within(&line, |anchor| (anchor.number, anchor.at), (*span, now)));
         }
         needed
     }

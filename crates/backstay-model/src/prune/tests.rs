@@ -42,7 +42,7 @@ fn standing(n: u64, needs: &[u64]) -> Standing {
         imported: false,
     };
     let stored = snapshot.taken;
-    Standing { snapshot, stored, len: 10, needs: needs.iter().map(|n| id(*n)).collect() }
+    Standing { snapshot, stored, len: 10, needs: needs.iter().map(|n| id(*n)).collect(), followed: false }
 }
 
 fn found(standing: Vec<Standing>) -> Found {
@@ -60,6 +60,7 @@ fn last(count: u32) -> Rules {
         given_up: GivenUp::default(),
         most: 100,
         lock: None,
+        log_millis: 0,
     }
 }
 

@@ -126,8 +126,9 @@ fn stand(catalog: Catalog, places: &HashMap<Named, &Listed>, known: &Known) -> V
     let Catalog { snapshots, fronts, .. } = catalog;
     let one = |snapshot: Snapshot| {
         let listed = places.get(&Named::of(&snapshot))?;
-        let (_, needs) = known.0.get(&fronts.get(&snapshot.id)?.name.key())?;
-        Some(Standing { stored: listed.modified, len: listed.len, needs: needs.clone(), snapshot })
+        let (front, needs) = known.0.get(&fronts.get(&snapshot.id)?.name.key())?;
+        let followed = front.facts.following.is_some();
+        Some(Standing { stored: listed.modified, len: listed.len, needs: needs.clone(), followed, snapshot })
     };
     snapshots.into_iter().filter_map(one).collect()
 }

@@ -79,6 +79,7 @@ pub async fn horizon_of(vault: &Vault, catalog: &Catalog, snapshot: &Snapshot) -
     let needs = gather::packs_of(&vault.repo.manifest(name).await?);
     let packs = gather::packs(vault, &name.source).await?;
     let now = super::host_now(vault, catalog.prune.as_ref());
-    let standing = Standing { snapshot: snapshot.clone(), stored: entry.modified, len: entry.len, needs };
+    let followed = front.facts.following.is_some();
+    let standing = Standing { snapshot: snapshot.clone(), stored: entry.modified, len: entry.len, needs, followed };
     Ok(Some(lock.horizon(&standing, &packs, newest_of(&catalog.snapshots) == Some(snapshot.id), now)))
 }

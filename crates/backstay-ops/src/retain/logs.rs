@@ -15,6 +15,9 @@ use backstay_store::keys::{self, Place};
 use backstay_store::{Entry, Key};
 use std::collections::BTreeMap;
 
+/// Slots that are looked for behind a listing: half an hour of a follower that never rests.
+const WALK_MAX: usize = 10_000;
+
 /// What a run did to logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct LogReport {
@@ -89,20 +92,31 @@ async fn streams(vault: &Vault) -> Result<Option<BTreeMap<StreamId, Stream>>, Op
         stream.newest = stream.newest.max(Some(modified));
     }
     for (id, stream) in &mut streams {
+        if !walk_on(vault, id, stream).await? {
+            return Ok(None);
+        }
         let Some(last) = stream.slots.keys().next_back().map(|last| Sequence::new(*last)) else { continue };
         stream.next = match vault.repo.log_front(id, last).await {
             Ok(front) => front.and_then(|front| front.facts.next),
             Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
             Err(_) => return Ok(None),
         };
-        if let Some(after) = last.next()
-            && stream.next.is_none()
-            && vault.repo.store().head(&keys::log(id, after)).await?.is_some()
-        {
-            return Ok(None);
-        }
     }
     Ok(Some(streams))
+}
+
+/// A follower puts while others list. What came behind the listing is found by its name, up to the slot that is free.
+/// False if there is no end of it.
+async fn walk_on(vault: &Vault, id: &StreamId, stream: &mut Stream) -> Result<bool, OpsError> {
+    for _ in 0..WALK_MAX {
+        let last = stream.slots.keys().next_back().map(|last| Sequence::new(*last));
+        let Some(after) = last.and_then(Sequence::next) else { return Ok(true) };
+        let Some(len) = vault.repo.store().head(&keys::log(id, after)).await? else { return Ok(true) };
+        stream.slots.insert(after.get(), len);
+        // Somebody is at it now.
+        stream.newest = None;
+    }
+    Ok(false)
 }
 
 /// Whether a stream that something leads to is not listed although it has objects.
