@@ -114,7 +114,10 @@ pub(crate) async fn take(
     let (gathered, plan, mut captured) = capture_until_still(vault, request, purpose).await?;
     let id = vault.repo.fresh_id(vault.env.random.as_ref());
     let taken = match purpose {
-        Purpose::Live => never_back(captured.moment, gathered.newest_taken),
+        Purpose::Live => {
+            let followed = crate::follow::last_time(vault, &request.source);
+            never_back(captured.moment, gathered.newest_taken.max(followed))
+        }
         Purpose::Follow(begin) => never_back(captured.moment, gathered.newest_taken.max(begin.not_before())),
         Purpose::Import { taken, of } => {
             captured.path = of.display().to_string();

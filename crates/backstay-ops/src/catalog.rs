@@ -5,7 +5,7 @@ use crate::{Env, OpsError, State};
 use backstay_format::facts::{Mark, Prune, PrunedSource, Role};
 use backstay_model::catalog::{self, MarkKind, NoPoint, Snapshot, Target};
 use backstay_model::prune::Named;
-use backstay_model::{Digest, Kind, Kinded, ObjectId, Ranges, SignerKey, SourceName};
+use backstay_model::{Digest, Kind, Kinded, Moment, ObjectId, Ranges, SignerKey, SourceName};
 use backstay_store::Key;
 use backstay_store::keys::{self, SnapshotName};
 use backstay_store::remember::{Remembered, Seal, Verified};
@@ -180,6 +180,12 @@ impl Catalog {
     /// Manifests newer than a snapshot that cannot be verified or read: what they hold is passed over.
     pub fn broken_above(&self, snapshot: &Snapshot) -> impl Iterator<Item = &(SnapshotName, RepoError)> {
         self.broken.iter().filter(|(name, _)| name.sequence > snapshot.sequence)
+    }
+
+    /// The newest good snapshot of the living history that is not younger than an instant.
+    pub fn own_at(&self, at: Moment) -> Option<Snapshot> {
+        let good = catalog::living(&self.snapshots).filter(|s| !s.imported && !s.is_quarantined() && s.taken <= at);
+        good.max_by_key(|s| (s.taken, s.sequence)).cloned()
     }
 
     /// The snapshot a target names. One about which marks may be missing answers to its own id only.

@@ -392,6 +392,11 @@ impl<'v> Follower<'v> {
     }
 }
 
+/// The time of the newest commit of a source that this host made durable. Best effort, as the memory it stands in.
+pub(crate) fn last_time(vault: &Vault, source: &SourceName) -> Option<Moment> {
+    Memory::recall(vault, source).ok().flatten().and_then(|memory| memory.last_time())
+}
+
 fn open_tail(vault: &Vault, request: &FollowRequest) -> Result<Tail, OpsError> {
     let options =
         TailOptions { steps: request.steps.clone(), ..TailOptions::in_dir(vault.state.source_dir(&request.source)?) };

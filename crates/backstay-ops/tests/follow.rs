@@ -8,8 +8,10 @@ mod world;
 use backstay_model::catalog::{NoPoint, Target};
 use backstay_model::{ByteLen, Kind, Kinded, Moment, Tx};
 use backstay_ops::OpsError;
+use backstay_ops::backup::BackupRequest;
 use backstay_ops::catalog::Vault;
 use backstay_ops::follow::{Began, FollowRequest, Follower, Limits};
+use backstay_ops::import::{ImportRequest, import};
 use backstay_ops::log::{self, Lies, PageMap};
 use backstay_ops::restore::Destination;
 use backstay_store::repo::RepoError;
@@ -62,6 +64,17 @@ impl App {
 
     async fn follow(&self) -> Follower<'_> {
         Follower::start(&self.world.vault, self.request()).await.expect("follow")
+    }
+
+    /// Brings in an old copy with a table of its own.
+    async fn import(&self, name: &str, taken: Moment) {
+        let path = self.world.dir().join(format!("{name}.db"));
+        let sql = format!("CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB); INSERT INTO t(x) VALUES ('{name}')");
+        Connection::open(&path).expect("open").execute_batch(&sql).expect("sql");
+        let copy = BackupRequest { path, ..self.world.request() };
+        let request =
+            ImportRequest { copy, taken, size_max: ByteLen::new(1 << 30), folder: self.world.dir().join("proof") };
+        import(&self.world.vault, &request).await.expect("imported");
     }
 
     async fn restored(&self, target: Target) -> Result<PathBuf, OpsError> {
@@ -389,4 +402,46 @@ async fn the_state_before_a_labelled_snapshot_is_the_last_commit_before_it() {
     assert_eq!(rows_of(&labelled).lines().count(), 2);
     let none = app.restored(Target::Before("no-such".parse().expect("a label"))).await.expect_err("no such label");
     assert!(matches!(none, OpsError::NoPoint(NoPoint::UnknownLabel { .. })), "{none}");
+}
+
+/// More commits in a second than it has milliseconds must not carry the log into the future: a backup that is made
+/// after them would look older than they.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_commits_is_not_ahead_of_the_clock_and_a_later_backup_is_the_latest() {
+    let app = App::begin().await;
+    let mut follower = app.follow().await;
+    for _ in 0..3000 {
+        app.sql("INSERT INTO t(x) VALUES (1)");
+    }
+    follower.tick().await.expect("tick");
+    let position = follower.position();
+    assert_eq!(position.tx, Tx::new(Tx::FIRST.get() + 3000));
+    assert!(position.at <= app.world.vault.env.clock.now(), "{}", position.at);
+    drop(follower);
+    app.insert(10);
+    let report = app.world.backup().await.expect("backup");
+    assert!(report.taken > position.at);
+    app.latest_is_live().await;
+}
+
+/// A file that was imported answers for its own instant, and takes nothing from the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_imported_copy_hides_no_commit_of_the_log() {
+    let app = App::begin().await;
+    let mut follower = app.follow().await;
+    app.insert(10);
+    follower.tick().await.expect("tick");
+    let between = app.world.vault.env.clock.now();
+    app.insert(20);
+    follower.tick().await.expect("tick");
+    let (at, rows) = (app.world.vault.env.clock.now(), app.world.rows());
+    drop(follower);
+    app.import("one", between).await;
+    let to = app.restored(Target::At(at)).await.expect("restore");
+    assert!(rows_of(&to) == rows, "the log has what came after the copy");
+    let before = Moment::from_millis(at.as_millis() + 3_600_000).expect("in range");
+    app.import("two", before).await;
+    let later = Moment::from_millis(before.as_millis() + 1).expect("in range");
+    let to = app.restored(Target::At(later)).await.expect("restore");
+    assert!(rows_of(&to) != rows, "nothing of the log is nearer to that instant than the copy");
 }

@@ -312,8 +312,8 @@ impl Catcher {
         for commit in caught.commits {
             self.audit.captured(&commit, &images).at("read", Path::new("the spool of the log"))?;
             let Some(tx) = self.tx.next() else { break };
-            let least = Moment::from_millis(self.time.as_millis() + 1).unwrap_or(self.time);
-            (self.tx, self.time) = (tx, self.clock.now().max(least));
+            // Never back, and never ahead of the clock by counting: many commits may have one time.
+            (self.tx, self.time) = (tx, self.clock.now().max(self.time));
             self.bytes += commit.pages.len() as u64 * u64::from(commit.end.page_size);
             let (images, read_at) = (images.clone(), self.clock.now());
             self.queue.push_back(Queued { tx, time: self.time, commit, images, read_at, sent: 0 });

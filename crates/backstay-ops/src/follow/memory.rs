@@ -83,6 +83,12 @@ impl Memory {
         Ok(vault.state.recall(source, FILE)?)
     }
 
+    /// The time of the newest commit it knows of.
+    pub fn last_time(&self) -> Option<Moment> {
+        let pending = self.pending.as_ref().map(|pending| &pending.standing);
+        self.standing.iter().chain(pending).map(|standing| standing.time).max()
+    }
+
     pub fn write(&self, vault: &Vault, source: &SourceName) -> Result<(), OpsError> {
         Ok(vault.state.note(source, FILE, self)?)
     }

@@ -44,7 +44,7 @@ impl Resolved {
 
 /// Finds the state a target names.
 pub async fn resolve(vault: &Vault, catalog: &mut Catalog, target: &Target) -> Result<Resolved, OpsError> {
-    let plain = match target {
+    let chosen = match target {
         Target::Tx(tx) => return by_tx(vault, catalog, *tx).await,
         Target::Latest | Target::Before(_) => catalog.choose(target)?,
         Target::At(at) | Target::Nearest(at) => match catalog.choose(&Target::At(*at)) {
@@ -55,6 +55,12 @@ pub async fn resolve(vault: &Vault, catalog: &mut Catalog, target: &Target) -> R
         },
         other => return Ok(Resolved::plain(catalog.choose(other)?)),
     };
+    // A copy that was brought in says something of its own instant, and nothing of what the log holds after it.
+    let own = match target {
+        Target::At(at) | Target::Nearest(at) if chosen.imported => catalog.own_at(*at),
+        _ => None,
+    };
+    let plain = own.unwrap_or_else(|| chosen.clone());
     let at = match target {
         Target::At(at) | Target::Nearest(at) => Some(*at),
         Target::Before(label) => {
@@ -67,14 +73,16 @@ pub async fn resolve(vault: &Vault, catalog: &mut Catalog, target: &Target) -> R
         .followed()
         .into_iter()
         .find(|s| s.branch == plain.branch && at.is_none_or(|at| s.taken <= at) && s.sequence <= plain.sequence);
-    let Some(snapshot) = followed else { return Ok(Resolved::plain(plain)) };
+    let Some(snapshot) = followed else { return Ok(Resolved::plain(chosen)) };
     let (front, following) = of(catalog, &snapshot)?;
     let reached = reach(&vault.repo, &front, &following).await?;
     let wanted = |tx: Tx, time: Moment| at.is_none_or(|at| time <= at) && tx <= reached.tx;
     let log = point(vault, &snapshot, &reached, wanted).await?;
     let time = log.as_ref().map_or(snapshot.taken, |log| log.at);
-    let resolved = if plain.id != snapshot.id && plain.taken >= time {
-        Resolved::plain(plain)
+    // A backup is later than every commit of the log it found.
+    let newer = [plain, chosen].into_iter().filter(|one| one.id != snapshot.id && one.taken > time);
+    let resolved = if let Some(newer) = newer.max_by_key(|one| (one.taken, one.sequence)) {
+        Resolved::plain(newer)
     } else {
         let fault = reached.fault.filter(|_| time >= reached.at);
         Resolved { snapshot, log, fault }
