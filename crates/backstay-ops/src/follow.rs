@@ -216,6 +216,9 @@ fn keep_safe(shipper: &mut Shipper<'_>, catcher: &mut Catcher, alarm: &mut Optio
             break;
         }
         kept = shipper.seal(pieces);
+        if kept.is_err() {
+            catcher.lose(catch::UNREAD);
+        }
     }
     *alarm = match kept.and_then(|()| shipper.spool()) {
         Ok(()) => None,
@@ -345,7 +348,11 @@ impl<'v> Follower<'v> {
                 if pieces.is_empty() {
                     return Ok(());
                 }
-                blocking(|| shipper.seal(pieces))?;
+                if let Err(error) = blocking(|| shipper.seal(pieces)) {
+                    // They left the queue: what comes after them must not be taken for what follows.
+                    catcher.lose(catch::UNREAD);
+                    return if is_passing(&error) { Ok(()) } else { Err(error) };
+                }
             }
             let Some((stream, sequence, bytes)) = blocking(|| shipper.front()) else {
                 shipper.give_up();

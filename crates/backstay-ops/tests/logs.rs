@@ -3,9 +3,11 @@
 mod rig;
 mod world;
 
+use backstay_format::facts::{After, Log, Role, Span};
+use backstay_format::log::{Part, Record};
 use backstay_model::catalog::Target;
 use backstay_model::retention::RetentionPolicy;
-use backstay_model::{ByteLen, Tx, Verdict};
+use backstay_model::{ByteLen, Digest, PageSize, Sequence, StreamId, Tx, Verdict};
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::{CheckReport, Depth};
 use backstay_ops::copy::{Act, CopyReport, CopyRequest, Destination, Reread, copy};
@@ -22,7 +24,7 @@ use backstay_ops::trust::Custodian;
 use backstay_ops::{OpsError, State};
 use backstay_store::keys::{self, LOGS_PREFIX, Place};
 use backstay_store::local::{LocalStore, OpenMode};
-use backstay_store::repo::Repository;
+use backstay_store::repo::{Chain, LogDraft, LogFront, LogSigning, Repository};
 use backstay_store::{Key, Page, Put, Store, StoreError};
 use backstay_testkit::effects::Effects;
 use jiff::tz::TimeZone;
@@ -469,16 +471,8 @@ impl Store for Putting {
 async fn a_slot_that_is_put_while_logs_are_listed_is_no_doubt() {
     let house = House::new().await;
     let all = house.logs("vault");
-    // The stream of the last run is the one that hands over to none.
-    let process = open(house.dir()).await;
-    let mut open_end = None;
-    for key in all.keys() {
-        let Place::Log(stream, slot) = Place::of(key) else { continue };
-        let is_last = !all.contains_key(&keys::log(&stream, slot.next().expect("a number")));
-        let front = process.vault.repo.log_front(&stream, slot).await.expect("a front").expect("there");
-        open_end = open_end.or((is_last && front.facts.next.is_none()).then_some(stream));
-    }
-    let newest = keys::log_prefix(&open_end.expect("a stream without an end"));
+    let (stream, ..) = open_end(&open(house.dir()).await, &all).await;
+    let newest = keys::log_prefix(&stream);
     let mut back: Vec<(Key, bytes::Bytes)> = Vec::new();
     for (key, bytes) in all.iter().filter(|(key, _)| key.as_str().starts_with(&newest)).rev().take(2) {
         fs::remove_file(house.path(key)).expect("kept back");
@@ -491,4 +485,41 @@ async fn a_slot_that_is_put_while_logs_are_listed_is_no_doubt() {
     let report = prune(&process).await.expect("pruned");
     assert!(!report.doubted && report.deleted.objects > 0, "{report:?}");
     the_span_is_whole(&process, (house.began, house.last)).await;
+}
+
+/// The stream that hands over to none, its last slot and what that says.
+async fn open_end(process: &Process, all: &BTreeMap<Key, Vec<u8>>) -> (StreamId, Sequence, LogFront) {
+    for key in all.keys() {
+        let Place::Log(stream, slot) = Place::of(key) else { continue };
+        let front = process.vault.repo.log_front(&stream, slot).await.expect("a front").expect("there");
+        if !all.contains_key(&keys::log(&stream, slot.next().expect("a number"))) && front.facts.next.is_none() {
+            return (stream, slot, front);
+        }
+    }
+    panic!("no stream without an end");
+}
+
+/// Every object is whole and in its chain, and yet a commit is missing between two of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_leaves_out_a_commit_is_not_intact() {
+    let house = House::new().await;
+    let process = open(house.dir()).await;
+    let (stream, slot, front) = open_end(&process, &house.logs("vault")).await;
+    let before = front.facts.spans.last().expect("a span").clone();
+    let after = After::Log { stream, sequence: slot, digest: front.digest };
+    let tx = Tx::new(before.last.get() + 2);
+    let span = Span { after, first: tx, last: tx, from: before.to, ..before.clone() };
+    let (vault, facts) = (&process.vault, Log { stream, spans: vec![span], next: None });
+    let sealer = vault.repo.sealer(vault.env.random.as_ref());
+    let signer = vault.signer(Role::Writer).expect("a writer");
+    let with = LogSigning { signer, sealer: &sealer, random: vault.env.random.as_ref() };
+    let chain = Chain { sequence: slot.next().expect("a number"), previous: front.digest };
+    let (page_size, time) = (PageSize::try_from(4096).expect("a size"), before.to);
+    let record =
+        Record { span: 0, part: Part::Whole, page_size, page_count: 1, tx, time, digest: Digest::ZERO, pages: vec![] };
+    let (bytes, _) = LogDraft::begin(&facts, chain, vault.repo.fresh_id(with.random), with).finish(&[record]);
+    vault.repo.put_log(&stream, chain.sequence, bytes).await.expect("put");
+    let report = open(house.dir()).await.check(Depth::Authentic).await.expect("a report");
+    assert_eq!(report.verdict, Verdict::Fail);
+    assert!(report.problems.iter().any(|problem| problem.what.contains("does not follow")), "{:?}", report.problems);
 }

@@ -260,7 +260,16 @@ impl Walk<'_> {
     async fn authentic(&mut self, behind: (&Snapshot, &ManifestFront, &Following)) -> Result<(), OpsError> {
         let (snapshot, front, following) = behind;
         match self.applies(snapshot, front, following).await {
-            Ok(()) => Ok(()),
+            Ok(None) => Ok(()),
+            // Nothing there need be damaged: what follows is not what was promised to follow.
+            Ok(Some(fault)) => {
+                let object = keys::log(&following.stream, following.sequence).to_string();
+                let what = format!(
+                    "the log behind it ends before its end: {fault}; the commits from there on cannot be restored"
+                );
+                self.add(Problem { object, what, verdict: Verdict::Fail, snapshots: Vec::new() });
+                Ok(())
+            }
             Err(error) if error.kind() == Kind::Corrupt => {
                 let object = keys::log(&following.stream, following.sequence).to_string();
                 let what = format!("the log from there on: {}", with_causes(&error));
@@ -271,11 +280,18 @@ impl Walk<'_> {
         }
     }
 
-    async fn applies(&self, snapshot: &Snapshot, front: &ManifestFront, following: &Following) -> Result<(), OpsError> {
+    /// Why the log ends where it does, if that is not its end.
+    async fn applies(
+        &self,
+        snapshot: &Snapshot,
+        front: &ManifestFront,
+        following: &Following,
+    ) -> Result<Option<String>, OpsError> {
         let vault = self.vault;
         let reached = log::reach(&vault.repo, front, following).await?;
+        let fault = reached.fault;
         if reached.links.is_empty() {
-            return Ok(());
+            return Ok(fault);
         }
         let manifest = vault.repo.manifest(&front.name).await?;
         let reader = SnapshotReader::open(vault.repo.clone(), manifest, vault.unsealer()?)?;
@@ -284,7 +300,8 @@ impl Walk<'_> {
         let (tx, at, objects) = (reached.tx, reached.at, reached.links.len());
         let point = LogPoint { tx, at, next: None, objects, links: reached.links };
         let onto = Onto { file: &Nowhere, path: Path::new("") };
-        log::apply(vault, &point, (snapshot, &key), &onto).await
+        log::apply(vault, &point, (snapshot, &key), &onto).await?;
+        Ok(fault)
     }
 
     fn say(&mut self, object: String, error: &RepoError) {
