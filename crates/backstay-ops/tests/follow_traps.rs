@@ -151,10 +151,12 @@ async fn trap_14_times_of_commits_never_go_back_with_the_clock() {
         follower.tick().await.expect("tick");
         times.push(follower.position().at);
     }
-    assert!(times.is_sorted_by(|a, b| a < b), "{times:?}");
+    assert!(times.is_sorted(), "{times:?}");
+    assert!(times[5].millis_since(times[3]) < 60_000, "behind the furthest they do not run");
     drop(follower);
-    for (tx, at) in times.iter().enumerate().skip(1) {
-        assert_eq!(app.rows_at(Target::At(*at)).await.lines().count(), tx, "the state of {at}");
+    for at in &times {
+        let tx = times.iter().rposition(|time| time == at).expect("it is one of them");
+        assert_eq!(app.rows_at(Target::At(*at)).await.lines().count(), tx, "the last state of {at}");
     }
 }
 

@@ -95,6 +95,9 @@ pub struct Piece {
     pub end: LogCursor,
 }
 
+/// Why following begins anew when pages that were caught cannot be had again.
+pub const UNREAD: &str = "what was read of its log could not be read again";
+
 pub struct Catcher {
     tail: Tail,
     cursor: LogCursor,
@@ -112,6 +115,8 @@ pub struct Catcher {
     leave_until: Duration,
     audit: Audit,
     clock: Arc<dyn Clock>,
+    /// Where times stood when the clock was seen behind them, and since when.
+    ahead: Option<(Moment, Duration)>,
 }
 
 /// What one look led to.
@@ -126,7 +131,21 @@ impl Catcher {
     pub fn new(tail: Tail, from: &Standing, limits: Limits, audit: Audit, clock: Arc<dyn Clock>) -> Self {
         let (tx, time, cursor) = (from.tx, from.time, from.cursor.clone());
         let (queue, lost, leave_until) = (VecDeque::new(), None, Duration::ZERO);
-        Self { tail, cursor, tx, time, queue, bytes: 0, limits, lost, crossed: false, leave_until, audit, clock }
+        Self {
+            tail,
+            cursor,
+            tx,
+            time,
+            queue,
+            bytes: 0,
+            limits,
+            lost,
+            crossed: false,
+            leave_until,
+            audit,
+            clock,
+            ahead: None,
+        }
     }
 
     pub fn limits(&self) -> &Limits {
@@ -227,7 +246,11 @@ impl Catcher {
                 let salts = |cursor: &LogCursor| cursor.generation.map(|generation| generation.salts);
                 self.crossed = salts(&self.cursor) != salts(&caught.end);
                 let count = caught.commits.len() as u64;
-                self.take(caught)?;
+                if let Err(error) = self.take(caught) {
+                    // Some of it is in the queue, and would come there once more.
+                    self.lose(UNREAD);
+                    return Err(error);
+                }
                 Ok(Looked::Read(count))
             }
             Ok(Err(lost)) => {
@@ -306,14 +329,27 @@ impl Catcher {
         Ok(matches!(moved, Looked::Read(_)))
     }
 
+    /// The time of a commit that is read now: never before that of the one before it, and never ahead of the clock by
+    /// counting, so that many commits may have one time. While a clock that was set back has not come there again, times
+    /// go on at half its pace.
+    fn stamp(&mut self) -> Moment {
+        let (now, uptime) = (self.clock.now(), self.clock.uptime());
+        if now >= self.time {
+            self.ahead = None;
+            return now;
+        }
+        let (from, since) = *self.ahead.get_or_insert((self.time, uptime));
+        let half = i64::try_from(uptime.saturating_sub(since).as_millis() / 2).unwrap_or(0);
+        Moment::from_millis(from.as_millis().saturating_add(half)).unwrap_or(self.time).max(self.time)
+    }
+
     /// Numbers and times commits, and keeps them for the shipper.
     pub fn take(&mut self, caught: Caught) -> Result<(), OpsError> {
         let images = Arc::new(caught.images);
         for commit in caught.commits {
             self.audit.captured(&commit, &images).at("read", Path::new("the spool of the log"))?;
             let Some(tx) = self.tx.next() else { break };
-            // Never back, and never ahead of the clock by counting: many commits may have one time.
-            (self.tx, self.time) = (tx, self.clock.now().max(self.time));
+            (self.tx, self.time) = (tx, self.stamp());
             self.bytes += commit.pages.len() as u64 * u64::from(commit.end.page_size);
             let (images, read_at) = (images.clone(), self.clock.now());
             self.queue.push_back(Queued { tx, time: self.time, commit, images, read_at, sent: 0 });
