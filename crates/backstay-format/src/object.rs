@@ -445,6 +445,45 @@ impl<'a> Front<'a> {
     }
 }
 
+/// What the last bytes of an object say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// Where its frames lie.
+    Frames(Vec<FramePlace>),
+    /// Nothing yet: so many of them are needed.
+    Longer(u64),
+}
+
+impl Front<'_> {
+    /// For whoever has the front of an object and its last bytes, and not what lies between. Nothing vouches for the
+    /// places but the tags of the frames that are found there.
+    pub fn ending(&self, len: u64, end: &[u8]) -> Result<Ending, Corrupt> {
+        const WHAT: &str = "the object";
+        let whole = bounded(WHAT, len, layout::OBJECT_MAX)?;
+        let split = end.len().checked_sub(trailer::LEN).ok_or(Corrupt::Truncated { what: WHAT })?;
+        let (before, tail) = end.split_at(split);
+        let tail = Cursor::new("the object's trailer", tail).fixed(trailer::LEN)?;
+        if tail.array(trailer::MAGIC)? != layout::END_MAGIC {
+            return Err(Corrupt::EndMagic);
+        }
+        tail.zero(trailer::ZERO)?;
+        let (frames_len, count) = (tail.u64(trailer::FRAMES_LEN)?, tail.u32(trailer::FRAME_COUNT)?);
+        let index_len = u64::from(count) * index::LEN as u64;
+        let frames_at = (self.len + self.header.table_len as usize) as u64;
+        let sum = frames_len.checked_add(frames_at + index_len + trailer::LEN as u64);
+        if sum != Some(whole as u64) {
+            return Err(Corrupt::Length { what: "the frame index" });
+        }
+        match before.len().checked_sub(index_len as usize) {
+            None => Ok(Ending::Longer(index_len + trailer::LEN as u64)),
+            Some(at) => {
+                let cursor = Cursor::new("the frame index", before.split_at(at).1);
+                parse_places(cursor, (frames_at, frames_len), count).map(Ending::Frames)
+            }
+        }
+    }
+}
+
 /// A whole object whose parts add up and match the digests in its signature block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object<'a> {
@@ -503,8 +542,17 @@ fn parse_index(body: &[u8], frames_at: usize, frames_len: u64, count: u32) -> Re
     }
     let mut cursor = Cursor::new(WHAT, body);
     cursor.take(frames_len as usize)?;
+    parse_places(cursor, (frames_at as u64, frames_len), count)
+}
+
+fn parse_places(
+    mut cursor: Cursor<'_>,
+    (frames_at, frames_len): (u64, u64),
+    count: u32,
+) -> Result<Vec<FramePlace>, Corrupt> {
+    const WHAT: &str = "the frame index";
     let mut frames = Vec::with_capacity(count as usize);
-    let mut offset = frames_at as u64;
+    let mut offset = frames_at;
     for frame in 0..count {
         let row = cursor.fixed(index::LEN)?;
         let place =
@@ -512,12 +560,12 @@ fn parse_index(body: &[u8], frames_at: usize, frames_len: u64, count: u32) -> Re
         bounded("a frame", u64::from(place.raw), layout::FRAME_RAW_MAX)?;
         bounded("a frame", u64::from(place.stored), layout::FRAME_STORED_MAX)?;
         offset += u64::from(place.stored);
-        if offset > frames_at as u64 + frames_len {
+        if offset > frames_at + frames_len {
             break;
         }
         frames.push(place);
     }
-    if offset != frames_at as u64 + frames_len {
+    if offset != frames_at + frames_len {
         return Err(Corrupt::Length { what: WHAT });
     }
     Ok(frames)

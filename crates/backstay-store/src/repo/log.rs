@@ -13,13 +13,17 @@ use crate::seam::Key;
 use crate::signing::SigningKey;
 use backstay_format::facts::{self, After, Log, Role, RollUp, SpanEnd};
 use backstay_format::log::{self, Record};
-use backstay_format::object::{Front, Object, Signed};
-use backstay_format::{FramePlace, Header, ObjectType};
+use backstay_format::object::{Ending, Front, Object, Signed};
+use backstay_format::{Corrupt, FramePlace, Header, ObjectType};
 use backstay_model::{Digest, ObjectId, Random, Sequence, StreamId};
 use bytes::Bytes;
 
 /// How much of a log object is read to get its front in one request, nearly always.
 const FRONT_GUESS: u64 = 4 << 10;
+/// How much of a large one is read to get its index and its records.
+const END_GUESS: u64 = 32 << 10;
+/// An object up to this length is read whole: that is one request, and few of its bytes are not needed.
+const SMALL: u64 = 64 << 10;
 
 /// What a log object says of itself, verified.
 #[derive(Debug, Clone)]
@@ -61,6 +65,8 @@ pub struct LogObject {
 pub struct LogIndex {
     pub front: LogFront,
     pub records: Vec<Record>,
+    /// The object's own id.
+    pub id: ObjectId,
     /// Every frame; the last has the records.
     frames: Vec<FramePlace>,
     key: Key,
@@ -68,6 +74,16 @@ pub struct LogIndex {
 }
 
 impl LogIndex {
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Opens a frame of images whose sealed bytes were fetched by the caller.
+    pub fn open_frame(&self, place: &FramePlace, sealed: &[u8]) -> Result<Vec<u8>, RepoError> {
+        let expected = Expected { frame: place.frame, raw: place.raw, last: false };
+        self.opener.open(expected, sealed).map_err(|e| RepoError::sealed(&self.key, e))
+    }
+
     /// Where the image of each page of each record lies: its frame, and how far into it. In order.
     pub fn images(&self) -> Result<Vec<(FramePlace, u32)>, RepoError> {
         let laid = log::layout_of(&self.records, &self.frames).map_err(|e| RepoError::damaged(&self.key, e))?;
@@ -196,19 +212,39 @@ impl LogObject {
     }
 }
 
-impl LogObject {
-    /// What it holds and where.
-    fn index(self, unsealer: &Unsealer) -> Result<LogIndex, RepoError> {
-        let damaged = |e| RepoError::damaged(&self.key, e);
-        let sealed = |e| RepoError::sealed(&self.key, e);
-        let object = Object::parse(&self.bytes).map_err(damaged)?;
-        let opener = unsealer.open(&object.front.header).map_err(sealed)?;
-        let last = object.frames.last().ok_or(RepoError::misplaced(&self.key, "it has no body"))?;
-        let expected = Expected { frame: last.frame, raw: last.raw, last: true };
-        let raw = opener.open(expected, object.frame(last).map_err(damaged)?).map_err(sealed)?;
+/// What of a log object is at hand: its front, and some of its last bytes.
+struct LogEnds<'a> {
+    front: Front<'a>,
+    len: u64,
+    end: &'a [u8],
+}
+
+/// An index, or how many of the last bytes are needed for it.
+enum Indexed {
+    Done(Box<LogIndex>),
+    Longer(u64),
+}
+
+impl LogEnds<'_> {
+    fn index(&self, (key, log): (&Key, LogFront), unsealer: &Unsealer) -> Result<Indexed, RepoError> {
+        let damaged = |e| RepoError::damaged(key, e);
+        let sealed = |e| RepoError::sealed(key, e);
+        let frames = match self.front.ending(self.len, self.end).map_err(damaged)? {
+            Ending::Longer(bytes) => return Ok(Indexed::Longer(bytes)),
+            Ending::Frames(frames) => frames,
+        };
+        let last = *frames.last().ok_or(RepoError::misplaced(key, "it has no body"))?;
+        let Some(from) = last.range().start.checked_sub(self.len - self.end.len() as u64) else {
+            return Ok(Indexed::Longer(self.len - last.range().start));
+        };
+        let range = from as usize..from as usize + last.stored as usize;
+        let bytes = self.end.get(range).ok_or(Corrupt::Truncated { what: "a frame" }).map_err(damaged)?;
+        let opener = unsealer.open(&self.front.header).map_err(sealed)?;
+        let raw = opener.open(Expected { frame: last.frame, raw: last.raw, last: true }, bytes).map_err(sealed)?;
         let records = log::parse(&raw).map_err(damaged)?;
-        let frames = object.frames.clone();
-        Ok(LogIndex { records, frames, opener, front: self.front.clone(), key: self.key.clone() })
+        let id = self.front.header.object;
+        let index = LogIndex { records, id, frames, opener, front: log, key: key.clone() };
+        Ok(Indexed::Done(Box::new(index)))
     }
 }
 
@@ -275,15 +311,36 @@ impl Repository {
 
     /// What a log object holds; `None` where there is none.
     pub async fn log_index(&self, name: &LogName, unsealer: &Unsealer) -> Result<Option<LogIndex>, RepoError> {
-        let Some(object) = self.log_object_of(name).await? else { return Ok(None) };
-        object.index(unsealer).map(Some)
+        let key = name.key();
+        let Some(len) = self.store().head(&key).await? else { return Ok(None) };
+        let is_small = len <= SMALL;
+        let begin = self.store().get_range(&key, 0..if is_small { len } else { FRONT_GUESS }).await?;
+        let damaged = |e| RepoError::damaged(&key, e);
+        let wanted = Header::parse(&begin).map_err(damaged)?.front_len() as u64;
+        let begin = match wanted > begin.len() as u64 {
+            true => self.store().get_range(&key, 0..wanted.min(len)).await?,
+            false => begin,
+        };
+        let front = Front::parse(&begin).map_err(damaged)?;
+        let log = self.verify_log(&key, &front, name)?;
+        let mut end = match is_small {
+            true => begin.clone(),
+            false => self.store().get_range(&key, len - END_GUESS..len).await?,
+        };
+        // Once for the index, and once for the records.
+        for _ in 0..3 {
+            let ends = LogEnds { front: front.clone(), len, end: &end };
+            match ends.index((&key, log.clone()), unsealer)? {
+                Indexed::Done(index) => return Ok(Some(*index)),
+                Indexed::Longer(bytes) => end = self.store().get_range(&key, len.saturating_sub(bytes)..len).await?,
+            }
+        }
+        Err(RepoError::misplaced(&key, "its index does not end"))
     }
 
     /// One frame of images: one ranged request.
     pub async fn log_frame(&self, index: &LogIndex, place: &FramePlace) -> Result<Vec<u8>, RepoError> {
-        let sealed = self.store().get_range(&index.key, place.range()).await?;
-        let expected = Expected { frame: place.frame, raw: place.raw, last: false };
-        index.opener.open(expected, &sealed).map_err(|e| RepoError::sealed(&index.key, e))
+        index.open_frame(place, &self.store().get_range(&index.key, place.range()).await?)
     }
 
     /// The highest slot of a stream that is taken, by a listing.

@@ -6,7 +6,7 @@ use backstay_format::facts::{
     self, Audit, Branch, Conf, Enrolment, Lease, Log, Manifest, Mark, Prune, RollUp, SealedManifest, Stream,
 };
 use backstay_format::layout::header;
-use backstay_format::object::{Front, Object};
+use backstay_format::object::{Ending, Front, Object};
 use backstay_format::sqlite::btree::TreeKind;
 use backstay_format::sqlite::walk::{PageSource, Walker};
 use backstay_format::sqlite::{guess, header::DatabaseHeader, wal};
@@ -81,13 +81,22 @@ fn object(bytes: &[u8]) {
         end += object.frame(place).expect("a frame of a parsed object").len();
     }
     assert_eq!(bytes.len(), end + object.frames.len() * 8 + 24, "every byte is accounted for");
+    let index = bytes.split_at(end).1;
+    let of_the_end = object.front.ending(bytes.len() as u64, index).expect("its end says the same");
+    assert_eq!(of_the_end, Ending::Frames(object.frames.clone()));
+    let short = object.front.ending(bytes.len() as u64, index.split_at(object.frames.len().min(1)).1);
+    assert!(object.frames.is_empty() || short == Ok(Ending::Longer(index.len() as u64)));
 }
 
 fn front(bytes: &[u8]) {
     let Ok(header) = Header::parse(bytes) else { return };
     assert!(bytes.starts_with(&header.encode()));
     match Front::parse(bytes) {
-        Ok(front) => assert_eq!((front.len, &front.header), (header.front_len(), &header)),
+        Ok(front) => {
+            assert_eq!((front.len, &front.header), (header.front_len(), &header));
+            // Whatever the rest is, it is taken for an end or refused.
+            let _ = front.ending(bytes.len() as u64, bytes.split_at(front.len).1);
+        }
         Err(_) => assert!(bytes.len() < header.front_len(), "a good header lacks only what was cut off"),
     }
 }
