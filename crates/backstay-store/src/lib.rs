@@ -5,6 +5,8 @@
 
 pub mod cloud;
 pub mod error;
+pub mod foresee;
+pub mod kept;
 pub mod keyfile;
 pub mod keys;
 pub mod limit;

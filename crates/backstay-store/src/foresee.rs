@@ -1,0 +1,223 @@
+//! A store that asks for what will be wanted before it is.
+//!
+//! Whoever opens a moment lists a handful of prefixes, and reads what stands at one end of each: one request after
+//! another, and over a network it would mostly wait. Here all the listings are under way at once, and what they lead
+//! to right behind them, so that it takes as long as two requests. What was foreseen is given out as the store gave
+//! it, a listing once and an object for as long as this lives; what was not, or failed, is asked for when it is wanted.
+//! Nothing is verified here, and nothing is believed that would not be believed of the store itself.
+
+use crate::seam::{Entry, Key, Page, Put, Store};
+use crate::{StoreError, keys};
+use async_trait::async_trait;
+use backstay_model::SourceName;
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt, Shared};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::task::JoinSet;
+
+/// Names in a page of a listing, as the repository asks for them.
+const PAGE: usize = 1000;
+/// Objects that are longer are asked for when somebody wants them.
+const WHOLE_MAX: u64 = 2 << 20;
+/// As much of an object as has its front, nearly always.
+const BEGINNING: u64 = 8 << 10;
+
+/// What a listing leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// The object with the greatest name, whole.
+    Last,
+    /// The first object whole, and the beginnings of some behind it.
+    First { beginnings: usize },
+    /// So many of them, whole.
+    All { most: usize },
+}
+
+type Coming<T> = Shared<BoxFuture<'static, Option<T>>>;
+/// Bytes from the beginning of objects, and whether they are all there are.
+type Objects = Arc<Mutex<HashMap<Key, (bool, Coming<Bytes>)>>>;
+
+pub struct Foreseen {
+    inner: Arc<dyn Store>,
+    listings: Mutex<HashMap<String, Coming<Page>>>,
+    objects: Objects,
+    /// What is under way ends with this.
+    _tasks: JoinSet<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Foreseen {
+    /// For whoever will open the newest moment of a source. Must be called inside a runtime.
+    pub fn of_source(inner: Arc<dyn Store>, source: &SourceName) -> Self {
+        let wanted = [
+            (keys::CONF_PREFIX.to_owned(), Then::Last),
+            (keys::PRUNE_PREFIX.to_owned(), Then::Last),
+            (keys::snapshot_prefix(source), Then::First { beginnings: 31 }),
+            (keys::mark_prefix(source), Then::All { most: 64 }),
+        ];
+        let objects = Objects::default();
+        let (mut listings, mut tasks) = (HashMap::new(), JoinSet::new());
+        for (prefix, then) in wanted {
+            let (store, under, found) = (inner.clone(), prefix.clone(), objects.clone());
+            let listing = async move {
+                let page = store.list(&under, None, PAGE).await.ok()?;
+                let mut found = lock(&found);
+                for (key, wanted, is_whole) in led_to(&page.entries, then) {
+                    found.entry(key.clone()).or_insert((is_whole, bytes_of(store.clone(), key, wanted, is_whole)));
+                }
+                drop(found);
+                Some(page)
+            };
+            let listing = listing.boxed().shared();
+            listings.insert(prefix, listing.clone());
+            let found = objects.clone();
+            tasks.spawn(async move {
+                listing.await;
+                let under_way: Vec<_> = lock(&found).values().map(|(_, coming)| coming.clone()).collect();
+                futures::future::join_all(under_way).await;
+            });
+        }
+        Self { inner, listings: Mutex::new(listings), objects, _tasks: tasks }
+    }
+
+    fn object(&self, key: &Key) -> Option<(bool, Coming<Bytes>)> {
+        lock(&self.objects).get(key).cloned()
+    }
+}
+
+fn bytes_of(store: Arc<dyn Store>, key: Key, wanted: u64, is_whole: bool) -> Coming<Bytes> {
+    let bytes = async move {
+        let read = if is_whole { store.get(&key).await } else { store.get_range(&key, 0..wanted).await };
+        read.ok()
+    };
+    bytes.boxed().shared()
+}
+
+/// What will be read of the objects in a listing: how many of their bytes, and whether those are all.
+fn led_to(entries: &[Entry], then: Then) -> Vec<(Key, u64, bool)> {
+    let whole = |entry: &Entry| (entry.key.clone(), entry.len, true);
+    let small = |entry: &&Entry| entry.len <= WHOLE_MAX;
+    match then {
+        Then::Last => entries.last().filter(small).map(whole).into_iter().collect(),
+        Then::All { most } => entries.iter().filter(small).take(most).map(whole).collect(),
+        Then::First { beginnings } => {
+            let first = entries.first().filter(small).map(whole);
+            let rest = entries.iter().skip(usize::from(first.is_some())).take(beginnings);
+            let beginning = |entry: &Entry| (entry.key.clone(), entry.len.min(BEGINNING), false);
+            first.into_iter().chain(rest.map(beginning)).collect()
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Foreseen {
+    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
+        self.inner.put_new(key, bytes).await
+    }
+
+    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
+        match self.object(key) {
+            Some((true, coming)) => match coming.await {
+                Some(bytes) => Ok(bytes),
+                None => self.inner.get(key).await,
+            },
+            _ => self.inner.get(key).await,
+        }
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
+        if let Some((_, coming)) = self.object(key)
+            && let Some(bytes) = coming.await
+            && range.start <= range.end
+            && range.end <= bytes.len() as u64
+        {
+            return Ok(bytes.slice(range.start as usize..range.end as usize));
+        }
+        self.inner.get_range(key, range).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        self.inner.head(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        let foreseen = if after.is_none() { lock(&self.listings).remove(prefix) } else { None };
+        if let Some(coming) = foreseen
+            && let Some(page) = coming.await
+        {
+            return Ok(cut_to(page, limit));
+        }
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        lock(&self.objects).remove(key);
+        self.inner.delete(key).await
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+/// As many entries as were asked for.
+fn cut_to(mut page: Page, limit: usize) -> Page {
+    if page.entries.len() > limit {
+        page.entries.truncate(limit);
+        page.next = page.entries.last().map(|entry| entry.key.clone());
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryStore;
+    use crate::meter::Meter;
+    use crate::seam::Verb;
+
+    async fn store(names: &[&str]) -> Arc<Meter> {
+        let meter = Arc::new(Meter::new(Arc::new(MemoryStore::new())));
+        for name in names {
+            let key = Key::parse(name).expect("legal");
+            meter.put_new(&key, Bytes::from(name.repeat(1000))).await.expect("put");
+        }
+        meter
+    }
+
+    #[tokio::test]
+    async fn what_was_foreseen_is_asked_for_once_and_what_was_not_when_it_is_wanted() {
+        let names = ["ctl/conf/01", "ctl/conf/02", "data/shop/snap/01-aa", "data/shop/snap/02-bb", "data/shop/pack/cc"];
+        let meter = store(&names).await;
+        let foreseen = Foreseen::of_source(meter.clone(), &"shop".parse().expect("a name"));
+        for prefix in ["ctl/conf/", "data/shop/snap/"] {
+            let (ours, theirs) = (foreseen.list(prefix, None, 1).await, meter.list(prefix, None, 1).await);
+            assert_eq!(ours.expect("listed"), theirs.expect("listed"), "{prefix}");
+        }
+        let before = meter.read();
+        for name in ["ctl/conf/02", "data/shop/snap/01-aa"] {
+            let key = Key::parse(name).expect("legal");
+            assert_eq!(foreseen.get(&key).await.expect("read"), name.repeat(1000));
+            assert_eq!(foreseen.get_range(&key, 5..8).await.expect("read"), name.repeat(1000)[5..8]);
+        }
+        let second = Key::parse("data/shop/snap/02-bb").expect("legal");
+        assert_eq!(foreseen.get_range(&second, 0..BEGINNING).await.expect("read").len() as u64, BEGINNING);
+        let since = meter.read().since(&before);
+        assert!(since.of(Verb::Get).calls <= 2 && since.of(Verb::GetRange).calls <= 1, "{since:?}");
+        let before = meter.read();
+        assert_eq!(foreseen.get(&second).await.expect("read").len(), 20_000, "a beginning is not all of it");
+        let pack = Key::parse("data/shop/pack/cc").expect("legal");
+        assert_eq!(foreseen.get_range(&pack, 0..4).await.expect("read"), "data");
+        meter.put_new(&Key::parse("ctl/conf/03").expect("legal"), Bytes::from("new")).await.expect("put");
+        let again = foreseen.list("ctl/conf/", None, 10).await.expect("listed");
+        assert_eq!(again.entries.len(), 3, "a listing is given out once");
+        assert_eq!(meter.read().since(&before).calls(), 4);
+        let none = Key::parse("ctl/conf/09").expect("legal");
+        assert!(matches!(foreseen.get(&none).await, Err(StoreError::NotFound { .. })));
+    }
+}
