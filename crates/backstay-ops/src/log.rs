@@ -15,7 +15,7 @@ mod rolled;
 pub use apply::{Onto, apply};
 pub use link::{Commits, Link};
 pub use merge::{Merged, is_of, merged};
-pub use pages::{Image, Lies, PageMap};
+pub use pages::{Commit, Image, Lies, PageMap, PageMaps};
 pub use point::{LogPoint, Next, Resolved, resolve};
 pub use rolled::Rolled;
 

@@ -273,6 +273,12 @@ impl State {
         Ok(bytes.unwrap_or_default().unwrap_or_default())
     }
 
+    /// Whether there is any of a source, in whichever repository's memory below `root`.
+    pub fn remembers(root: &Path, source: &SourceName) -> bool {
+        let folders = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+        folders.into_iter().any(|folder| folder.join(source.as_str()).join(REMEMBERED).exists())
+    }
+
     /// Appends to it, behind the part of it that makes sense. Not synced: what a crash takes is read again.
     pub fn remember_more(&self, source: &SourceName, sound: usize, more: &[u8]) -> Result<(), PathError> {
         if more.is_empty() || sound + more.len() > REMEMBERED_MAX {

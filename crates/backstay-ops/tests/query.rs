@@ -39,8 +39,8 @@ impl Dice {
     }
 }
 
-fn reading(world: &World, cache: ByteLen) -> Reading {
-    Reading { cache, scratch: world.dir().to_owned() }
+fn reading(cache: ByteLen) -> Reading {
+    Reading { cache }
 }
 
 async fn open(asker: &Asker<'_>, target: Target) -> Past {
@@ -162,7 +162,7 @@ async fn thousands_of_questions_give_what_a_restored_file_gives() {
             change(&world, round);
             moments.push(world.backup().await.expect("backup").snapshot);
         }
-        let asker = Asker::new(&world.vault, reading(&world, cache));
+        let asker = Asker::new(&world.vault, reading(cache));
         let mut dice = Dice(0x5eed_0001 + u64::from(page_size));
         for id in &moments {
             let target = Target::Id(id.to_string());
@@ -215,7 +215,7 @@ async fn any_commit_of_a_followed_source_can_be_asked() {
         states.push(follower.position().tx);
     }
     drop(follower);
-    let asker = Asker::new(&world.vault, reading(&world, CACHE_USUAL));
+    let asker = Asker::new(&world.vault, reading(CACHE_USUAL));
     let mut dice = Dice(0x5eed_0002);
     for tx in [Tx::FIRST].into_iter().chain(states) {
         let file = restored(&world, Target::Tx(tx)).await;
@@ -266,7 +266,7 @@ async fn damaged_and_missing_objects_give_a_named_error_or_the_right_rows() {
                     std::fs::write(&pack, bytes).expect("damaged");
                 }
             }
-            let asker = Asker::new(&world.vault, reading(&world, CACHE_USUAL));
+            let asker = Asker::new(&world.vault, reading(CACHE_USUAL));
             match asker.open(&source(), &Target::Latest).await {
                 Err(error) => {
                     assert!(matches!(error.kind(), Kind::Corrupt | Kind::Unavailable | Kind::Config), "{error}")
@@ -315,12 +315,12 @@ async fn a_store_that_fails_now_and_then_is_named_and_asked_again() {
     let mut dice = Dice(0x5eed_0004);
     let (mut failed, mut right) = (0, 0);
     for round in 0..6 {
-        let plain = Asker::new(&world.vault, reading(&world, ByteLen::new(300 << 10)));
+        let plain = Asker::new(&world.vault, reading(ByteLen::new(300 << 10)));
         let opened = plain.open(&source(), &Target::Latest).await.expect("the moment opens");
         drop((opened, plain));
         let broken = FaultStore::new(local.clone()).with_faults(round, vec![fault(FaultKind::Unapplied)]);
         world.vault.repo = over(&world, Arc::new(broken)).await;
-        let asker = Asker::new(&world.vault, reading(&world, ByteLen::new(300 << 10)));
+        let asker = Asker::new(&world.vault, reading(ByteLen::new(300 << 10)));
         let past = loop {
             if let Ok(past) = asker.open(&source(), &Target::Latest).await {
                 break past;
@@ -361,7 +361,7 @@ async fn a_slow_store_is_given_up_on_when_the_time_is_over() {
     let slow =
         Fault { verb: Some(Verb::GetRange), per_thousand: 1000, kind: FaultKind::Slow(Duration::from_millis(400)) };
     world.vault.repo = over(&world, Arc::new(FaultStore::new(local).with_faults(1, vec![slow]))).await;
-    let asker = Asker::new(&world.vault, reading(&world, CACHE_USUAL));
+    let asker = Asker::new(&world.vault, reading(CACHE_USUAL));
     let past = open(&asker, Target::Latest).await;
     blocking(|| {
         let session = past.session().expect("session");
@@ -387,7 +387,7 @@ async fn readers_side_by_side_while_objects_go_away() {
     world.backup().await.expect("backup");
     let file = restored(&world, Target::Latest).await;
     // A cache too small for all of it, so that the store is asked again and again.
-    let asker = Asker::new(&world.vault, reading(&world, ByteLen::new(300 << 10)));
+    let asker = Asker::new(&world.vault, reading(ByteLen::new(300 << 10)));
     let past = open(&asker, Target::Latest).await;
     let (right, refused, gone) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     blocking(|| {
@@ -432,7 +432,7 @@ async fn a_question_costs_the_pages_it_touches_and_changes_nothing() {
     world.sql("CREATE TABLE big(id INTEGER PRIMARY KEY, x BLOB);
                WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<16000) INSERT INTO big SELECT i, randomblob(2000) FROM n;");
     world.backup().await.expect("backup");
-    let asker = Asker::new(&world.vault, reading(&world, ByteLen::new(16 << 20)));
+    let asker = Asker::new(&world.vault, reading(ByteLen::new(16 << 20)));
     let past = open(&asker, Target::Latest).await;
     blocking(|| {
         let session = past.session().expect("session");

@@ -106,6 +106,10 @@ pub enum SqliteError {
     TableTaken { table: String },
     #[error("the table {table:?} has another shape today{}", lacks(.columns))]
     TableDiffers { table: String, columns: Vec<String> },
+    #[error("the table {table:?} tells its rows apart otherwise today: by {today}, and by {then} then")]
+    KeyDiffers { table: String, today: String, then: String },
+    #[error("{} is another database: it has none of the tables there were then", path.display())]
+    Stranger { path: PathBuf },
     #[error("the row {key} of {table:?} {why}; nothing was changed")]
     Conflict { table: String, key: String, why: &'static str },
     #[error("references of {} would be broken; nothing was changed", .tables.join(", "))]
@@ -154,6 +158,7 @@ impl Kinded for SqliteError {
             SqliteError::Page { fault, .. } => fault.kind,
             SqliteError::NoQuestion | SqliteError::NoTable { .. } => Kind::Usage,
             SqliteError::TableTaken { .. } | SqliteError::TableDiffers { .. } => Kind::Conflict,
+            SqliteError::KeyDiffers { .. } | SqliteError::Stranger { .. } => Kind::Conflict,
             SqliteError::Conflict { .. } | SqliteError::References { .. } => Kind::Conflict,
             SqliteError::Masked { .. } => Kind::Conflict,
             SqliteError::Undo { source } => Kind::of_io(source),

@@ -33,6 +33,14 @@ enum Then {
     First { beginnings: usize },
     /// So many of them, whole.
     All { most: usize },
+    Nothing,
+}
+
+/// Whether this host has read the source's marks and manifests before, and remembers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    Blank,
+    Remembers,
 }
 
 type Coming<T> = Shared<BoxFuture<'static, Option<T>>>;
@@ -53,13 +61,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Foreseen {
     /// For whoever will open the newest moment of a source. Must be called inside a runtime.
-    pub fn of_source(inner: Arc<dyn Store>, source: &SourceName) -> Self {
-        let wanted = [
+    pub fn of_source(inner: Arc<dyn Store>, (source, host): (&SourceName, Host)) -> Self {
+        let is_blank = host == Host::Blank;
+        let beginnings = if is_blank { 31 } else { 0 };
+        let mut wanted = vec![
             (keys::CONF_PREFIX.to_owned(), Then::Last),
             (keys::PRUNE_PREFIX.to_owned(), Then::Last),
-            (keys::snapshot_prefix(source), Then::First { beginnings: 31 }),
-            (keys::mark_prefix(source), Then::All { most: 64 }),
+            (keys::snapshot_prefix(source), Then::First { beginnings }),
+            (keys::notice_prefix(source), Then::Nothing),
         ];
+        if is_blank {
+            wanted.push((keys::mark_prefix(source), Then::All { most: 64 }));
+        }
         let objects = Objects::default();
         let (mut listings, mut tasks) = (HashMap::new(), JoinSet::new());
         for (prefix, then) in wanted {
@@ -104,6 +117,7 @@ fn led_to(entries: &[Entry], then: Then) -> Vec<(Key, u64, bool)> {
     let small = |entry: &&Entry| entry.len <= WHOLE_MAX;
     match then {
         Then::Last => entries.last().filter(small).map(whole).into_iter().collect(),
+        Then::Nothing => Vec::new(),
         Then::All { most } => entries.iter().filter(small).take(most).map(whole).collect(),
         Then::First { beginnings } => {
             let first = entries.first().filter(small).map(whole);
@@ -194,7 +208,7 @@ mod tests {
     async fn what_was_foreseen_is_asked_for_once_and_what_was_not_when_it_is_wanted() {
         let names = ["ctl/conf/01", "ctl/conf/02", "data/shop/snap/01-aa", "data/shop/snap/02-bb", "data/shop/pack/cc"];
         let meter = store(&names).await;
-        let foreseen = Foreseen::of_source(meter.clone(), &"shop".parse().expect("a name"));
+        let foreseen = Foreseen::of_source(meter.clone(), (&"shop".parse().expect("a name"), Host::Blank));
         for prefix in ["ctl/conf/", "data/shop/snap/"] {
             let (ours, theirs) = (foreseen.list(prefix, None, 1).await, meter.list(prefix, None, 1).await);
             assert_eq!(ours.expect("listed"), theirs.expect("listed"), "{prefix}");

@@ -12,13 +12,15 @@ use crate::context::Context;
 use crate::diagnostics::Diagnostic;
 use crate::output::{Distance, Progress};
 use backstay_format::layout::PACK_MAX;
-use backstay_model::{ByteLen, Kind, Random, SignerKey};
+use backstay_model::{ByteLen, Kind, Random, SignerKey, SourceName};
 use backstay_ops::catalog::Vault;
 use backstay_ops::disk::OsDisk;
 use backstay_ops::trust::{Custodian, TrustError};
 use backstay_ops::{Env, Event, OpsError, State};
 use backstay_store::Store;
 use backstay_store::cloud::{CloudOptions, CloudStore, Place, Provider, Reach, S3, Service};
+use backstay_store::foresee::{Foreseen, Host};
+use backstay_store::kept::Kept;
 use backstay_store::keyfile::KeyFile;
 use backstay_store::limit::{Bounds, Limit, Rates};
 use backstay_store::local::{LocalStore, OpenMode};
@@ -39,6 +41,36 @@ pub async fn open(context: &Context, settings: &Settings) -> Result<Vault, Diagn
     let store = store(context, &Reached::of(settings), OpenMode::Existing).await?;
     open_with(context, settings, store, keys).await
 }
+
+/// The same for whoever asks a source's past: what opening it takes is asked for at once, and what was read of packs
+/// is kept, sealed as it is, for the next who asks.
+pub async fn open_to_ask(
+    context: &Context,
+    settings: &Settings,
+    (source, keep): (&SourceName, Keep),
+) -> Result<Vault, Diagnostic> {
+    let keys = load_keys(context, settings.key.as_ref()).await?;
+    let bare = store(context, &Reached::of(settings), OpenMode::Existing).await?;
+    let kept = || Kept::open(bare.clone(), &settings.state_dir.join(KEPT), KEPT_MAX);
+    // A full or read-only state folder must not stand between a person and an answer.
+    let store: Arc<dyn Store> = match (keep == Keep::OnDisk).then(kept) {
+        Some(Ok(kept)) => Arc::new(kept),
+        _ => bare.clone(),
+    };
+    let host = if State::remembers(&settings.state_dir, source) { Host::Remembers } else { Host::Blank };
+    open_with(context, settings, Arc::new(Foreseen::of_source(store, (source, host))), keys).await
+}
+
+/// Whether what was read may be kept on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    OnDisk,
+    Nothing,
+}
+
+/// In the state folder, for all repositories: names in them are used once.
+const KEPT: &str = "kept";
+const KEPT_MAX: u64 = 256 << 20;
 
 /// Whoever holds the root key, with everything a change of trust needs.
 pub struct RootHolder {

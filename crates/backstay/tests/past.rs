@@ -243,3 +243,43 @@ fn a_masked_copy_is_drafted_refused_while_open_and_made() {
         assert!(!house.path("other.db").exists());
     }
 }
+
+/// Files below a folder with a name like this.
+fn kept(house: &House) -> Vec<std::path::PathBuf> {
+    let mut folders = vec![house.path("")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder").flatten() {
+            match entry.path() {
+                path if path.is_dir() => folders.push(path),
+                path if folder.ends_with("kept") => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn what_was_read_is_kept_sealed_and_believed_only_when_it_is_whole() {
+    let house = shop();
+    let sql = "SELECT name FROM item WHERE id BETWEEN 100 AND 109";
+    let ask = |flag: &[&str]| {
+        let (exit, found) = house.json(&[&["query", "shop", sql], flag].concat());
+        assert_eq!((exit, found["rows"].as_array().map(Vec::len)), (0, Some(10)), "{found}");
+        found["store"]["get_range"].as_u64().expect("a number")
+    };
+    assert!(ask(&["--no-cache"]) > 0);
+    assert!(kept(&house).is_empty(), "nothing is kept unless it may be");
+    assert!(ask(&[]) > 0);
+    assert_eq!(ask(&[]), 0, "nothing of a pack is asked for twice");
+    let files = kept(&house);
+    assert!(files.len() > 1, "{files:?}");
+    for file in &files {
+        let bytes = std::fs::read(file).expect("read");
+        assert!(!bytes.windows(8).any(|part| part == b"item 100"), "it is sealed");
+        std::fs::write(file, vec![7; bytes.len()]).expect("damaged");
+    }
+    assert!(ask(&[]) > 0, "what is damaged is asked for anew");
+    assert_eq!(ask(&[]), 0);
+}

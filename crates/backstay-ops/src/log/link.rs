@@ -3,7 +3,7 @@
 use crate::OpsError;
 use backstay_format::facts::Span;
 use backstay_format::log::Record;
-use backstay_model::{Digest, Kind, Kinded, Tx};
+use backstay_model::{Digest, Kind, Kinded, Moment, Tx};
 use backstay_store::keys::LogName;
 use backstay_store::repo::{LogFront, LogIndex, LogObject, Repository};
 use backstay_store::seal::Unsealer;
@@ -40,6 +40,19 @@ impl Link {
     /// Its records, without those of other sources.
     pub async fn records(&self, repo: &Repository, unsealer: &Unsealer) -> Result<Vec<Record>, OpsError> {
         Ok(self.commits(repo, unsealer, None).await?.records)
+    }
+
+    /// The states its commits lead to, and when they were made. Reads no image where it need not.
+    pub async fn states(&self, repo: &Repository, unsealer: &Unsealer) -> Result<Vec<(Tx, Moment)>, OpsError> {
+        let records = match self.index(repo, unsealer).await {
+            Ok(LogIndex { front, mut records, .. }) => {
+                records.retain(|record| self.has(&front, record));
+                records
+            }
+            Err(_) => self.records(repo, unsealer).await?,
+        };
+        let whole = records.iter().filter(|record| record.part.completes());
+        Ok(whole.map(|record| (record.tx, record.time)).collect())
     }
 
     /// Its commits, with images up to a state. Of a roll-up that is damaged, or does not have what it says, those
@@ -104,7 +117,8 @@ impl Link {
         Ok(commits)
     }
 
-    fn has(&self, front: &LogFront, record: &Record) -> bool {
+    /// Whether a record of an object is one of its commits.
+    pub(super) fn has(&self, front: &LogFront, record: &Record) -> bool {
         let span = front.facts.spans.get(usize::from(record.span));
         let same = span.is_some_and(|span| span.source == self.span.source && span.branch == self.span.branch);
         same && (self.span.first..=self.span.last).contains(&record.tx)

@@ -1,36 +1,63 @@
-//! Where each page of a state lies: in the snapshot, or in which frame of which object of the log behind it.
+//! Where each page of each state behind a snapshot lies: in the snapshot, or in which frame of which object of the log.
 //!
-//! For whoever reads single pages of a state and does not write it out. Built from the records alone; a page read
-//! through it has passed its frame's tag, and comes from an object whose signature holds.
+//! For whoever reads single pages and does not write a state out. Built once from the records alone, without their
+//! images; from one state to another it is then a matter of looking up. A page read through it has passed its frame's
+//! tag, and comes from an object whose signature holds.
 
-use super::LogPoint;
+use super::{Link, LogPoint};
 use crate::OpsError;
 use crate::catalog::Vault;
 use backstay_format::log::Record;
 use backstay_format::{Corrupt, FramePlace};
+use backstay_model::{Kind, Kinded, Moment, ObjectId, PageSize, Tx};
+use backstay_store::keys::LogName;
 use backstay_store::repo::LogIndex;
+use futures::{StreamExt, stream};
 use std::collections::HashMap;
+use std::sync::Arc;
 
-/// The pages of one state of a followed source, as far as its log wrote them.
-pub struct PageMap {
-    /// Bytes of a page, and pages of the database, in that state. `None` when the log wrote nothing: it is the
-    /// snapshot's.
-    shape: Option<(u32, u32)>,
-    /// Pages above this were cut off at some time: what the snapshot has of them is not theirs.
-    kept: u32,
-    images: HashMap<u32, Image>,
+/// Objects whose records are fetched at once.
+const FETCHED_AT_ONCE: usize = 8;
+
+/// A commit of a log, and what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    pub tx: Tx,
+    pub at: Moment,
+    /// Of the database after it.
+    pub pages: u32,
+    pub written: Vec<u32>,
+}
+
+/// The pages of every state behind a snapshot, as far as its log wrote them.
+#[derive(Default)]
+pub struct PageMaps {
+    commits: Vec<Commit>,
+    /// Of all commits: a log whose pages change their size begins anew.
+    page_size: Option<PageSize>,
+    /// Where the database became shorter than it was.
+    cuts: Vec<(Tx, u32)>,
+    /// By page, in the order of the states that they belong to.
+    images: HashMap<u32, Vec<(Tx, Image)>>,
     objects: Vec<LogIndex>,
+    by_id: HashMap<ObjectId, usize>,
+}
+
+/// The pages of one state.
+#[derive(Clone)]
+pub struct PageMap {
+    maps: Arc<PageMaps>,
+    tx: Tx,
 }
 
 /// An image of a page in a log object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Image {
     /// Which object, in the order of the log.
-    pub object: usize,
+    pub object: u32,
     pub frame: FramePlace,
     /// Where it begins in the opened frame.
     pub at: u32,
-    pub len: u32,
 }
 
 /// Who has a page.
@@ -45,75 +72,211 @@ pub enum Lies {
     Beyond,
 }
 
-impl PageMap {
-    /// Reads the records of every object that leads to the state.
-    pub async fn of(vault: &Vault, point: &LogPoint) -> Result<Self, OpsError> {
-        let mut map = Self { shape: None, kept: u32::MAX, images: HashMap::new(), objects: Vec::new() };
-        for link in &point.links {
+impl PageMaps {
+    /// Reads the records of a snapshot's log, up to a state.
+    pub async fn read(vault: &Vault, links: &[Link], last: Tx) -> Result<Arc<Self>, OpsError> {
+        let mut maps = Self::default();
+        // An object may have several spans of a source.
+        let reads = links.chunk_by(|a, b| a.digest == b.digest).map(|of_one| async move {
+            let link = of_one.first()?;
+            Some((of_one, indexed(vault, link).await))
+        });
+        let mut reads = stream::iter(reads).buffered(FETCHED_AT_ONCE);
+        let mut next = links.first().map(|link| link.span.first);
+        while let Some(read) = reads.next().await {
             vault.env.cancel.check()?;
-            let index = link.index(&vault.repo, vault.unsealer()?).await?;
-            let span = index.front.facts.spans.iter().position(|span| *span == link.span).unwrap_or(usize::MAX);
-            map.add(index, span, point)?;
+            let Some((of_one, index)) = read else { continue };
+            for index in index? {
+                maps.add(index, of_one, (&mut next, last))?;
+            }
         }
-        Ok(map)
+        if maps.commits.last().map_or(next.is_some_and(|first| first <= last), |commit| commit.tx != last) {
+            return Err(broken("the log leads to the state that was chosen"));
+        }
+        Ok(Arc::new(maps))
     }
 
-    /// A commit in parts counts with its last part, which `point` ends with: every record up to it is whole.
-    fn add(&mut self, index: LogIndex, span: usize, point: &LogPoint) -> Result<(), OpsError> {
-        let object = self.objects.len();
+    /// `next` is the state that the next record leads to.
+    fn add(
+        &mut self,
+        mut index: LogIndex,
+        links: &[Link],
+        (next, last): (&mut Option<Tx>, Tx),
+    ) -> Result<(), OpsError> {
+        let object = u32::try_from(self.objects.len()).map_err(|_| broken("it has no end"))?;
         let mut places = index.images()?.into_iter();
-        let short = Corrupt::Rule { what: "a log object", rule: "every page of a record has its image" };
-        for record in &index.records {
-            let is_ours = usize::from(record.span) == span && record.tx <= point.tx;
+        // What they say is in the map then.
+        for record in &std::mem::take(&mut index.records) {
+            let is_ours = record.tx <= last && links.iter().any(|link| link.has(&index.front, record));
+            if is_ours && Some(record.tx) != *next {
+                return Err(broken("its states follow one another"));
+            }
             for page in &record.pages {
-                let (frame, at) = places.next().ok_or(short.clone())?;
+                let (frame, at) = places.next().ok_or(broken("every page of a record has its image"))?;
                 if is_ours {
-                    self.images.insert(*page, Image { object, frame, at, len: record.page_size.get() });
+                    self.image(*page, (record.tx, Image { object, frame, at }));
                 }
             }
+            if is_ours {
+                self.record(record)?;
+            }
             if is_ours && record.part.completes() {
-                self.end(record);
+                *next = record.tx.next();
             }
         }
+        self.by_id.insert(index.id, self.objects.len());
         self.objects.push(index);
         Ok(())
     }
 
-    fn end(&mut self, record: &Record) {
-        let count = record.page_count;
-        if self.shape.is_some_and(|(_, before)| count < before) || self.shape.is_none() {
-            self.images.retain(|page, _| *page <= count);
+    fn image(&mut self, page: u32, new: (Tx, Image)) {
+        let of_page = self.images.entry(page).or_default();
+        match of_page.last_mut().filter(|last| last.0 == new.0) {
+            Some(same) => *same = new,
+            None => of_page.push(new),
         }
-        self.kept = self.kept.min(count);
-        self.shape = Some((record.page_size.get(), count));
+    }
+
+    /// A commit in parts counts with its last part.
+    fn record(&mut self, record: &Record) -> Result<(), OpsError> {
+        if *self.page_size.get_or_insert(record.page_size) != record.page_size {
+            return Err(broken("its pages are of one size"));
+        }
+        let before = self.commits.iter().rev().find(|commit| commit.tx != record.tx);
+        if before.is_none_or(|before| record.page_count < before.pages) && record.part.completes() {
+            self.cuts.push((record.tx, record.page_count));
+        }
+        match self.commits.last_mut().filter(|commit| commit.tx == record.tx) {
+            Some(commit) => {
+                commit.pages = record.page_count;
+                commit.written.extend(&record.pages);
+            }
+            None => self.commits.push(Commit {
+                tx: record.tx,
+                at: record.time,
+                pages: record.page_count,
+                written: record.pages.clone(),
+            }),
+        }
+        Ok(())
+    }
+
+    /// Every commit, in order.
+    pub fn commits(&self) -> &[Commit] {
+        &self.commits
+    }
+
+    fn commits_to(&self, tx: Tx) -> &[Commit] {
+        self.commits.split_at(self.commits.partition_point(|commit| commit.tx <= tx)).0
+    }
+
+    /// The commit that leads to a state.
+    pub fn commit(&self, tx: Tx) -> Option<&Commit> {
+        self.commits_to(tx).last().filter(|commit| commit.tx == tx)
+    }
+
+    /// The commit right after a state.
+    pub fn next(&self, tx: Tx) -> Option<&Commit> {
+        self.commits.get(self.commits_to(tx).len())
+    }
+
+    fn find(&self, page: u32, tx: Tx) -> Lies {
+        let Some(newest) = self.commits_to(tx).last() else { return Lies::InSnapshot };
+        if page == 0 || page > newest.pages {
+            return Lies::Beyond;
+        }
+        let cut_since = |since: Option<Tx>| {
+            let cuts = self.cuts.iter().filter(|(at, pages)| *at <= tx && *pages < page);
+            cuts.into_iter().any(|(at, _)| since.is_none_or(|since| *at > since))
+        };
+        let of_page = self.images.get(&page).map(Vec::as_slice).unwrap_or_default();
+        let image = of_page.partition_point(|(at, _)| *at <= tx).checked_sub(1).and_then(|at| of_page.get(at));
+        match image {
+            Some((at, image)) if !cut_since(Some(*at)) => Lies::InLog(*image),
+            // The snapshot's page of this number was cut off, and what it has is not this one's.
+            _ if cut_since(None) => Lies::Nowhere,
+            _ => Lies::InSnapshot,
+        }
+    }
+
+    /// The object of the log that has an id.
+    pub fn object(&self, id: &ObjectId) -> Option<&LogIndex> {
+        self.objects.get(*self.by_id.get(id)?)
+    }
+
+    pub fn object_of(&self, image: &Image) -> Option<&LogIndex> {
+        self.objects.get(image.object as usize)
+    }
+}
+
+/// The objects of a link: itself, or of a roll-up that is damaged the slots it stands for.
+async fn indexed(vault: &Vault, link: &Link) -> Result<Vec<LogIndex>, OpsError> {
+    let unsealer = vault.unsealer()?;
+    match link.index(&vault.repo, unsealer).await {
+        Ok(index) => Ok(vec![index]),
+        Err(error) if !link.name.is_rolled() || error.kind() != Kind::Corrupt => Err(error),
+        Err(error) => {
+            let (mut slots, mut slot) = (Vec::new(), link.name.first);
+            while slot <= link.name.last {
+                let name = LogName::slot(link.name.stream, slot);
+                slots.push(match vault.repo.log_index(&name, unsealer).await {
+                    Ok(Some(index)) => index,
+                    Err(outage) if outage.is_outage() => return Err(outage.into()),
+                    _ => return Err(error),
+                });
+                let Some(next) = slot.next() else { break };
+                slot = next;
+            }
+            Ok(slots)
+        }
+    }
+}
+
+fn broken(rule: &'static str) -> OpsError {
+    Corrupt::Rule { what: "a log", rule }.into()
+}
+
+impl PageMap {
+    /// Reads the records of every object that leads to a state.
+    pub async fn of(vault: &Vault, point: &LogPoint) -> Result<Self, OpsError> {
+        Ok(Self::at(PageMaps::read(vault, &point.links, point.tx).await?, point.tx))
+    }
+
+    /// One state among those of a log.
+    pub fn at(maps: Arc<PageMaps>, tx: Tx) -> Self {
+        Self { maps, tx }
+    }
+
+    pub fn maps(&self) -> &Arc<PageMaps> {
+        &self.maps
+    }
+
+    pub fn tx(&self) -> Tx {
+        self.tx
     }
 
     /// Bytes of a page and number of pages, if the log says.
     pub fn shape(&self) -> Option<(u32, u32)> {
-        self.shape
+        let newest = self.maps.commits_to(self.tx).last()?;
+        Some((self.maps.page_size?.get(), newest.pages))
     }
 
     pub fn find(&self, page: u32) -> Lies {
-        match (self.images.get(&page), self.shape) {
-            (_, Some((_, count))) if page == 0 || page > count => Lies::Beyond,
-            (Some(image), _) => Lies::InLog(*image),
-            (None, _) if page > self.kept => Lies::Nowhere,
-            (None, _) => Lies::InSnapshot,
-        }
+        self.maps.find(page, self.tx)
     }
 
-    /// The opened frame an image lies in, which has its neighbours as well.
-    pub async fn frame(&self, vault: &Vault, image: &Image) -> Result<Vec<u8>, OpsError> {
-        let beyond = Corrupt::Rule { what: "an image", rule: "its object is one of the map" };
-        let index = self.objects.get(image.object).ok_or(beyond)?;
-        Ok(vault.repo.log_frame(index, &image.frame).await?)
+    /// The pages that the log wrote up to this state, in no order.
+    pub fn written(&self) -> impl Iterator<Item = u32> + '_ {
+        let is_older = |at: &(Tx, Image)| at.0 <= self.tx;
+        self.maps.images.iter().filter(move |(_, all)| all.first().is_some_and(is_older)).map(|(page, _)| *page)
     }
 
     /// One page of the log.
     pub async fn read(&self, vault: &Vault, image: &Image) -> Result<Vec<u8>, OpsError> {
-        let raw = self.frame(vault, image).await?;
-        let range = image.at as usize..image.at as usize + image.len as usize;
-        let rule = Corrupt::Rule { what: "an image", rule: "it lies inside its frame" };
-        Ok(raw.get(range).map(<[u8]>::to_vec).ok_or(rule)?)
+        let index = self.maps.object_of(image).ok_or(broken("an image lies in an object of it"))?;
+        let raw = vault.repo.log_frame(index, &image.frame).await?;
+        let len = self.maps.page_size.map_or(0, PageSize::get);
+        let range = image.at as usize..(image.at as usize).saturating_add(len as usize);
+        raw.get(range).map(<[u8]>::to_vec).ok_or(broken("an image lies inside its frame"))
     }
 }

@@ -8,10 +8,12 @@
 
 use super::pages::fault;
 use super::stop::Stop;
+use crate::log::PageMaps;
 use backstay_format::FramePlace;
 use backstay_model::{ByteLen, Kind, ObjectId};
 use backstay_sqlite::lazy::PageFault;
-use backstay_store::repo::{RepoError, SnapshotReader};
+use backstay_store::repo::{LogIndex, RepoError, SnapshotReader};
+use backstay_store::{Key, Store};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
@@ -30,6 +32,47 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) struct FrameAt {
     pub object: ObjectId,
     pub place: FramePlace,
+}
+
+/// Whose frames they are, and who can open them.
+#[derive(Clone)]
+pub(super) enum Holder {
+    Snapshot(Arc<SnapshotReader>),
+    Log(Arc<dyn Store>, Arc<PageMaps>),
+}
+
+impl Holder {
+    fn log_object<'a>(maps: &'a PageMaps, at: &FrameAt) -> Result<&'a LogIndex, RepoError> {
+        maps.object(&at.object).ok_or(RepoError::Unlisted { object: at.object })
+    }
+
+    /// Where in the store the frames of an object lie. A place outside of it asks for nothing.
+    fn key_of(&self, frames: &[FrameAt]) -> Result<Key, RepoError> {
+        let none = RepoError::Unlisted { object: ObjectId::from_bytes([0; 16]) };
+        let first = frames.first().ok_or(none)?;
+        match self {
+            Holder::Snapshot(reader) => {
+                frames.iter().try_for_each(|at| reader.check_inside(&at.object, &at.place))?;
+                reader.object_key(&first.object)
+            }
+            // Its places were read from its own index.
+            Holder::Log(_, maps) => Ok(Self::log_object(maps, first)?.key().clone()),
+        }
+    }
+
+    fn store(&self) -> &Arc<dyn Store> {
+        match self {
+            Holder::Snapshot(reader) => reader.repository().store(),
+            Holder::Log(store, _) => store,
+        }
+    }
+
+    fn open(&self, at: &FrameAt, sealed: &[u8]) -> Result<Vec<u8>, RepoError> {
+        match self {
+            Holder::Snapshot(reader) => reader.open_frame(&at.object, &at.place, sealed),
+            Holder::Log(_, maps) => Self::log_object(maps, at)?.open_frame(&at.place, sealed),
+        }
+    }
 }
 
 /// What was asked of the store for frames.
@@ -140,12 +183,12 @@ impl Frames {
     }
 
     /// A frame, waited for if it must be.
-    pub(super) fn frame(&self, reader: &Arc<SnapshotReader>, at: FrameAt) -> Result<Frame, PageFault> {
+    pub(super) fn frame(&self, holder: &Holder, at: FrameAt) -> Result<Frame, PageFault> {
         if let Some(frame) = self.at_hand(&at) {
             return Ok(frame);
         }
         *self.shared.lock().wanted.entry(at).or_default() += 1;
-        let outcome = self.wait(reader, at);
+        let outcome = self.wait(holder, at);
         let mut state = self.shared.lock();
         if let Some(count) = state.wanted.get_mut(&at) {
             *count -= 1;
@@ -157,7 +200,7 @@ impl Frames {
         outcome
     }
 
-    fn wait(&self, reader: &Arc<SnapshotReader>, at: FrameAt) -> Result<Frame, PageFault> {
+    fn wait(&self, holder: &Holder, at: FrameAt) -> Result<Frame, PageFault> {
         let mut asked_alone = false;
         loop {
             let mut state = self.shared.lock();
@@ -180,12 +223,12 @@ impl Frames {
             }
             drop(state);
             asked_alone = true;
-            self.ahead(reader, vec![at]);
+            self.ahead(holder, vec![at]);
         }
     }
 
     /// Has frames fetched that are neither here nor on their way. Returns at once.
-    pub(super) fn ahead(&self, reader: &Arc<SnapshotReader>, wanted: Vec<FrameAt>) {
+    pub(super) fn ahead(&self, holder: &Holder, wanted: Vec<FrameAt>) {
         let missing: Vec<FrameAt> = {
             let mut state = self.shared.lock();
             let state = &mut *state;
@@ -198,7 +241,7 @@ impl Frames {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         for fetch in grouped(missing) {
-            tasks.spawn_on(bring(self.shared.clone(), reader.clone(), fetch, self.limit), &self.handle);
+            tasks.spawn_on(bring(self.shared.clone(), holder.clone(), fetch, self.limit), &self.handle);
         }
     }
 
@@ -255,14 +298,14 @@ fn grouped(wanted: Vec<FrameAt>) -> Vec<Fetch> {
 }
 
 /// Fetches, opens, and hands over frame by frame.
-async fn bring(shared: Arc<Shared>, reader: Arc<SnapshotReader>, fetch: Fetch, limit: u64) {
+async fn bring(shared: Arc<Shared>, holder: Holder, fetch: Fetch, limit: u64) {
     let mut coming = Coming { shared: &shared, frames: fetch.frames.iter().rev().copied().collect(), limit };
-    let sealed = sealed(&shared, &reader, &fetch).await;
+    let sealed = sealed(&shared, &holder, &fetch).await;
     while let Some(at) = coming.frames.pop() {
         let frame = sealed.as_ref().map_err(fault).and_then(|sealed| {
             let from = (at.place.range().start - fetch.start) as usize;
             let bytes = sealed.get(from..from + at.place.stored as usize).unwrap_or_default();
-            reader.open_frame(&at.object, &at.place, bytes).map(Arc::new).map_err(|error| fault(&error))
+            holder.open(&at, bytes).map(Arc::new).map_err(|error| fault(&error))
         });
         shared.arrived(at, frame, limit);
     }
@@ -285,15 +328,12 @@ impl Drop for Coming<'_> {
     }
 }
 
-async fn sealed(shared: &Shared, reader: &SnapshotReader, fetch: &Fetch) -> Result<bytes::Bytes, RepoError> {
-    let key = reader.object_key(&fetch.object)?;
-    for at in &fetch.frames {
-        reader.check_inside(&at.object, &at.place)?;
-    }
+async fn sealed(shared: &Shared, holder: &Holder, fetch: &Fetch) -> Result<bytes::Bytes, RepoError> {
+    let key = holder.key_of(&fetch.frames)?;
     {
         let mut state = shared.lock();
         state.read.requests += 1;
         state.read.bytes += fetch.end - fetch.start;
     }
-    Ok(reader.repository().store().get_range(&key, fetch.start..fetch.end).await?)
+    Ok(holder.store().get_range(&key, fetch.start..fetch.end).await?)
 }

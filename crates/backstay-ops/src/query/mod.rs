@@ -1,45 +1,42 @@
 //! A moment of a source as a database that can be asked, without restoring it.
 //!
 //! Owns where each page of that moment lies and how it comes here: the map's leaves as they are needed, frames
-//! by ranged requests, every tag verified, what was written after the snapshot laid over it from the log. Never
-//! writes to the repository. What is fetched is kept in memory within a bound, and the pages of the log in a file
-//! without a name, so a crash leaves nothing.
+//! by ranged requests, every tag verified; of a state in a log its pages from the log's own frames. Never
+//! writes to the repository. What is fetched is kept in memory within a bound, so a crash leaves nothing.
 
+mod changed;
 mod frames;
-mod overlay;
 mod pages;
 mod stop;
+mod stored;
 
 pub use frames::FramesRead;
 pub use stop::Stop;
 
-use crate::OpsError;
-use crate::catalog::Vault;
-use crate::log::{self, LogPoint, Resolved};
-use backstay_format::FingerprintKey;
+use crate::catalog::{Catalog, Vault};
+use crate::log::{self, LogPoint, PageMap, PageMaps, Resolved};
+use crate::{OpsError, env};
 use backstay_model::catalog::{Quality, Snapshot, Target};
 use backstay_model::{ByteLen, Moment, ObjectId, SourceName};
-use backstay_sqlite::lazy::{PageSource, Session};
+use backstay_sqlite::SqliteError;
+use backstay_sqlite::lazy::{PageFault, PageSource, Session};
 use backstay_store::repo::SnapshotReader;
 use frames::Frames;
-use overlay::Overlay;
-use pages::{Pages, Shape};
-use std::path::PathBuf;
+use pages::{Logged, Pages};
 use std::sync::Arc;
+use stored::Stored;
 
 /// How much is kept in memory unless somebody says otherwise.
 pub const CACHE_USUAL: ByteLen = ByteLen::new(32 << 20);
 
-/// The beginning of a database that says what it is.
-const HEADER: usize = 100;
+/// SQLite's code for a database that cannot be opened.
+const CANNOT_OPEN: i32 = 14;
 
 /// How moments are read.
 #[derive(Debug, Clone)]
 pub struct Reading {
     /// Unpacked frames kept in memory, over all moments opened together.
     pub cache: ByteLen,
-    /// Where the pages of a log are put, in a file without a name.
-    pub scratch: PathBuf,
 }
 
 /// Which state it is.
@@ -69,7 +66,6 @@ pub struct Asker<'a> {
     vault: &'a Vault,
     frames: Arc<Frames>,
     stop: Stop,
-    scratch: PathBuf,
 }
 
 /// One moment, open. Connections to it may be used side by side, each by one thread.
@@ -78,12 +74,31 @@ pub struct Past {
     pages: Arc<Pages>,
 }
 
+/// A snapshot, and the records of the log behind it: whoever opens many states of it reads both once.
+pub struct Behind {
+    source: SourceName,
+    snapshot: Snapshot,
+    stored: Arc<Stored>,
+    maps: Option<Arc<PageMaps>>,
+}
+
+impl Behind {
+    /// What is known of the commits behind the snapshot.
+    pub fn maps(&self) -> Option<&Arc<PageMaps>> {
+        self.maps.as_ref()
+    }
+
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
+
 impl<'a> Asker<'a> {
-    /// Must be called inside the runtime that the vault's store lives in.
+    /// Must be called inside the runtime that the vault's store lives in, one with several threads.
     pub fn new(vault: &'a Vault, reading: Reading) -> Self {
         let stop = Stop::new(vault.env.cancel.clone(), vault.env.clock.clone());
         let frames = Arc::new(Frames::new(tokio::runtime::Handle::current(), reading.cache, stop.clone()));
-        Self { vault, frames, stop, scratch: reading.scratch }
+        Self { vault, frames, stop }
     }
 
     /// When to stop, besides the wish of a person.
@@ -99,59 +114,63 @@ impl<'a> Asker<'a> {
     /// Opens the moment a person named.
     pub async fn open(&self, source: &SourceName, target: &Target) -> Result<Past, OpsError> {
         let mut catalog = self.vault.recalled(source, None).await?;
-        let resolved = log::resolve(self.vault, &mut catalog, target).await?;
-        let front = catalog.front(&resolved.snapshot.id).expect("every snapshot of a catalog has its front");
-        let manifest = self.vault.repo.manifest(&front.name).await?;
-        let reader = SnapshotReader::open(self.vault.repo.clone(), manifest, self.vault.unsealer()?)?;
-        self.open_resolved(source, resolved, reader).await
+        let Resolved { snapshot, log, fault } = log::resolve(self.vault, &mut catalog, target).await?;
+        let behind = self.behind(&catalog, source, (snapshot, log.as_ref())).await?;
+        self.open_behind(&behind, log, fault)
     }
 
-    async fn open_resolved(
+    /// A snapshot of a catalog, and what its log wrote up to a state.
+    pub async fn behind(
         &self,
+        catalog: &Catalog,
         source: &SourceName,
-        resolved: Resolved,
-        reader: SnapshotReader,
-    ) -> Result<Past, OpsError> {
-        let Resolved { snapshot, log, fault: log_fault } = resolved;
+        (snapshot, last): (Snapshot, Option<&LogPoint>),
+    ) -> Result<Behind, OpsError> {
         if snapshot.quality != Quality::Whole {
             let problem =
                 "a byte-for-byte capture of a malformed database cannot be asked; restore it to a file".into();
             return Err(OpsError::Unsound { problem });
         }
-        let overlay = self.overlay(&reader, &snapshot, log.as_ref()).await?;
-        let first = match overlay.as_ref().map(|overlay| overlay.first(HEADER)).transpose()?.flatten() {
-            Some(bytes) => bytes,
-            None if reader.stream(0)?.length.get() == 0 => Vec::new(),
-            None => reader.unit(0, 0).await?,
+        let front = catalog.front(&snapshot.id).expect("every snapshot of a catalog has its front");
+        let manifest = self.vault.repo.manifest(&front.name).await?;
+        let reader = SnapshotReader::open(self.vault.repo.clone(), manifest, self.vault.unsealer()?)?.around();
+        let maps = match last.filter(|log| !log.links.is_empty()) {
+            Some(log) => Some(PageMaps::read(self.vault, &log.links, log.tx).await?),
+            None => None,
         };
-        let shape = Shape::of(&first, reader.stream(0)?, overlay.as_ref())?;
+        Ok(Behind { source: source.clone(), snapshot, stored: Arc::new(Stored::of(reader)?), maps })
+    }
+
+    /// One state of it: of the snapshot itself without a place in its log.
+    pub fn open_behind(
+        &self,
+        behind: &Behind,
+        log: Option<LogPoint>,
+        log_fault: Option<String>,
+    ) -> Result<Past, OpsError> {
+        let logged = log.as_ref().and_then(|log| {
+            let map = PageMap::at(behind.maps.clone()?, log.tx);
+            Some(Logged { store: self.vault.repo.store().clone(), map })
+        });
+        let pages = env::blocking(|| Pages::open(behind.stored.clone(), logged, self.frames.clone()));
+        let pages = pages.map_err(cannot_open)?;
+        let snapshot = &behind.snapshot;
         let facts = MomentFacts {
-            source: source.clone(),
+            source: behind.source.clone(),
             snapshot: snapshot.id,
             taken: snapshot.taken,
             proven: snapshot.is_proven(),
             quarantined: snapshot.is_quarantined(),
-            length: shape.length(),
+            length: pages.length(),
             log,
             log_fault,
         };
-        Ok(Past { facts, pages: Arc::new(Pages::new(reader, shape, overlay, self.frames.clone())) })
+        Ok(Past { facts, pages: Arc::new(pages) })
     }
+}
 
-    /// What was written between the snapshot and the state, verified record by record.
-    async fn overlay(
-        &self,
-        reader: &SnapshotReader,
-        snapshot: &Snapshot,
-        log: Option<&LogPoint>,
-    ) -> Result<Option<Overlay>, OpsError> {
-        let Some(point) = log.filter(|log| !log.links.is_empty()) else { return Ok(None) };
-        let fingerprint = &reader.body().facts.fingerprint;
-        let key = FingerprintKey::new(fingerprint.id, *fingerprint.key.as_bytes());
-        let overlay = Overlay::new(&self.scratch)?;
-        overlay.fill(self.vault, point, (snapshot, &key)).await?;
-        Ok(Some(overlay))
-    }
+fn cannot_open(fault: PageFault) -> OpsError {
+    SqliteError::Page { code: CANNOT_OPEN, fault }.into()
 }
 
 impl Past {
@@ -163,5 +182,15 @@ impl Past {
     /// Where its pages come from.
     pub fn pages(&self) -> Arc<dyn PageSource> {
         self.pages.clone()
+    }
+
+    /// Bytes of so many pages.
+    pub fn length_of(&self, pages: u64) -> ByteLen {
+        ByteLen::new(pages * self.pages.page_size().bytes())
+    }
+
+    /// The pages that may not be what they were at another moment; `None` where they are too many to say. Blocks.
+    pub fn changed_since(&self, before: &Past) -> Result<Option<Vec<u32>>, OpsError> {
+        changed::between(&before.pages, &self.pages).map_err(cannot_open)
     }
 }

@@ -4,9 +4,9 @@ use crate::disk::{self, At, DiskFile};
 use crate::query::{Asker, Past};
 use crate::{Env, OpsError};
 use backstay_model::Moment;
-use backstay_sqlite::SqliteError;
 use backstay_sqlite::lazy::{Go, Session};
 use backstay_sqlite::rows::{self, BringReport, BringRequest, Live, OnConflict, Preview, UndoSink};
+use backstay_sqlite::{FileIdentity, SqliteError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +17,8 @@ const BATCH: usize = 256 << 10;
 pub struct BackRequest {
     pub rows: BringRequest,
     pub live: PathBuf,
+    /// The database under care: another one must have something in common with it.
+    pub source: PathBuf,
     /// How long to wait for others to let go of it.
     pub busy: Duration,
 }
@@ -37,6 +39,9 @@ pub struct BackReport {
 /// Looks at both and writes nothing. Blocks.
 pub fn look(asker: &Asker<'_>, past: &Past, request: &BackRequest) -> Result<BackPlan, OpsError> {
     let (session, live) = (past.session()?, Live::open(&request.live, request.busy)?);
+    if !is_same_file(&request.live, &request.source) {
+        rows::refuse_stranger(&session, &live)?;
+    }
     let is_over = || if asker.stop().is_over() { Go::Stop } else { Go::On };
     let preview = rows::preview(&session, &live, &request.rows, &is_over).map_err(|error| asker.stop().said(error))?;
     if request.rows.on_conflict == OnConflict::Fail
@@ -47,6 +52,11 @@ pub fn look(asker: &Asker<'_>, past: &Past, request: &BackRequest) -> Result<Bac
         return Err(SqliteError::Conflict { table: preview.into.clone(), key, why }.into());
     }
     Ok(BackPlan { preview, session, live })
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let of = |path| FileIdentity::of_path(path).ok();
+    of(one).is_some_and(|one| of(other) == Some(one))
 }
 
 /// Brings the rows, in one transaction. Blocks.

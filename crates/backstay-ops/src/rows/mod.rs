@@ -8,20 +8,24 @@ mod bring;
 mod points;
 mod when;
 
+pub use backstay_sqlite::rows::TableCounts;
 pub use bring::{BackPlan, BackReport, BackRequest, into_live, look, to_sql};
-pub use points::{PointAt, points};
+pub use points::{PointAt, Points, Walk, points};
 pub use when::{Looked, Shift, ShiftKind, When, WhenRequest, when};
 
 use crate::OpsError;
 use crate::query::{MomentFacts, Past, Stop};
-use backstay_sqlite::lazy::Go;
-use backstay_sqlite::rows::{self, Change, Compared, SchemaChange, TableCounts};
+use backstay_model::ByteLen;
+use backstay_sqlite::lazy::{Go, Session};
+use backstay_sqlite::rows::{self, Change, Compared, SchemaChange, Scopes};
 
 /// What differs between two moments, but for the rows themselves.
 #[derive(Debug, Clone)]
 pub struct DiffReport {
     pub from: MomentFacts,
     pub to: MomentFacts,
+    /// Of the pages that may differ; of the whole database where they are too many to say.
+    pub bytes: ByteLen,
     pub schema: Vec<SchemaChange>,
     pub tables: Vec<TableDiff>,
     /// Their rows are not compared.
@@ -63,20 +67,24 @@ pub fn diff(
     let (before, after) = (from.session()?, to.session()?);
     let is_over = || if stop.is_over() { Go::Stop } else { Go::On };
     let tables = rows::tables_of(&before, &after, only)?;
+    let changed = to.changed_since(from)?;
+    let scopes = scopes((from, to), (&before, &after), changed.as_deref(), stop)?;
     let mut report = DiffReport {
         from: from.facts.clone(),
         to: to.facts.clone(),
+        bytes: changed.map_or(to.facts.length, |pages| to.length_of(pages.len() as u64)),
         schema: schema(&before, &after, only)?,
         tables: Vec::new(),
         virtual_tables: tables.virtual_tables,
     };
     for shape in tables.only_before {
-        let counts = TableCounts { removed: before.count(&shape.name)?, ..TableCounts::default() };
+        let counts = TableCounts { removed: before.count(&shape.name)?, same: Some(0), ..TableCounts::default() };
         report.tables.push(TableDiff { table: shape.name, fate: TableFate::Dropped, counts });
     }
     for compared in tables.common {
         let mut wants_more = true;
-        let counts = rows::compare_table((&before, &after), &compared, &is_over, &mut |change| {
+        let scope = scopes.of(&compared.after.name);
+        let counts = rows::compare_table((&before, &after), (&compared, &scope), &is_over, &mut |change| {
             if wants_more && each(&compared, change) == Go::Stop {
                 wants_more = false;
             }
@@ -86,7 +94,7 @@ pub fn diff(
         report.tables.push(TableDiff { table: compared.after.name, fate: TableFate::Compared, counts });
     }
     for shape in tables.only_after {
-        let counts = TableCounts { added: after.count(&shape.name)?, ..TableCounts::default() };
+        let counts = TableCounts { added: after.count(&shape.name)?, same: Some(0), ..TableCounts::default() };
         report.tables.push(TableDiff { table: shape.name, fate: TableFate::Created, counts });
     }
     report.tables.sort_by(|a, b| a.table.cmp(&b.table));
@@ -96,11 +104,21 @@ pub fn diff(
     Ok(report)
 }
 
-fn schema(
-    before: &backstay_sqlite::lazy::Session,
-    after: &backstay_sqlite::lazy::Session,
-    only: Option<&str>,
-) -> Result<Vec<SchemaChange>, OpsError> {
+/// What has to be read at all: pages that both moments have in common lead to the same rows.
+fn scopes(
+    (from, to): (&Past, &Past),
+    sessions: (&Session, &Session),
+    changed: Option<&[u32]>,
+    stop: &Stop,
+) -> Result<Scopes, OpsError> {
+    let Some(changed) = changed else { return Ok(Scopes::all()) };
+    let is_over = || if stop.is_over() { Go::Stop } else { Go::On };
+    let pages = (from.pages(), to.pages());
+    let found = rows::narrow(sessions, (pages.0.as_ref(), pages.1.as_ref()), changed, &is_over);
+    found.map_err(|error| stop.said(error))
+}
+
+fn schema(before: &Session, after: &Session, only: Option<&str>) -> Result<Vec<SchemaChange>, OpsError> {
     let is_meant = |change: &SchemaChange| {
         let (SchemaChange::Created { item }
         | SchemaChange::Dropped { item }
@@ -120,5 +138,7 @@ pub fn script(
 ) -> Result<Vec<String>, OpsError> {
     let (before, after) = (from.session()?, to.session()?);
     let is_over = || if stop.is_over() { Go::Stop } else { Go::On };
-    rows::script((&before, &after), only, &is_over, out).map_err(|error| stop.said(error))
+    let changed = to.changed_since(from)?;
+    let scopes = scopes((from, to), (&before, &after), changed.as_deref(), stop)?;
+    rows::script((&before, &after), (only, &scopes), &is_over, out).map_err(|error| stop.said(error))
 }

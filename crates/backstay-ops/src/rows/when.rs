@@ -3,7 +3,7 @@
 //! Where both ends of a stretch give one answer, nothing is taken to have happened between them; a change that was
 //! undone within is found only by looking at every point. Each point that is looked at is opened and asked once.
 
-use super::points::{PointAt, points};
+use super::points::{PointAt, Walk, points};
 use crate::catalog::Vault;
 use crate::query::{Asker, Stop};
 use crate::{OpsError, env};
@@ -55,9 +55,9 @@ pub struct When {
 }
 
 pub async fn when(vault: &Vault, asker: &Asker<'_>, request: &WhenRequest) -> Result<When, OpsError> {
-    let points = points(vault, &request.source, request.since).await?;
-    let mut search = Search { asker, request, points, seen: BTreeMap::new() };
-    let end = search.points.len().saturating_sub(1);
+    let walk = Walk::new(asker, points(vault, &request.source, request.since).await?);
+    let end = walk.points.list.len().saturating_sub(1);
+    let mut search = Search { asker, request, walk, seen: BTreeMap::new() };
     let mut shifts = Vec::new();
     if request.every {
         for at in 0..=end {
@@ -82,7 +82,7 @@ pub async fn when(vault: &Vault, asker: &Asker<'_>, request: &WhenRequest) -> Re
         // The earlier half is looked at first.
         stretches.extend([(middle, to), (from, middle)]);
     }
-    Ok(When { shifts, first, last, points: search.points.len(), asked: search.seen.len() })
+    Ok(When { shifts, first, last, points: search.walk.points.list.len(), asked: search.seen.len() })
 }
 
 impl ShiftKind {
@@ -114,7 +114,7 @@ fn number(answer: &Result<Row, String>) -> Option<f64> {
 struct Search<'a, 'v> {
     asker: &'a Asker<'v>,
     request: &'a WhenRequest,
-    points: Vec<PointAt>,
+    walk: Walk<'a, 'v>,
     seen: BTreeMap<usize, Looked>,
 }
 
@@ -123,8 +123,8 @@ impl Search<'_, '_> {
         if let Some(looked) = self.seen.get(&at) {
             return Ok(looked.clone());
         }
-        let point = self.points.get(at).cloned().ok_or(backstay_model::catalog::NoPoint::Empty)?;
-        let past = self.asker.open(&self.request.source, &point.target()).await?;
+        let point = self.walk.points.list.get(at).cloned().ok_or(backstay_model::catalog::NoPoint::Empty)?;
+        let past = self.walk.open(at).await?;
         let answer = env::blocking(|| answer(&past.session()?, &self.request.sql, self.asker.stop()))?;
         let point = PointAt { at: past.facts.at(), ..point };
         let looked = Looked { point, answer };

@@ -122,6 +122,22 @@ impl Live {
     }
 }
 
+/// Refuses a database that has nothing to do with the one of then: none of its tables. For one that is not the source's
+/// own file.
+pub fn refuse_stranger(past: &Session, live: &Live) -> Result<(), SqliteError> {
+    let tables = past.rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0", &[])?;
+    let names = tables.into_iter().filter_map(|row| match row.into_iter().next() {
+        Some(Value::Text(name)) => String::from_utf8(name).ok(),
+        _ => None,
+    });
+    for name in names.filter(|name| !name.starts_with("sqlite_")) {
+        if live.at("read", TableShape::of(&live.conn, &name))?.is_some() {
+            return Ok(());
+        }
+    }
+    Err(SqliteError::Stranger { path: live.path.clone() })
+}
+
 /// How the rows of the past meet those of today.
 struct Meeting<'a> {
     past: &'a Session,
@@ -151,8 +167,12 @@ impl<'a> Meeting<'a> {
         }
         if let Some(there) = &there {
             let missing: Vec<String> = shape.stored().filter(|name| !there.has(name)).map(str::to_owned).collect();
-            if !missing.is_empty() || there.identity.columns().len() != shape.identity.columns().len() {
+            if !missing.is_empty() {
                 return Err(SqliteError::TableDiffers { table: into, columns: missing });
+            }
+            if !there.identity.is_like(&shape.identity) {
+                let (today, then) = (there.identity.columns().join(", "), shape.identity.columns().join(", "));
+                return Err(SqliteError::KeyDiffers { table: into, today, then });
             }
         }
         let identity: Vec<String> = shape.identity.columns().iter().map(|name| (*name).to_owned()).collect();

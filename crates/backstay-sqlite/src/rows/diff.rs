@@ -1,7 +1,8 @@
 //! What differs between the rows of a table at two moments: both are read in the order of their keys, side by
-//! side, so nothing is held but one row of each.
+//! side, so nothing is held but one row of each. Rows that are known to be the same are not read.
 
 use super::key::{Encoding, compare};
+use super::narrow::Scope;
 use super::shape::{Identity, TableShape};
 use crate::error::SqliteError;
 use crate::ffi;
@@ -25,7 +26,8 @@ pub struct TableCounts {
     pub added: u64,
     pub removed: u64,
     pub changed: u64,
-    pub same: u64,
+    /// `None` where pages that both moments have in common were not read.
+    pub same: Option<u64>,
 }
 
 impl TableCounts {
@@ -60,12 +62,37 @@ impl Compared {
         self.identity.columns().len()
     }
 
-    fn select(&self, shape: &TableShape) -> String {
-        let columns: Vec<String> = self.columns.iter().map(|name| quoted(name)).collect();
+    fn select(&self, shape: &TableShape, part: Option<&Part>) -> String {
+        let of_row = |name: &str| format!("backstay_rows.{}", quoted(name));
+        let columns: Vec<String> = self.columns.iter().map(|name| of_row(name)).collect();
         let order: Vec<String> =
-            self.identity.columns().iter().map(|name| format!("{} COLLATE BINARY", quoted(name))).collect();
-        format!("SELECT {} FROM {} ORDER BY {}", columns.join(", "), quoted(&shape.name), order.join(", "))
+            self.identity.columns().iter().map(|name| format!("{} COLLATE BINARY", of_row(name))).collect();
+        let (columns, table, order) = (columns.join(", "), quoted(&shape.name), order.join(", "));
+        match part {
+            None => format!("SELECT {columns} FROM {table} AS backstay_rows ORDER BY {order}"),
+            Some(Part { rowid, .. }) => format!(
+                "WITH backstay_spans(first, last) AS MATERIALIZED (SELECT value ->> 0, value ->> 1 FROM json_each(?1))
+                 SELECT {columns} FROM backstay_spans CROSS JOIN {table} AS backstay_rows
+                 WHERE backstay_rows.{rowid} BETWEEN backstay_spans.first AND backstay_spans.last ORDER BY {order}"
+            ),
+        }
     }
+
+    /// The part of its rows that has to be read; `None` for all.
+    fn part(&self, scope: &Scope) -> Option<Part> {
+        // The same bytes may mean other rows where the statement that made the table is another.
+        let Scope::Rows(spans) = scope else { return None };
+        let rowid = self.after.rowid().filter(|_| self.before.sql == self.after.sql)?;
+        let spans: Vec<String> = spans.iter().map(|(first, last)| format!("[{first},{last}]")).collect();
+        Some(Part { rowid, is_empty: spans.is_empty(), spans: format!("[{}]", spans.join(",")) })
+    }
+}
+
+/// Rows by their numbers: the name under which a table shows them, and spans of them as SQLite reads them.
+struct Part {
+    rowid: &'static str,
+    spans: String,
+    is_empty: bool,
 }
 
 /// The tables of two moments.
@@ -132,25 +159,32 @@ fn encoding(session: &Session) -> Result<Encoding, SqliteError> {
 /// Compares a table, and tells `each` what is not the same, in the order of the keys.
 pub fn compare_table(
     (before, after): (&Session, &Session),
-    compared: &Compared,
+    (compared, scope): (&Compared, &Scope),
     stop: &dyn Fn() -> Go,
     each: &mut dyn FnMut(Change) -> Go,
 ) -> Result<TableCounts, SqliteError> {
+    let part = compared.part(scope);
+    if part.as_ref().is_some_and(|part| part.is_empty) {
+        return Ok(TableCounts::default());
+    }
     let encoding = encoding(after)?;
     let (_a, _b) = (ffi::watch(before.conn(), OPS_PER_LOOK, stop), ffi::watch(after.conn(), OPS_PER_LOOK, stop));
-    let mut left = before.cursor(&compared.select(&compared.before))?;
-    let mut right = after.cursor(&compared.select(&compared.after))?;
+    let mut left = before.cursor(&compared.select(&compared.before, part.as_ref()))?;
+    let mut right = after.cursor(&compared.select(&compared.after, part.as_ref()))?;
     let width = compared.columns.len();
-    let mut left = Side { session: before, rows: left.query([]).map_err(|e| before.said(e))?, width, held: None };
-    let mut right = Side { session: after, rows: right.query([]).map_err(|e| after.said(e))?, width, held: None };
+    let spans: Vec<&str> = part.iter().map(|part| part.spans.as_str()).collect();
+    let spans = || rusqlite::params_from_iter(&spans);
+    let mut left = Side { session: before, rows: left.query(spans()).map_err(|e| before.said(e))?, width, held: None };
+    let mut right = Side { session: after, rows: right.query(spans()).map_err(|e| after.said(e))?, width, held: None };
     left.step()?;
     right.step()?;
     let key = compared.key_len();
     let key_of = |row: &Row| row.get(..key).unwrap_or_default().to_vec();
     let mut counts = TableCounts::default();
+    let mut same_rows = 0;
     loop {
         let order = match (&left.held, &right.held) {
-            (None, None) => return Ok(counts),
+            (None, None) => return Ok(TableCounts { same: part.is_none().then_some(same_rows), ..counts }),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (Some(a), Some(b)) => compare(encoding, &key_of(a), &key_of(b)),
@@ -170,7 +204,7 @@ pub fn compare_table(
                     Some(Change::Changed { before: a, after: b })
                 }
                 _ => {
-                    counts.same += 1;
+                    same_rows += 1;
                     None
                 }
             },

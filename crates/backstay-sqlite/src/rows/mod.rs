@@ -7,15 +7,19 @@
 mod bring;
 mod diff;
 mod key;
+mod narrow;
 mod schema;
 mod script;
 mod shape;
 mod sql;
+mod tree;
 
 pub use bring::{
     BringReport, BringRequest, Brought, Live, OnConflict, Preview, Sample, SampleKind, UndoSink, bring, preview,
+    refuse_stranger,
 };
 pub use diff::{Change, Compared, TableCounts, Tables, compare_table, tables_of};
+pub use narrow::{Scope, Scopes, narrow};
 pub use schema::{SchemaChange, SchemaItem, schema_changes, schema_of};
 pub use script::{ScriptSink, script};
 pub use shape::{Column, Identity, TableShape};

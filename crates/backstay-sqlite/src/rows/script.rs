@@ -5,6 +5,7 @@
 //! the run, because rows are deleted that come back.
 
 use super::diff::{Change, Compared, Tables, compare_table, tables_of};
+use super::narrow::Scopes;
 use super::schema::{SchemaChange, SchemaItem, schema_changes, schema_of};
 use super::shape::{Identity, TableShape};
 use super::sql;
@@ -20,6 +21,7 @@ struct Script<'a> {
     before: &'a Session,
     after: &'a Session,
     stop: &'a dyn Fn() -> Go,
+    scopes: &'a Scopes,
     tables: Tables,
     /// Made anew: their statement is another, or their rows have another identity.
     rebuilt: BTreeSet<String>,
@@ -31,7 +33,7 @@ struct Script<'a> {
 /// Writes the statements, of one table or of all. Gives the number of virtual tables that were left out.
 pub fn script(
     (before, after): (&Session, &Session),
-    only: Option<&str>,
+    (only, scopes): (Option<&str>, &Scopes),
     stop: &dyn Fn() -> Go,
     out: ScriptSink<'_>,
 ) -> Result<Vec<String>, SqliteError> {
@@ -49,7 +51,7 @@ pub fn script(
     }
     rebuilt.extend(tables.only_after.iter().map(|shape| shape.name.clone()));
     rebuilt.extend(tables.only_before.iter().map(|shape| shape.name.clone()));
-    let mut script = Script { before, after, stop, tables, rebuilt, old, new, stopped: false };
+    let mut script = Script { before, after, stop, scopes, tables, rebuilt, old, new, stopped: false };
     script.write(out)?;
     Ok(script.tables.virtual_tables)
 }
@@ -145,7 +147,8 @@ impl Script<'_> {
         let is_unique = self.has_unique(&compared.after)?;
         let writer = RowWriter { compared: &compared, pass, is_unique };
         let mut stopped = self.stopped;
-        compare_table((self.before, self.after), &compared, self.stop, &mut |change| {
+        let scope = self.scopes.of(&compared.after.name);
+        compare_table((self.before, self.after), (&compared, &scope), self.stop, &mut |change| {
             if let Some(sql) = writer.statement(change)
                 && (stopped || out(&sql) == Go::Stop)
             {

@@ -29,6 +29,12 @@ impl Identity {
         }
     }
 
+    /// Whether both tell the same rows apart, however their names are written.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let names = |this: &Self| this.columns().iter().map(|name| name.to_lowercase()).collect::<Vec<_>>();
+        std::mem::discriminant(self) == std::mem::discriminant(other) && names(self) == names(other)
+    }
+
     /// `"a" = ?1 AND "b" = ?2`
     pub(super) fn condition(&self) -> String {
         let term = |(at, name): (usize, &str)| format!("{} = ?{}", quoted(name), at + 1);
@@ -78,14 +84,23 @@ impl TableShape {
         self.columns.iter().filter(|column| !column.generated).map(|column| column.name.as_str())
     }
 
+    /// A name under which it shows the numbers of its rows; none where its columns have taken all of them.
+    pub fn rowid(&self) -> Option<&'static str> {
+        rowid(&self.columns)
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.stored().any(|column| column.eq_ignore_ascii_case(name))
     }
 }
 
-fn identity(conn: &Connection, table: &str, columns: &[Column], key: Vec<String>) -> rusqlite::Result<Identity> {
+fn rowid(columns: &[Column]) -> Option<&'static str> {
     let taken = |name: &str| columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-    let rowid = ["rowid", "_rowid_", "oid"].into_iter().find(|name| !taken(name));
+    ["rowid", "_rowid_", "oid"].into_iter().find(|name| !taken(name))
+}
+
+fn identity(conn: &Connection, table: &str, columns: &[Column], key: Vec<String>) -> rusqlite::Result<Identity> {
+    let rowid = rowid(columns);
     if !key.is_empty() {
         // A primary key may hold NULLs, for old times' sake, and then does not tell rows apart.
         let is_null: Vec<String> = key.iter().map(|name| format!("{} IS NULL", quoted(name))).collect();

@@ -15,6 +15,7 @@ use backstay_format::table::Reference;
 use backstay_format::tree::{self, Leaf, Node, NodeRef};
 use backstay_format::{Corrupt, FramePlace, ObjectType, layout};
 use backstay_model::{ObjectId, Random, UnitSize};
+use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
@@ -26,7 +27,31 @@ pub struct SnapshotReader {
     openers: HashMap<ObjectId, FrameOpener>,
     /// The node frame read last: neighbouring leaves usually lie in one frame.
     node_frame: Mutex<Option<NodeFrame>>,
+    /// Where single pages are wanted: the sealed bytes around the node frame that was fetched last. A map's nodes
+    /// are stored one after another, so they are the ones below it.
+    around: Option<Mutex<Around>>,
 }
+
+/// Sealed bytes of an object, from an offset on.
+#[derive(Default)]
+struct Around {
+    object: Option<ObjectId>,
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Around {
+    fn get(&self, object: &ObjectId, place: &FramePlace) -> Option<Bytes> {
+        let range = place.range();
+        let from = range.start.checked_sub(self.start).filter(|_| self.object == Some(*object))? as usize;
+        let to = from + place.stored as usize;
+        (to <= self.bytes.len()).then(|| self.bytes.slice(from..to))
+    }
+}
+
+/// Bytes fetched before a node frame, and behind it, by whoever reads single pages.
+const BEFORE: u64 = 256 << 10;
+const BEHIND: u64 = 64 << 10;
 
 /// An opened frame of nodes: its object, its place, its bytes.
 type NodeFrame = (ObjectId, FramePlace, Arc<Vec<u8>>);
@@ -59,7 +84,12 @@ impl SnapshotReader {
             let opener = unsealer.open_unread(repo.id(), sealed_as).map_err(|e| RepoError::sealed(&key, e))?;
             openers.insert(reference.object, opener);
         }
-        Ok(Self { repo, manifest, body, openers, node_frame: Mutex::new(None) })
+        Ok(Self { repo, manifest, body, openers, node_frame: Mutex::new(None), around: None })
+    }
+
+    /// For whoever reads single pages far away: more bytes, and fewer requests one after another.
+    pub fn around(self) -> Self {
+        Self { around: Some(Mutex::default()), ..self }
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -192,6 +222,52 @@ impl SnapshotReader {
         }
     }
 
+    /// Units of a stream that lie elsewhere in another snapshot, in order; `None` when there are more than `most`.
+    /// Those that only one of them has are not among them. Nodes that both refer to are not read.
+    pub async fn moved(&self, other: &Self, stream: usize, most: u64) -> Result<Option<Vec<u64>>, RepoError> {
+        let units = self.shape(stream)?.2.min(other.shape(stream)?.2);
+        let mut moved = Vec::new();
+        let (ours, theirs) = (self.leaf_refs(stream).await?, other.leaf_refs(stream).await?);
+        for first in (0..units).step_by(layout::FAN_OUT) {
+            let at = (first / layout::FAN_OUT as u64) as usize;
+            let same = ours.get(at).zip(theirs.get(at)).is_some_and(|(a, b)| a == b);
+            if same {
+                continue;
+            }
+            let (a, b) = (self.leaf_of(stream, first).await?.leaf, other.leaf_of(stream, first).await?.leaf);
+            let place = |leaf: &Leaf, unit| leaf.find(unit).map(|(run, slot)| (run.object, run.place, slot));
+            let count = (units - first).min(layout::FAN_OUT as u64) as u16;
+            let differs = (0..count).filter(|unit| place(&a, *unit) != place(&b, *unit));
+            moved.extend(differs.map(|unit| first + u64::from(unit)));
+            if moved.len() as u64 > most {
+                return Ok(None);
+            }
+        }
+        Ok(Some(moved))
+    }
+
+    /// Where each leaf of a map lies; empty when the root is the only one.
+    async fn leaf_refs(&self, stream: usize) -> Result<Vec<NodeRef>, RepoError> {
+        let (facts, _, units) = self.shape(stream)?;
+        let whole = Below { first: 0, units, level: facts.levels };
+        let Some(Root::Node(root)) = self.body.roots.get(stream) else { return Ok(Vec::new()) };
+        let mut waiting: Vec<(Below, NodeRef)> = whole.children(root).collect();
+        let mut leaves = Vec::new();
+        while let Some((place, child)) = waiting.pop() {
+            if place.level == 0 {
+                leaves.push(child);
+                continue;
+            }
+            let bytes = self.node_bytes(&child).await?;
+            let key = self.object_key(&child.object)?;
+            let damaged = |e| RepoError::damaged(&key, e);
+            let node = Node::parse(&bytes).map_err(damaged)?;
+            node.check_shape(place.level, place.units).map_err(damaged)?;
+            waiting.extend(place.children(&node));
+        }
+        Ok(leaves)
+    }
+
     /// The bytes of one unit: a leaf, then a frame.
     pub async fn unit(&self, stream: usize, unit: u64) -> Result<Vec<u8>, RepoError> {
         let facts = self.stream(stream)?;
@@ -275,6 +351,23 @@ impl SnapshotReader {
         self.body.facts.streams.get(at).ok_or(none)
     }
 
+    async fn frame_of_nodes(&self, object: &ObjectId, place: &FramePlace) -> Result<Vec<u8>, RepoError> {
+        let Some(around) = &self.around else { return self.frame(object, place).await };
+        let held = around.lock().expect("no holder of this lock panics").get(object, place);
+        if let Some(sealed) = held {
+            return self.open_frame(object, place, &sealed);
+        }
+        self.check_inside(object, place)?;
+        let range = place.range();
+        let start = range.start.saturating_sub(BEFORE);
+        let end = (range.end + BEHIND).min(self.reference(object)?.stored);
+        let bytes = self.repo.store().get_range(&self.object_key(object)?, start..end).await?;
+        let new = Around { object: Some(*object), start, bytes };
+        let sealed = new.get(object, place).ok_or_else(|| RepoError::Unlisted { object: *object })?;
+        *around.lock().expect("no holder of this lock panics") = new;
+        self.open_frame(object, place, &sealed)
+    }
+
     async fn node_bytes(&self, child: &NodeRef) -> Result<Vec<u8>, RepoError> {
         let cached = {
             let held = self.node_frame.lock().expect("no holder of this lock panics");
@@ -283,7 +376,7 @@ impl SnapshotReader {
         let raw = match cached {
             Some((_, _, raw)) => raw,
             None => {
-                let raw = Arc::new(self.frame(&child.object, &child.place).await?);
+                let raw = Arc::new(self.frame_of_nodes(&child.object, &child.place).await?);
                 let entry = Some((child.object, child.place, raw.clone()));
                 *self.node_frame.lock().expect("no holder of this lock panics") = entry;
                 raw

@@ -59,6 +59,9 @@ pub struct ReadingArgs {
     /// Keep so much of what was fetched in memory
     #[arg(long, value_name = "SIZE", default_value = "32 MiB", value_parser = size)]
     pub cache: ByteLen,
+    /// Keep nothing of what was fetched on this host's disk, and use nothing that was
+    #[arg(long)]
+    pub no_cache: bool,
     /// From this copy of the repository, by its name in backstay.toml
     #[arg(long, value_name = "COPY")]
     pub from_copy: Option<CopyName>,

@@ -22,7 +22,7 @@ pub async fn run(context: &Context, args: &args::Diff) -> Outcome {
     let settings = context.settings()?.on_copy(args.reading.from_copy.as_ref())?;
     let source = settings.source(&args.source)?;
     let (from, to) = (past::word_target(context, args.from.clone())?, past::word_target(context, args.to.clone())?);
-    let vault = vault::open(context, &settings).await?;
+    let vault = vault::open_to_ask(context, &settings, (&source.name, past::keep(&args.reading))).await?;
     let asker = Asker::new(&vault, past::reading(&args.reading));
     asker.stop().within(args.reading.within.as_ref().map(|age| age.span));
     let (from, to) = (asker.open(&source.name, &from).await?, asker.open(&source.name, &to).await?);
@@ -185,8 +185,8 @@ impl View for DiffView {
         let mut table = Table::new([("table", Align::Left), right[0], right[1], right[2], right[3]]);
         for row in &self.tables {
             let counts = row.table.counts;
-            let numbers = [counts.added, counts.removed, counts.changed, counts.same].map(|n| n.to_string());
-            let [added, removed, changed, same] = numbers;
+            let [added, removed, changed] = [counts.added, counts.removed, counts.changed].map(|n| n.to_string());
+            let same = counts.same.map_or_else(|| "not read".to_owned(), |same| same.to_string());
             table.row([row.table.table.clone(), added, removed, changed, same]);
         }
         page.table(&table);

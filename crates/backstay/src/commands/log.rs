@@ -6,10 +6,10 @@ use crate::context::{Context, Done, Outcome};
 use crate::output::table::Align;
 use crate::output::{Page, Table, Traffic, View, time};
 use crate::vault;
-use backstay_model::Moment;
+use backstay_model::{ByteLen, Moment};
 use backstay_ops::env::blocking;
 use backstay_ops::query::Asker;
-use backstay_ops::rows::{self, TableDiff};
+use backstay_ops::rows::{self, TableDiff, Walk};
 use backstay_sqlite::lazy::Go;
 use jiff::tz::TimeZone;
 
@@ -17,16 +17,17 @@ pub async fn run(context: &Context, args: &args::Log) -> Outcome {
     let settings = context.settings()?.on_copy(args.reading.from_copy.as_ref())?;
     let source = settings.source(&args.source)?;
     let since = args.since.as_ref().map(|text| context.read_time(text)).transpose()?;
-    let vault = vault::open(context, &settings).await?;
+    let vault = vault::open_to_ask(context, &settings, (&source.name, past::keep(&args.reading))).await?;
     let asker = Asker::new(&vault, past::reading(&args.reading));
     asker.stop().within(args.reading.within.as_ref().map(|age| age.span));
-    let points = rows::points(&vault, &source.name, since).await?;
+    let mut walk = Walk::new(&asker, rows::points(&vault, &source.name, since).await?);
+    let points = walk.points.list.clone();
     let older = points.len().saturating_sub(args.limit.saturating_add(1));
     let mut before = None;
     let mut steps = Vec::new();
-    for point in points.into_iter().skip(older) {
+    for (at, point) in points.into_iter().enumerate().skip(older) {
         context.cancel.check()?;
-        let past = asker.open(&source.name, &point.target()).await?;
+        let past = walk.open(at).await?;
         if let Some(before) = &before {
             let table = args.table.as_deref();
             let found = blocking(|| rows::diff((before, &past), table, asker.stop(), &mut |_, _| Go::Stop));
@@ -40,6 +41,7 @@ pub async fn run(context: &Context, args: &args::Log) -> Outcome {
                 snapshot: past.facts.snapshot.to_string(),
                 tx: point.tx.map(backstay_model::Tx::get),
                 commit: point.is_commit,
+                bytes: found.as_ref().map_or(ByteLen::new(0), |found| found.bytes),
                 schema_changed: found.as_ref().is_some_and(|found| !found.schema.is_empty()),
                 tables: found.into_iter().flat_map(|found| found.tables).filter(changed).collect(),
             });
@@ -78,6 +80,8 @@ pub struct Step {
     pub tx: Option<u64>,
     /// One commit, and not all that happened since the snapshot before.
     pub commit: bool,
+    /// Of the pages that differ from those of the point before.
+    pub bytes: ByteLen,
     pub schema_changed: bool,
     /// Those in which rows differ.
     pub tables: Vec<TableDiff>,
@@ -93,13 +97,17 @@ impl View for LogView {
             right[0],
             right[1],
             right[2],
+            ("bytes", Align::Right),
         ]);
         for step in &self.steps {
             let state = step.tx.map_or_else(|| step.snapshot.chars().take(12).collect(), |tx| format!("tx:{tx}"));
             let at = time::local(step.at, &self.zone);
+            let mut bytes = step.bytes.to_string();
             let mut push = |name: &str, counts: [String; 3]| {
                 let [added, removed, changed] = counts;
-                table.row([at.clone(), state.clone(), name.to_owned(), added, removed, changed]);
+                // They are the whole step's, and are said once.
+                let bytes = std::mem::take(&mut bytes);
+                table.row([at.clone(), state.clone(), name.to_owned(), added, removed, changed, bytes]);
             };
             if step.schema_changed {
                 push("(schema)", Default::default());

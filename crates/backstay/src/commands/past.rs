@@ -4,6 +4,7 @@ use crate::args::{self, MomentArgs, MomentWord, Point, ReadingArgs};
 use crate::context::Context;
 use crate::diagnostics::Diagnostic;
 use crate::output::time;
+use crate::vault::Keep;
 use backstay_model::catalog::Target;
 use backstay_model::{Moment, Tx};
 use backstay_ops::query::{MomentFacts, Reading};
@@ -14,7 +15,12 @@ use jiff::tz::TimeZone;
 const BLOB_SHOWN: usize = 16;
 
 pub fn reading(args: &ReadingArgs) -> Reading {
-    Reading { cache: args.cache, scratch: std::env::temp_dir() }
+    Reading { cache: args.cache }
+}
+
+/// Whether what is fetched may be kept on this host.
+pub fn keep(args: &ReadingArgs) -> Keep {
+    if args.no_cache { Keep::Nothing } else { Keep::OnDisk }
 }
 
 /// The moment that flags, or else a word, name; the newest state when there is neither.

@@ -21,7 +21,7 @@ pub async fn run(context: &Context, args: &args::Query) -> Outcome {
     let settings = context.settings()?.on_copy(args.reading.from_copy.as_ref())?;
     let source = settings.source(&args.source)?;
     let target = past::target(context, &args.moment, word)?;
-    let vault = vault::open(context, &settings).await?;
+    let vault = vault::open_to_ask(context, &settings, (&source.name, past::keep(&args.reading))).await?;
     let asker = Asker::new(&vault, past::reading(&args.reading));
     asker.stop().within(args.reading.within.as_ref().map(|age| age.span));
     let past = asker.open(&source.name, &target).await?;

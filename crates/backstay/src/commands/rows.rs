@@ -25,7 +25,7 @@ pub struct Wanted<'a> {
 pub async fn run(context: &Context, vault: &Vault, wanted: Wanted<'_>) -> Outcome {
     let Wanted { args, source, table } = wanted;
     let target = past::restore_target(context, args)?;
-    let asker = Asker::new(vault, Reading { cache: CACHE_USUAL, scratch: std::env::temp_dir() });
+    let asker = Asker::new(vault, Reading { cache: CACHE_USUAL });
     let past = asker.open(&source.name, &target).await?;
     context.printer.talk(&past::said(&past.facts, &context.zone));
     past::warn(context, &past.facts);
@@ -46,7 +46,8 @@ pub async fn run(context: &Context, vault: &Vault, wanted: Wanted<'_>) -> Outcom
         (_, Some(to)) => blocking(|| work.statements(&request, &absolute(to))),
         (Some(live), None) => {
             let live = absolute(live);
-            blocking(|| work.living(BackRequest { rows: request, live, busy: source.policy.capture.busy_timeout }))
+            let (path, busy) = (source.path.clone(), source.policy.capture.busy_timeout);
+            blocking(|| work.living(BackRequest { rows: request, live, source: path, busy }))
         }
         (None, None) => Err(Diagnostic::new(Kind::Usage, "it is not said where the rows go").hint(format!(
             "Name the living database, such as `--into {}`, or a file of statements, `--sql FILE`.",

@@ -65,7 +65,9 @@ pub(super) fn hinted(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
         }
         SqliteError::NoTable { .. } => plain.hint("See which there are: `backstay query SOURCE --shell`, then `.tables`."),
         SqliteError::TableTaken { .. } => plain.hint("Choose another name with `--as`."),
-        SqliteError::TableDiffers { .. } => plain
+        SqliteError::Stranger { .. } => plain
+            .hint("Name the database the rows belong to with `--into`, or write them to read first with `--sql FILE`."),
+        SqliteError::TableDiffers { .. } | SqliteError::KeyDiffers { .. } => plain
             .hint("Bring the rows into a table of their own with `--as NAME`, or write them with `--sql FILE`."),
         SqliteError::Conflict { .. } => plain
             .hint("Say what to do with such rows: `--on-conflict skip` keeps today's, `--on-conflict replace` brings back what it was.")

@@ -1,0 +1,311 @@
+//! What asking the past costs: requests and bytes, counted at the store.
+
+mod world;
+
+use async_trait::async_trait;
+use backstay_model::catalog::Target;
+use backstay_model::{ByteLen, Tx};
+use backstay_ops::catalog::Vault;
+use backstay_ops::disk::OsDisk;
+use backstay_ops::env::blocking;
+use backstay_ops::follow::{FollowRequest, Follower, Limits};
+use backstay_ops::init;
+use backstay_ops::query::{Asker, CACHE_USUAL, Past, Reading};
+use backstay_ops::rows::{self, TableCounts, Walk};
+use backstay_sqlite::lazy::{Go, Session, Value};
+use backstay_sqlite::rows::{Change, Compared, Scopes, compare_table, tables_of};
+use backstay_store::foresee::{Foreseen, Host};
+use backstay_store::kept::Kept;
+use backstay_store::memory::MemoryStore;
+use backstay_store::meter::{Meter, Reading as Cost};
+use backstay_store::repo::Repository;
+use backstay_store::seal::Unsealer;
+use backstay_store::{Key, Page, Put, Store, StoreError, Verb};
+use bytes::Bytes;
+use rusqlite::Connection;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use world::{World, source};
+
+struct Metered {
+    world: World,
+    meter: Arc<Meter>,
+}
+
+impl Metered {
+    async fn new() -> Self {
+        let meter = Arc::new(Meter::new(Arc::new(MemoryStore::new())));
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { world: World::over(folder, meter.clone(), Arc::new(OsDisk)).await, meter }
+    }
+
+    fn asker(&self) -> Asker<'_> {
+        Asker::new(&self.world.vault, Reading { cache: CACHE_USUAL })
+    }
+
+    async fn follow(&self) -> Follower<'_> {
+        let request = FollowRequest {
+            source: source(),
+            path: self.world.db(),
+            busy: Duration::from_secs(10),
+            hold_max: Duration::from_secs(1),
+            log_growth_max: ByteLen::new(1 << 30),
+            uploads_in_flight: 2,
+            limits: Limits::STANDARD,
+            steps: Arc::new(|_| {}),
+        };
+        Follower::start(&self.world.vault, request).await.expect("follow")
+    }
+}
+
+fn cost_since(meter: &Meter, before: &Cost) -> (u64, u64) {
+    let cost = meter.read().since(before);
+    (cost.calls(), cost.bytes_received)
+}
+
+const SHOP: &str = "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;
+    CREATE TABLE item(id INTEGER PRIMARY KEY, name TEXT, note BLOB);
+    CREATE TABLE pair(a TEXT, b INTEGER, PRIMARY KEY(a, b)) WITHOUT ROWID;
+    CREATE INDEX item_name ON item(name);
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<40000) INSERT INTO item SELECT i, 'item ' || i, randomblob(200) FROM n;
+    INSERT INTO pair SELECT name, id FROM item WHERE id % 5 = 0;";
+
+/// The whole merge, as it is without what is known of the pages.
+fn whole(before: &Session, after: &Session) -> Vec<(String, TableCounts, Vec<Change>)> {
+    let tables = tables_of(before, after, None).expect("tables");
+    let one = |compared: Compared| {
+        let mut changes = Vec::new();
+        let scope = Scopes::all().of(&compared.after.name);
+        let counts = compare_table((before, after), (&compared, &scope), &|| Go::On, &mut |change| {
+            changes.push(change);
+            Go::On
+        });
+        (compared.after.name, counts.expect("compared"), changes)
+    };
+    tables.common.into_iter().map(one).collect()
+}
+
+fn is_what_the_whole_merge_says(asker: &Asker<'_>, before: &Past, after: &Past) {
+    blocking(|| {
+        let mut found = std::collections::BTreeMap::<String, Vec<Change>>::new();
+        let report = rows::diff((before, after), None, asker.stop(), &mut |compared, change| {
+            found.entry(compared.after.name.clone()).or_default().push(change);
+            Go::On
+        })
+        .expect("a report");
+        let (old, new) = (before.session().expect("a session"), after.session().expect("a session"));
+        for (table, counts, changes) in whole(&old, &new) {
+            let said = report.tables.iter().find(|diff| diff.table == table).expect("compared").counts;
+            assert_eq!(
+                (said.added, said.removed, said.changed),
+                (counts.added, counts.removed, counts.changed),
+                "{table}"
+            );
+            assert!(found.remove(&table).unwrap_or_default() == changes, "{table}");
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_rows_of_a_large_table_are_found_in_a_few_pages() {
+    let metered = Metered::new().await;
+    let world = &metered.world;
+    world.sql(SHOP);
+    let first = world.backup().await.expect("backup").snapshot;
+    world.sql("UPDATE item SET note = zeroblob(200) WHERE id % 4001 = 7");
+    world.backup().await.expect("backup");
+    let asker = metered.asker();
+    let from = asker.open(&source(), &Target::Id(first.to_string())).await.expect("opens");
+    let to = asker.open(&source(), &Target::Latest).await.expect("opens");
+    let before = metered.meter.read();
+    let mut rows = Vec::new();
+    let report = blocking(|| {
+        rows::diff((&from, &to), None, asker.stop(), &mut |_, change| {
+            rows.push(change);
+            Go::On
+        })
+    })
+    .expect("a report");
+    let (requests, bytes) = cost_since(&metered.meter, &before);
+    assert_eq!((rows.len(), report.schema.len()), (10, 0));
+    let counts: Vec<_> = report.tables.iter().map(|table| (table.counts.changed, table.counts.same)).collect();
+    assert_eq!(counts, [(10, None), (0, None)]);
+    // Ten leaves, each in a frame of its own in the old snapshot, of more than forty.
+    assert!(requests < 40 && bytes < 4 << 20, "{requests} requests, {bytes} bytes");
+    is_what_the_whole_merge_says(&asker, &from, &to);
+    let same = blocking(|| rows::diff((&to, &to), None, asker.stop(), &mut |_, _| Go::On)).expect("a report");
+    assert!(same.is_same() && same.bytes == ByteLen::new(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_commit_of_a_log_is_looked_at_for_the_price_of_its_records() {
+    const COMMITS: u64 = 40;
+    let metered = Metered::new().await;
+    let world = &metered.world;
+    world.sql(SHOP);
+    let app = Connection::open(world.db()).expect("open");
+    app.execute_batch("PRAGMA wal_autocheckpoint=0; SELECT 1 FROM item").expect("read");
+    let mut follower = metered.follow().await;
+    for round in 1..=COMMITS {
+        let id = round * 997;
+        let sql = match round % 4 {
+            0 => format!("INSERT INTO item VALUES ({}, 'new {round}', randomblob(300))", 100_000 + round),
+            1 => format!("DELETE FROM item WHERE id BETWEEN {id} AND {}", id + 3),
+            2 => format!("INSERT INTO pair VALUES ('new', {round})"),
+            _ => format!("UPDATE item SET note = randomblob(9000) WHERE id = {id}"),
+        };
+        app.execute_batch(&sql).expect("a commit");
+        follower.tick().await.expect("tick");
+    }
+    drop(follower);
+    let asker = metered.asker();
+    let before = metered.meter.read();
+    let mut walk = Walk::new(&asker, rows::points(&world.vault, &source(), None).await.expect("points"));
+    assert_eq!(walk.points.list.len() as u64, COMMITS + 1);
+    let mut pasts = Vec::new();
+    let mut changed = 0;
+    for at in 0..=COMMITS as usize {
+        let past = walk.open(at).await.expect("a state");
+        if let Some(before) = pasts.last() {
+            let report = blocking(|| rows::diff((before, &past), None, asker.stop(), &mut |_, _| Go::On));
+            let report = report.expect("a report");
+            let rows: u64 = report.tables.iter().map(|t| t.counts.added + t.counts.removed + t.counts.changed).sum();
+            assert!((1..5).contains(&rows), "state {at}: {rows}");
+            let bytes = report.bytes.get();
+            assert!(bytes >= 4096 && bytes % 4096 == 0 && bytes < 20 * 4096, "state {at}: {bytes}");
+            changed += rows;
+        }
+        pasts.push(past);
+    }
+    assert_eq!(changed, COMMITS / 4 * (1 + 4 + 1 + 1));
+    let (requests, bytes) = cost_since(&metered.meter, &before);
+    // Front, records and pages of each, and the frames of the snapshot that the rows were in; reading the log anew for
+    // each state would be eight hundred of its objects.
+    assert!(requests < 8 * COMMITS && bytes < 16 << 20, "{requests} requests, {bytes} bytes");
+    // Each kind of commit, and some that are far apart.
+    for pair in pasts.windows(2).take(5) {
+        is_what_the_whole_merge_says(&asker, &pair[0], &pair[1]);
+    }
+    is_what_the_whole_merge_says(&asker, &pasts[0], &pasts[COMMITS as usize]);
+    // Opened by themselves they are told apart as well.
+    let tx: Tx = pasts[3].facts.log.as_ref().expect("followed").tx;
+    let by_number = asker.open(&source(), &Target::Tx(tx)).await.expect("opens");
+    let same = blocking(|| rows::diff((&pasts[3], &by_number), None, asker.stop(), &mut |_, _| Go::On));
+    assert_eq!(same.expect("a report").bytes, ByteLen::new(0));
+    is_what_the_whole_merge_says(&asker, &by_number, &pasts[30]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_behind_a_large_commit_is_asked_without_reading_its_pages() {
+    let metered = Metered::new().await;
+    let world = &metered.world;
+    world.sql(SHOP);
+    let app = Connection::open(world.db()).expect("open");
+    app.execute_batch("PRAGMA wal_autocheckpoint=0; SELECT 1 FROM item").expect("read");
+    let mut follower = metered.follow().await;
+    for sql in ["UPDATE item SET note = randomblob(200) WHERE id > 1000", "INSERT INTO pair VALUES ('last', 1)"] {
+        app.execute_batch(sql).expect("a commit");
+        follower.tick().await.expect("tick");
+    }
+    drop(follower);
+    let asker = metered.asker();
+    let before = metered.meter.read();
+    let past = asker.open(&source(), &Target::Latest).await.expect("opens");
+    let row = blocking(|| past.session().expect("a session").rows("SELECT b FROM pair WHERE a = 'last'", &[]));
+    assert_eq!(row.expect("a row"), vec![vec![Value::Integer(1)]]);
+    let cost = metered.meter.read().since(&before);
+    // The commit wrote eight megabytes of pages that nobody can compress.
+    assert!(cost.bytes_received < 2 << 20, "{cost:?}");
+    assert!(cost.of(Verb::GetRange).calls < 30, "{cost:?}");
+}
+
+/// A store far away. It knows how many requests had to wait for one another.
+struct Far {
+    inner: Arc<dyn Store>,
+    /// The longest row of requests of which each began when the one before it had ended.
+    row: Mutex<u32>,
+}
+
+/// Long enough that requests made together are under way together.
+const AWAY: Duration = Duration::from_millis(60);
+
+impl Far {
+    async fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        let at = *self.row.lock().expect("a lock") + 1;
+        tokio::time::sleep(AWAY).await;
+        let done = work.await;
+        let mut row = self.row.lock().expect("a lock");
+        *row = at.max(*row);
+        done
+    }
+
+    fn take(&self) -> u32 {
+        std::mem::take(&mut *self.row.lock().expect("a lock"))
+    }
+}
+
+#[async_trait]
+impl Store for Far {
+    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
+        self.wait(self.inner.put_new(key, bytes)).await
+    }
+    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
+        self.wait(self.inner.get(key)).await
+    }
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.wait(self.inner.get_range(key, range)).await
+    }
+    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        self.wait(self.inner.head(key)).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.wait(self.inner.list(prefix, after, limit)).await
+    }
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.wait(self.inner.delete(key)).await
+    }
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+/// From the name of the repository to a row, on a host that keeps what it read in a folder.
+async fn ask_from_afar(world: &World, far: &Arc<Far>, (folder, host): (&Path, Host)) -> (u32, u32) {
+    let kept = Arc::new(Kept::open(far.clone(), folder, 64 << 20).expect("a folder"));
+    let store = Arc::new(Foreseen::of_source(kept, (&source(), host)));
+    let repo = Repository::open(store, world.vault.repo.root(), None).await.expect("the repository opens");
+    let keys = init::read_keys(&world.dir().join("backstay.key")).expect("readable").expect("a key file");
+    let unsealer = Some(Unsealer::of(repo.unlock(keys.identities()).await.expect("the master").masters));
+    let (state, env) = (world.vault.state.clone(), world.vault.env.clone());
+    let vault = Vault { repo, state, signer: keys.signer, unsealer, env };
+    let asker = Asker::new(&vault, Reading { cache: CACHE_USUAL });
+    let past = asker.open(&source(), &Target::Latest).await.expect("opens");
+    let opened = far.take();
+    let row = blocking(|| past.session().expect("a session").rows("SELECT id FROM item WHERE id = 31007", &[]));
+    assert_eq!(row.expect("a row"), vec![vec![Value::Integer(31_007)]]);
+    (opened, far.take())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moment_far_away_opens_in_the_time_of_four_requests() {
+    let metered = Metered::new().await;
+    let world = &metered.world;
+    world.sql(SHOP);
+    world.sql("UPDATE item SET note = randomblob(400)");
+    let report = world.backup().await.expect("backup");
+    world.prove(&report).await.expect("a proof");
+    world.sql("DELETE FROM item WHERE id % 1000 = 1");
+    let report = world.backup().await.expect("backup");
+    world.prove(&report).await.expect("a proof");
+    let far = Arc::new(Far { inner: metered.meter.clone(), row: Mutex::new(0) });
+    let folder = world.dir().join("kept");
+    let (opened, asked) = ask_from_afar(world, &far, (&folder, Host::Blank)).await;
+    // Listings; what they lead to; the map; the first page. Then an interior page and a leaf, each in a frame of its own.
+    assert!(opened <= 4, "{opened} requests one after another");
+    assert!(asked <= 2, "{asked} requests one after another");
+    let (opened, asked) = ask_from_afar(world, &far, (&folder, Host::Remembers)).await;
+    // Listings, which may say something else by now, and the configuration that they lead to.
+    assert!(opened <= 2 && asked == 0, "again: {opened} and {asked}");
+}
