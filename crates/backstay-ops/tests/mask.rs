@@ -29,9 +29,7 @@ fn profile(strict: bool, empty: &[&str], rules: &[(&str, &str)]) -> Profile {
 }
 
 async fn masked(world: &World, profile: Profile, secret: Option<&[u8]>, to: &str) -> Result<MaskedCopy, OpsError> {
-    let scratch = world.dir().join("scratch");
-    std::fs::create_dir_all(&scratch).expect("a folder");
-    let asker = Asker::new(&world.vault, Reading { cache: CACHE_USUAL, scratch });
+    let asker = Asker::new(&world.vault, Reading { cache: CACHE_USUAL });
     let past = asker.open(&world::source(), &Target::Latest).await?;
     let request = MaskRequest { profile, secret: secret.map(<[u8]>::to_vec), to: world.dir().join(to) };
     blocking(|| {

@@ -20,7 +20,7 @@ use world::{integrity_of, rows_of, source};
 const ORIGINAL: &str = "0000000000000000000000";
 
 async fn copy(vault: &Vault, dir: &Path, to: &str) -> Result<(), OpsError> {
-    let asker = Asker::new(vault, Reading { cache: CACHE_USUAL, scratch: dir.to_owned() });
+    let asker = Asker::new(vault, Reading { cache: CACHE_USUAL });
     let past = asker.open(&source(), &Target::Latest).await?;
     let rule = |column: &str, rule: &str| ("t".to_owned(), column.to_owned(), Some(rule.parse().expect("a rule")));
     let profile = Profile { strict: true, empty: Vec::new(), rules: vec![rule("id", "keep"), rule("x", "hash")] };

@@ -202,13 +202,13 @@ async fn every_commit_comes_back_from_roll_ups_alone() {
         |min: u64, max: u64| rolled.iter().filter(|r| (min..max).contains(&(r.last.get() - r.first.get() + 1))).count();
     assert!(of(2, 4) > 80 && of(10, 20) >= 11 && of(150, 200) == 1, "{rolled:?}");
     house.all_come_back().await;
-    let before = points(&house.world.vault, &source(), None).await.expect("points");
+    let before = points(&house.world.vault, &source(), None).await.expect("points").list;
     assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
     assert!(house.keep_the_largest().await > 250);
     assert!(house.slots().await.len() < 14, "few slots are left");
     house.all_come_back().await;
     assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
-    assert_eq!(points(&house.world.vault, &source(), None).await.expect("points"), before, "with their own times");
+    assert_eq!(points(&house.world.vault, &source(), None).await.expect("points").list, before, "with their own times");
     // Page by page.
     let vault = &house.world.vault;
     let (tx, bytes) = house.kept.iter().rev().nth(2).expect("kept").clone();

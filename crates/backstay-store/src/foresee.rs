@@ -30,9 +30,13 @@ enum Then {
     /// The object with the greatest name, whole.
     Last,
     /// The first object whole, and the beginnings of some behind it.
-    First { beginnings: usize },
+    First {
+        beginnings: usize,
+    },
     /// So many of them, whole.
-    All { most: usize },
+    All {
+        most: usize,
+    },
     Nothing,
 }
 

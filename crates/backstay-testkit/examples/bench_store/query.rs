@@ -42,25 +42,45 @@ pub fn measure(options: &Options) -> Result<Table, Failed> {
     let bucket = House { program, dir: work.path().join("far"), endpoint: Some(server.endpoint()) };
     bucket.begin(&source, &format!("s3://{BUCKET}/ours"))?;
     let bucket = House { endpoint: Some(format!("http://{far}")), ..bucket };
-    for (name, house, most) in [("folder", &near, Some(0.2)), ("bucket 30 ms away", &bucket, None)] {
-        let (mut points, mut restores) = (Vec::new(), Vec::new());
-        for round in 0..options.rounds as i64 {
-            points.push(house.ask(&format!("SELECT * FROM orders WHERE id = {}", (round + 1) * 7919 % rows))?);
-            restores.push(house.restore()?);
-        }
-        let of = |all: &[Cost], pick: fn(&Cost) -> f64| median(all.iter().map(pick).collect());
-        let (seconds, restore) = (of(&points, |c| c.seconds), of(&restores, |c| c.seconds));
-        match most {
-            Some(most) => table.bound(&format!("{name}: open and first row, s"), seconds, Bound::Most(most)),
-            None => table.figure(&format!("{name}: open and first row"), seconds, "s"),
-        }
-        table.bound(&format!("{name}: peak memory, MiB"), of(&points, |c| c.mib), Bound::Most(40.0));
-        table.figure(&format!("{name}: requests"), of(&points, |c| c.requests), "");
-        table.figure(&format!("{name}: full restore"), restore, "s");
-        table.bound(&format!("{name}: first row / full restore"), seconds / restore, Bound::Most(0.2));
+    for (name, house) in [("folder", &near), ("bucket 30 ms away", &bucket)] {
+        measure_points(&mut table, options, (name, house, rows))?;
     }
     scan(&mut table, options, &near, (&source, rows))?;
     Ok(table)
+}
+
+/// One row of many, on a host that has kept nothing and on one that has asked for others before; and a restore.
+fn measure_points(
+    table: &mut Table,
+    options: &Options,
+    (name, house, rows): (&str, &House, i64),
+) -> Result<(), Failed> {
+    let point = |n: i64| format!("SELECT * FROM orders WHERE id = {}", n * 7919 % rows + 1);
+    house.ask(&point(0), Cache::Used)?;
+    let (mut blank, mut again, mut restores) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=options.rounds as i64 {
+        blank.push(house.ask(&point(round), Cache::None)?);
+        again.push(house.ask(&point(round + 1000), Cache::Used)?);
+        restores.push(house.restore()?);
+    }
+    let of = |all: &[Cost], pick: fn(&Cost) -> f64| median(all.iter().map(pick).collect());
+    let restore = of(&restores, |c| c.seconds);
+    for (host, costs) in [("nothing kept", &blank), ("asked before", &again)] {
+        let seconds = of(costs, |c| c.seconds);
+        table.bound(&format!("{name}, {host}: first row, s"), seconds, Bound::Most(0.2));
+        table.bound(&format!("{name}, {host}: peak memory, MiB"), of(costs, |c| c.mib), Bound::Most(40.0));
+        table.figure(&format!("{name}, {host}: requests"), of(costs, |c| c.requests), "");
+        table.bound(&format!("{name}, {host}: first row / restore"), seconds / restore, Bound::Most(0.2));
+    }
+    table.figure(&format!("{name}: full restore"), restore, "s");
+    Ok(())
+}
+
+/// Whether what was read before may be used, and kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cache {
+    Used,
+    None,
 }
 
 /// An eighth of the table, by both, in turns.
@@ -84,7 +104,7 @@ fn scan(table: &mut Table, options: &Options, near: &House, (source, rows): (&Pa
     let load = format!(".load {}", library.display());
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
-        ours.push(near.ask(&sql)?);
+        ours.push(near.ask(&sql, Cache::None)?);
         let mut command = Command::new("sqlite3");
         command.current_dir(&near.dir).args([":memory:", &load, ".open file:copy.db?vfs=litestream", &sql]);
         let (cost, text) = timed(command.env("LITESTREAM_REPLICA_URL", &url))?;
@@ -132,8 +152,9 @@ impl House {
         Ok(())
     }
 
-    fn ask(&self, sql: &str) -> Result<Cost, Failed> {
-        let (cost, text) = timed(&mut self.command(&["query", "shop", "--json", sql]))?;
+    fn ask(&self, sql: &str, cache: Cache) -> Result<Cost, Failed> {
+        let flag: &[&str] = if cache == Cache::None { &["--no-cache"] } else { &[] };
+        let (cost, text) = timed(&mut self.command(&[&["query", "shop", "--json", sql], flag].concat()))?;
         let value: serde_json::Value = serde_json::from_str(&text)?;
         if value["rows"].as_array().is_none_or(Vec::is_empty) {
             return Err(format!("no rows: {text}").into());

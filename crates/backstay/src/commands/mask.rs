@@ -29,7 +29,7 @@ pub async fn run(context: &Context, vault: &Vault, wanted: Wanted<'_>) -> Outcom
     let read =
         args.masked.mask.as_ref().map(|path| profile::read(&context.layers.working_dir.join(path))).transpose()?;
     let target = past::restore_target(context, args)?;
-    let asker = Asker::new(vault, Reading { cache: CACHE_USUAL, scratch: std::env::temp_dir() });
+    let asker = Asker::new(vault, Reading { cache: CACHE_USUAL });
     let past = asker.open(&source.name, &target).await?;
     context.printer.talk(&past::said(&past.facts, &context.zone));
     past::warn(context, &past.facts);
