@@ -113,6 +113,8 @@ fn of_a_locked_bucket_it_is_shown_until_when_nobody_can_delete() {
     assert!(exit == 0 && horizon["until"].is_string() && horizon["short"] == false, "{out}{err}");
     let (_, out, _) = told(&["status"]);
     assert!(out.contains("nobody can delete the newest before"), "{out}");
+    let (exit, out, err) = told(&["show", "shop"]);
+    assert!(exit == 0 && out.contains("by all it refers to"), "{out}{err}");
     let (exit, out, err) = told(&["retention", "plan"]);
     assert!(exit == 0 && out.contains("LOCKED UNTIL"), "{out}{err}");
     assert!(!far.ok(&["retention", "plan"]).contains("LOCKED"), "without the setting nothing is known of a lock");

@@ -9,9 +9,11 @@ use crate::output::{Page, View, counted};
 use crate::vault;
 use backstay_format::facts::{Branch, Mark};
 use backstay_model::catalog::{MarkKind, choose};
+use backstay_model::lock::Horizon;
 use backstay_model::{ByteLen, Moment, ObjectId};
 use backstay_ops::OpsError;
 use backstay_ops::catalog::Vault;
+use backstay_ops::retain;
 use backstay_store::repo::{Manifest, Record};
 use jiff::tz::TimeZone;
 
@@ -33,6 +35,7 @@ pub async fn run(context: &Context, args: &args::Show) -> Outcome {
         manifest_length: ByteLen::new(manifest.len()),
         referred: ByteLen::new(manifest.table.refs().iter().map(|reference| reference.stored).sum()),
         objects: objects(&manifest),
+        horizon: retain::horizon_of(&vault, &catalog, snapshot).await?,
         marks: catalog.marks.iter().filter(about).map(MarkView::of).collect(),
         sealed: sealed(&vault, &manifest)?,
         branches: vault.repo.branches(&source.name).await?.into_iter().map(|record| record.facts).collect(),
@@ -74,6 +77,8 @@ pub struct ShowView {
     /// Bytes of all objects a restore would need.
     pub referred: ByteLen,
     pub objects: Vec<ObjectView>,
+    /// Until when nobody can delete it; null where no object lock is known of.
+    pub horizon: Option<Horizon>,
     pub marks: Vec<MarkView>,
     pub sealed: Option<SealedView>,
     pub branches: Vec<Branch>,
@@ -131,6 +136,12 @@ impl View for ShowView {
         }
         page.evidence("size", &format!("{}, {} added", row.length, row.added));
         page.evidence("refers to", &format!("{} in {}", self.referred, counted(self.objects.len(), "object")));
+        if let Some(horizon) = &self.horizon {
+            let until = horizon.until.map_or("not known: an object is not listed".to_owned(), |until| {
+                format!("until {}, by all it refers to", time::local(until, &self.zone))
+            });
+            page.evidence(if horizon.short { "LOCK TOO SHORT" } else { "locked" }, &until);
+        }
         page.evidence("root digest", &self.root);
         page.evidence("signer", &self.signer);
         match &self.sealed {
