@@ -5,7 +5,7 @@
 //! anew, and only what nothing needs is deleted, manifests before packs. A run that stops anywhere leaves
 //! a record that says too much at worst (objects that are gone already), and the next run goes on.
 //!
-//! Must never: delete what is not in a durable record, guess what a listing left out, delete a mark.
+//! Must never: delete what is not in a durable record (or said once more by a roll-up that was compared with it), guess what a listing left out, delete a mark.
 //!
 //! Locks: the keeper's lock on this host, a lease in the repository (`turn`), and with a grace shorter than
 //! usual the locks of the sources, so that no backup of this host runs beside it.
@@ -86,7 +86,7 @@ pub async fn plan(vault: &Vault, sources: &[SourceRules]) -> Result<RetainReport
         rows.push(row);
     }
     let logs = match logs::gather(vault, sources, (last, &mut known)).await? {
-        Some(found) => logs::report(last, &logs::next(last, &found, now), &found),
+        Some(found) => logs::report(last, &logs::next(last, &found, now), (&found, now, grace_of(sources))),
         None => LogReport { doubted: true, ..LogReport::default() },
     };
     Ok(report(vault, now, (rows, logs), began))
@@ -174,8 +174,8 @@ async fn in_turn(
         }
     }
     if stopped.is_none() {
-        match delete_logs(vault, sources, (&record, turn, &mut known)).await {
-            Ok((deleted, refused)) => (logs.deleted, logs.refused) = (deleted, refused),
+        match delete_logs(vault, sources, (&record, turn, &mut known), &mut logs).await {
+            Ok(()) => {}
             Err(error @ OpsError::LeaseOver) => stopped = Some(error.to_string()),
             Err(error) => return Err(error),
         }
@@ -193,16 +193,22 @@ async fn delete_logs(
     vault: &Vault,
     sources: &[SourceRules],
     (record, turn, known): (&Prune, &mut Turn<'_>, &mut Known),
-) -> Result<(LogTally, u64), OpsError> {
-    // Whoever waits longest for one source waits for all: a stream may be of several.
-    let grace = sources.iter().map(|rules| rules.grace_millis).max().unwrap_or(GRACE_MIN_MILLIS);
-    if record.streams.iter().all(|pruned| pruned.pending.is_empty()) {
-        return Ok(Default::default());
+    report: &mut LogReport,
+) -> Result<(), OpsError> {
+    if record.streams.iter().all(|pruned| pruned.pending.is_empty()) && report.rolled == LogTally::default() {
+        return Ok(());
     }
-    match logs::gather(vault, sources, (Some(record), known)).await? {
-        Some(found) => logs::delete(vault, (record, &found), (turn, grace)).await,
-        None => Ok(Default::default()),
+    let Some(found) = logs::gather(vault, sources, (Some(record), known)).await? else { return Ok(()) };
+    (report.deleted, report.refused) = logs::delete(vault, (record, &found), (turn, grace_of(sources))).await?;
+    if report.refused > 0 {
+        return Ok(());
     }
+    logs::delete_covered(vault, &found, (turn, grace_of(sources)), report).await
+}
+
+/// Whoever waits longest for one source waits for all: a stream may be of several.
+fn grace_of(sources: &[SourceRules]) -> i64 {
+    sources.iter().map(|rules| rules.grace_millis).max().unwrap_or(GRACE_MIN_MILLIS)
 }
 
 /// Where a run does its work: the turn, what is known, and what is told.
@@ -243,7 +249,7 @@ async fn condemn(
     let (streams, logs) = match logs::gather(vault, sources, (said, known)).await? {
         Some(found) => {
             let streams = logs::next(said, &found, turn.now());
-            let report = logs::report(said, &streams, &found);
+            let report = logs::report(said, &streams, (&found, turn.now(), grace_of(sources)));
             (streams, report)
         }
         None => {
@@ -464,7 +470,8 @@ fn report(
     (sources, logs): (Vec<SourceReport>, LogReport),
     began: std::time::Duration,
 ) -> RetainReport {
-    let verdict = sources.iter().fold(Verdict::Pass, |all, row| all.and(row.verdict));
+    let clean = if logs.contradicted > 0 { Verdict::Partial } else { Verdict::Pass };
+    let verdict = sources.iter().fold(clean, |all, row| all.and(row.verdict));
     let millis = vault.env.clock.uptime().saturating_sub(began).as_millis();
     let millis = u64::try_from(millis).unwrap_or(u64::MAX);
     RetainReport { verdict, at, performed: false, record: None, sources, logs, stopped: None, millis }

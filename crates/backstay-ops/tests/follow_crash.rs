@@ -5,22 +5,20 @@ mod rig;
 mod world;
 
 use backstay_model::catalog::Target;
-use backstay_model::{ByteLen, Clock, Moment, Tx, Verdict};
+use backstay_model::{ByteLen, Tx, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::check::Depth;
 use backstay_ops::follow::{Began, FollowRequest, Follower, Limits};
 use backstay_ops::restore::Destination;
 use backstay_store::keys::{LOGS_PREFIX, Place};
-use backstay_store::os::SystemClock;
 use backstay_testkit::effects::Effects;
 use rig::{Ended, Making, Process, Run, crash_anything, image};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use world::{rows_of, source};
+use world::{Hands, rows_of, source};
 
 fn request(process: &Process) -> FollowRequest {
     FollowRequest {
@@ -134,20 +132,6 @@ async fn a_follower_that_goes_on_stopped_anywhere() {
     assert!(reasons.iter().all(|reason| known.contains(&reason.as_str())), "{reasons:?}");
 }
 
-/// Half a minute later, as often as it is asked.
-#[derive(Default)]
-struct Hands(AtomicI64);
-
-impl Clock for Hands {
-    fn now(&self) -> Moment {
-        SystemClock.now()
-    }
-
-    fn uptime(&self) -> Duration {
-        SystemClock.uptime() + Duration::from_secs(self.0.load(Ordering::SeqCst).cast_unsigned())
-    }
-}
-
 /// A roll-up is an object more and nothing less, wherever the writer of it stops.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_rolls_up_stopped_anywhere() {
@@ -165,7 +149,7 @@ async fn a_follower_that_rolls_up_stopped_anywhere() {
         for _ in 0..4 {
             insert(&conn);
             follower.tick().await?;
-            clock.0.fetch_add(20, Ordering::SeqCst);
+            clock.pass(20);
             follower.roll().await?;
         }
         Ok(())

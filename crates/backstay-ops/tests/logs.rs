@@ -38,7 +38,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use world::{rows_of, source};
+use world::{Hands, rows_of, source};
 
 /// In each run of a follower.
 const COMMITS: usize = 3;
@@ -69,6 +69,24 @@ async fn follow(process: &Process, commits: usize) -> Tx {
     for _ in 0..commits {
         conn.execute_batch("INSERT INTO t(x) VALUES (hex(randomblob(900)))").expect("sql");
         follower.tick().await.expect("tick");
+    }
+    follower.position().tx
+}
+
+/// One run that rolls up: so many commits, each in an object of its own and twenty seconds after the one before.
+async fn follow_and_roll_up(dir: &Path, commits: usize) -> Tx {
+    let mut process = open(dir).await;
+    let clock = Arc::new(Hands::default());
+    process.vault.env.clock = clock.clone();
+    let mut follower = Follower::start(&process.vault, request(&process)).await.expect("follow");
+    let conn = Connection::open(process.db()).expect("open");
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
+    conn.execute_batch("PRAGMA wal_autocheckpoint=0").expect("set");
+    for _ in 0..commits {
+        conn.execute_batch("INSERT INTO t(x) VALUES (hex(randomblob(900)))").expect("sql");
+        follower.tick().await.expect("tick");
+        clock.pass(20);
+        while follower.roll().await.expect("roll").objects > 0 {}
     }
     follower.position().tx
 }
@@ -154,10 +172,11 @@ impl House {
 fn logs(vault: &Path) -> BTreeMap<Key, Vec<u8>> {
     let mut all = BTreeMap::new();
     for stream in fs::read_dir(vault.join(LOGS_PREFIX)).into_iter().flatten().flatten() {
-        for slot in fs::read_dir(stream.path()).expect("a folder").flatten() {
-            let path = slot.path();
+        let rolled = fs::read_dir(stream.path().join("rolled")).into_iter().flatten().flatten();
+        for object in fs::read_dir(stream.path()).expect("a folder").flatten().chain(rolled) {
+            let path = object.path();
             let key = Key::parse(path.strip_prefix(vault).expect("below").to_str().expect("text"));
-            let key = key.ok().filter(|key| matches!(Place::of(key), Place::Log(..)));
+            let key = key.ok().filter(|key| matches!(Place::of(key), Place::Log(..) | Place::RollUp(_)));
             all.extend(key.map(|key| (key, fs::read(&path).expect("read"))));
         }
     }
@@ -522,4 +541,66 @@ async fn a_log_that_leaves_out_a_commit_is_not_intact() {
     let report = open(house.dir()).await.check(Depth::Authentic).await.expect("a report");
     assert_eq!(report.verdict, Verdict::Fail);
     assert!(report.problems.iter().any(|problem| problem.what.contains("does not follow")), "{:?}", report.problems);
+}
+
+/// Every commit of the span, and what roll-ups say once more goes.
+fn rules_of_a_span() -> Vec<SourceRules> {
+    rules().into_iter().map(|rules| SourceRules { log_millis: 7 * 86_400_000, ..rules }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_has_the_roll_ups_and_is_not_sent_again_what_they_let_go() {
+    let making = Making::database("WAL").repository().await;
+    let last = follow_and_roll_up(making.dir(), 20).await;
+    let house = House { making, began: Tx::FIRST, last };
+    assert_eq!(house.copied().await.verdict, Verdict::Pass);
+    assert!(house.logs("usb") == house.logs("vault"), "byte for byte");
+    let there = house.copy().await;
+    let report = retain::apply(&there.vault, &rules_of_a_span()).await.expect("pruned there").logs;
+    assert!(report.rolled.objects > 20 && report.contradicted == 0, "{report:?}");
+    let held = house.logs("usb");
+    assert_eq!(house.copied().await.objects, 0, "nothing is sent again");
+    assert!(house.logs("usb") == held);
+    the_span_is_whole(&there, (Tx::FIRST, last)).await;
+    // What goes here is not missed there, and a copy of what is left is whole.
+    let here = open(house.dir()).await;
+    retain::apply(&here.vault, &rules_of_a_span()).await.expect("pruned here");
+    assert_eq!(house.copied().await.verdict, Verdict::Pass);
+    for name in ["usb", "state-of-sender", "state-of-usb"] {
+        fs::remove_dir_all(house.dir().join(name)).expect("another one");
+    }
+    assert_eq!(house.copied().await.verdict, Verdict::Pass);
+    assert!(house.logs("usb") == house.logs("vault"));
+    the_span_is_whole(&house.copy().await, (Tx::FIRST, last)).await;
+    // A roll-up whose slots are gone is brought back from the copy, whether it is damaged or lost.
+    let all = house.logs("vault");
+    let key = all.keys().find(|key| matches!(Place::of(key), Place::RollUp(_))).expect("a roll-up").clone();
+    let mut bad = all[&key].clone();
+    let at = bad.len() / 2;
+    bad[at] ^= 1;
+    fs::write(house.path(&key), &bad).expect("write");
+    let healed = house.heal().await;
+    assert_eq!((healed.verdict, healed.healed.len()), (Verdict::Pass, 1), "{healed:?}");
+    assert!(house.logs("vault") == all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letting_go_of_what_roll_ups_say_stopped_anywhere() {
+    let making = Making::database("WAL").repository().await;
+    let last = follow_and_roll_up(making.dir(), 6).await;
+    let before = making.done();
+    let act = async |run: &Run, effects: Effects| {
+        let process = Process::open(run.dir(), run.next(&effects), Some(&effects)).await?;
+        retain::apply(&process.vault, &rules_of_a_span()).await.map(drop)
+    };
+    let sweep = crash_anything("letting go of slots", &before, act, async |run: &Run, ended: &Ended| {
+        let process = Process::open(run.dir(), run.next(&Effects::unstopped()), None).await.expect("open");
+        the_span_is_whole(&process, (Tx::FIRST, last)).await;
+        let report = retain::apply(&process.vault, &rules_of_a_span()).await.expect("the next run").logs;
+        assert!(!ended.done || report.rolled.objects == 0, "{report:?}");
+        assert_eq!(report.contradicted, 0);
+        the_span_is_whole(&process, (Tx::FIRST, last)).await;
+    })
+    .await;
+    sweep.assert_stopped_at(&["store get", "store list", "store delete, not applied", "store delete, applied"]);
 }

@@ -5,42 +5,22 @@ mod world;
 
 use backstay_format::facts::{Following, RollUp, Span, SpanEnd};
 use backstay_model::catalog::Target;
-use backstay_model::{ByteLen, Clock, Digest, Moment, Sequence, StreamId, Tx, Verdict};
+use backstay_model::retention::RetentionPolicy;
+use backstay_model::{ByteLen, Digest, Sequence, StreamId, Tx, Verdict};
 use backstay_ops::check::Depth;
 use backstay_ops::follow::{Began, FollowRequest, Follower, Limits};
 use backstay_ops::log::{self, Lies, PageMap};
+use backstay_ops::retain::{self, LogReport, SourceRules};
 use backstay_ops::rows::points;
 use backstay_store::keys::{LogName, Place, log_prefix};
-use backstay_store::os::SystemClock;
 use backstay_store::repo::{LogDraft, LogFront, LogSigning};
+use jiff::tz::TimeZone;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
-use world::{World, integrity_of, rows_of, source};
-
-/// Moved by hand.
-#[derive(Default)]
-struct Hands(AtomicI64);
-
-impl Hands {
-    fn pass(&self, seconds: i64) {
-        self.0.fetch_add(seconds * 1000, Ordering::SeqCst);
-    }
-}
-
-impl Clock for Hands {
-    fn now(&self) -> Moment {
-        let now = SystemClock.now().as_millis() + self.0.load(Ordering::SeqCst);
-        Moment::from_millis(now).expect("in range")
-    }
-
-    fn uptime(&self) -> Duration {
-        SystemClock.uptime() + Duration::from_millis(self.0.load(Ordering::SeqCst).cast_unsigned())
-    }
-}
+use world::{Hands, World, integrity_of, rows_of, source};
 
 struct House {
     world: World,
@@ -312,8 +292,24 @@ async fn a_roll_up_that_lies_is_an_alarm_and_the_slots_are_read() {
         for name in house.rolled().await {
             house.remove(&name);
         }
-        let vault = &house.world.vault;
-        let stream = house.stream().await;
+        let name = house.lie(lie).await;
+        house.all_come_back().await;
+        let (verdict, problems) = house.verdict(Depth::Authentic).await;
+        assert_eq!(verdict, Verdict::Fail, "lie {at}");
+        assert!(problems.contains(&name.key().to_string()), "lie {at}: {problems:?}");
+    }
+}
+
+fn rules(grace_millis: i64) -> Vec<SourceRules> {
+    let policy = RetentionPolicy { last: 9, ..Default::default() };
+    vec![SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis, log_millis: 7 * 86_400_000 }]
+}
+
+impl House {
+    /// A roll-up of the first four slots that is signed and says something else; there is no commit in it.
+    async fn lie(&self, lie: Lie) -> LogName {
+        let vault = &self.world.vault;
+        let stream = self.stream().await;
         let mut fronts: Vec<LogFront> = Vec::new();
         for slot in 1..=4 {
             fronts.push(vault.repo.log_front(&stream, Sequence::new(slot)).await.expect("a front").expect("there"));
@@ -336,9 +332,59 @@ async fn a_roll_up_that_lies_is_an_alarm_and_the_slots_are_read() {
         let (bytes, _) = LogDraft::roll_up(&facts, previous, vault.repo.fresh_id(random), with).finish(&[]);
         let name = LogName { stream, first: facts.first, last: facts.last };
         vault.repo.put_roll_up(&name, bytes).await.expect("put");
-        house.all_come_back().await;
-        let (verdict, problems) = house.verdict(Depth::Authentic).await;
-        assert_eq!(verdict, Verdict::Fail, "lie {at}");
-        assert!(problems.contains(&name.key().to_string()), "lie {at}: {problems:?}");
+        name
     }
+
+    async fn prune(&self, grace_millis: i64) -> LogReport {
+        let planned = retain::plan(&self.world.vault, &rules(grace_millis)).await.expect("a plan").logs;
+        let report = retain::apply(&self.world.vault, &rules(grace_millis)).await.expect("pruned").logs;
+        assert_eq!((planned.doubted, report.doubted), (false, false));
+        assert!(planned.rolled.objects >= report.rolled.objects, "{planned:?} {report:?}");
+        report
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_roll_up_says_once_more_is_let_go_after_it_was_compared() {
+    let mut house = House::new().await;
+    house.kept = house.worked(40).await;
+    let (slots, rolled) = (house.slots().await.len(), house.rolled().await.len());
+    assert_eq!(house.prune(3_600_000).await.rolled.objects, 0, "younger than the grace");
+    // Whoever cannot read cannot compare.
+    let unsealer = house.world.vault.unsealer.take();
+    let blind = house.prune(0).await;
+    assert!(blind.unread > 0 && blind.rolled.objects == 0, "{blind:?}");
+    house.world.vault.unsealer = unsealer;
+    assert_eq!((house.slots().await.len(), house.rolled().await.len()), (slots, rolled));
+    let report = house.prune(0).await;
+    let left = house.slots().await.len() + house.rolled().await.len();
+    assert_eq!(report.rolled.objects as usize, slots + rolled - left, "{report:?}");
+    assert!(left < 20 && (report.contradicted, report.unread) == (0, 0), "{left} of {slots} and {rolled}: {report:?}");
+    house.all_come_back().await;
+    assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
+    assert_eq!(house.prune(0).await.rolled.objects, 0, "once");
+    // Following goes on, and what it rolls up is let go in turn.
+    let more = house.worked(20).await;
+    house.kept.extend(more);
+    assert!(house.prune(0).await.rolled.objects > 20);
+    house.all_come_back().await;
+    assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
+}
+
+/// Nothing that a writer can create causes a deletion.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roll_up_with_other_commits_lets_nothing_go() {
+    let mut house = House::new().await;
+    house.kept = house.worked(5).await;
+    for name in house.rolled().await {
+        house.remove(&name);
+    }
+    let slots = house.slots().await;
+    // All it says of itself is true; its commits are nowhere in it.
+    let name = house.lie(|_, _| {}).await;
+    let report = house.prune(0).await;
+    assert_eq!((report.rolled.objects, report.contradicted), (0, 1), "{report:?}");
+    assert_eq!(house.slots().await, slots);
+    house.all_come_back().await;
+    assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Fail, vec![name.key().to_string()]));
 }

@@ -3,6 +3,8 @@
 //! A log is read forward from a snapshot, slot by slot and from stream to stream. So what may go is always the
 //! beginning of a stream, below the first slot that anything still needs. The last two slots of a stream never
 //! go: the last is the fence that a run which was asleep runs into, and both say where numbers go on.
+//!
+//! In the middle of a stream goes what a roll-up says once more, when nobody can still be reading it instead.
 
 use super::WRITER_DEADLINE_MILLIS;
 use crate::{BranchNo, Moment, Sequence, SourceName, StreamId};
@@ -29,8 +31,40 @@ pub struct Stream {
     pub slots: BTreeMap<u64, u64>,
     /// The stream it hands over to, by its last slot.
     pub next: Option<StreamId>,
+    /// Its roll-ups, by the first and the last slot they stand for.
+    pub rolled: BTreeMap<(u64, u64), RollUp>,
     /// When the newest of its slots was taken, by the store's clock.
     pub newest: Option<Moment>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RollUp {
+    pub len: u64,
+    /// By the store's clock.
+    pub stored: Moment,
+}
+
+impl Stream {
+    /// The first slot that something listed is of.
+    pub fn first(&self) -> Option<u64> {
+        let rolled = self.rolled.keys().next().map(|(first, _)| *first);
+        self.slots.keys().next().copied().into_iter().chain(rolled).min()
+    }
+
+    /// The last slot but one, below which slots may go.
+    fn kept(&self) -> Option<u64> {
+        self.slots.keys().rev().nth(1).copied()
+    }
+}
+
+/// A roll-up, and what is there besides that says nothing more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Covered {
+    pub stream: StreamId,
+    pub by: (u64, u64),
+    /// Slots, and smaller roll-ups, with their bytes.
+    pub slots: Vec<(u64, u64)>,
+    pub rolled: Vec<((u64, u64), u64)>,
 }
 
 /// All logs of a repository. They are found whole or not at all: one stream may hold commits of several sources.
@@ -106,9 +140,9 @@ impl Logs {
             if !led_to.contains_key(id) && young {
                 continue;
             }
-            let Some(kept) = stream.slots.keys().rev().nth(1) else { continue };
-            let below = first.min(*kept);
-            if stream.slots.keys().next().is_some_and(|slot| *slot < below) {
+            let Some(kept) = stream.kept() else { continue };
+            let below = first.min(kept);
+            if stream.first().is_some_and(|slot| slot < below) {
                 free.insert(*id, below);
             }
         }
@@ -119,6 +153,52 @@ impl Logs {
     pub fn below(&self, stream: &StreamId, below: u64) -> impl Iterator<Item = (u64, u64)> {
         let found = self.streams.get(stream);
         found.into_iter().flat_map(move |found| found.slots.range(..below)).map(|(slot, len)| (*slot, *len))
+    }
+
+    /// Roll-ups of a stream that begin below a number: whoever reads from there on has no use for them.
+    pub fn rolled_below(&self, stream: &StreamId, below: u64) -> impl Iterator<Item = ((u64, u64), u64)> {
+        let found = self.streams.get(stream);
+        found
+            .into_iter()
+            .flat_map(move |found| found.rolled.range(..(below, 0)))
+            .map(|(name, rolled)| (*name, rolled.len))
+    }
+
+    /// What roll-ups say once more. Only those that are there longer than a grace count: who began to read before has
+    /// ended. Nobody can begin to read in the middle of one, so one that a snapshot leads into is for those before it.
+    pub fn covered(&self, now: Moment, grace_millis: i64) -> Vec<Covered> {
+        let (mut covered, free) = (Vec::new(), self.free_below(now));
+        let without_rules = self.anchors.iter().filter(|anchor| !self.spans.contains_key(&anchor.source));
+        let left_alone = self.first_reached(without_rules);
+        for (id, stream) in self.streams.iter().filter(|(id, _)| !left_alone.contains_key(id)) {
+            let goes = free.get(id).copied().unwrap_or(0);
+            let Some(kept) = stream.kept() else { continue };
+            let led_into = |(first, last): (u64, u64)| {
+                let inside = |anchor: &Anchor| first < anchor.slot.get() && anchor.slot.get() <= last;
+                self.anchors.iter().any(|anchor| anchor.stream == *id && inside(anchor))
+            };
+            let old = |rolled: &RollUp| now.millis_since(rolled.stored) >= grace_millis;
+            let usable =
+                stream.rolled.iter().filter(|(name, rolled)| name.0 >= goes && old(rolled) && !led_into(**name));
+            let mut usable: Vec<(u64, u64)> = usable.map(|(name, _)| *name).collect();
+            usable.sort_by_key(|(first, last)| (std::cmp::Reverse(last - first), *first));
+            let mut taken: Vec<(u64, u64)> = Vec::new();
+            for by in usable {
+                let within = |(first, last): (u64, u64)| by.0 <= first && last <= by.1 && (first, last) != by;
+                if taken.iter().any(|larger| larger.0 <= by.0 && by.1 <= larger.1) {
+                    continue;
+                }
+                taken.push(by);
+                let slots = stream.slots.range(by.0..=by.1).filter(|(slot, _)| **slot < kept);
+                let slots: Vec<(u64, u64)> = slots.map(|(slot, len)| (*slot, *len)).collect();
+                let rolled = stream.rolled.iter().filter(|(name, _)| within(**name));
+                let rolled: Vec<((u64, u64), u64)> = rolled.map(|(name, rolled)| (*name, rolled.len)).collect();
+                if !slots.is_empty() || !rolled.is_empty() {
+                    covered.push(Covered { stream: *id, by, slots, rolled });
+                }
+            }
+        }
+        covered
     }
 }
 
@@ -153,7 +233,8 @@ mod tests {
     }
 
     fn stream(last: u64, next: Option<u8>) -> Stream {
-        Stream { slots: (1..=last).map(|n| (n, 10)).collect(), next: next.map(id), newest: Some(at(1)) }
+        let slots = (1..=last).map(|n| (n, 10)).collect();
+        Stream { slots, next: next.map(id), newest: Some(at(1)), ..Stream::default() }
     }
 
     fn logs(anchors: Vec<Anchor>) -> Logs {
@@ -216,5 +297,53 @@ mod tests {
         let mut all = logs(vec![anchor(1, 1, 1, 70)]);
         all.streams.get_mut(&id(2)).expect("there").next = Some(id(1));
         assert_eq!(free(&all), [(1, 70)]);
+    }
+
+    fn rolled(logs: &mut Logs, stream: u8, names: &[(u64, u64, i64)]) {
+        let found = logs.streams.get_mut(&id(stream)).expect("there");
+        found.rolled = names.iter().map(|(a, b, days)| ((*a, *b), RollUp { len: 1, stored: at(*days) })).collect();
+    }
+
+    /// By which roll-up, how many slots, which roll-ups.
+    type Said = ((u64, u64), usize, Vec<(u64, u64)>);
+
+    fn covered(logs: &Logs) -> Vec<Said> {
+        let all = logs.covered(at(0), DAY);
+        all.into_iter().map(|c| (c.by, c.slots.len(), c.rolled.into_iter().map(|(name, _)| name).collect())).collect()
+    }
+
+    #[test]
+    fn what_a_roll_up_says_once_more_goes_when_nobody_can_be_reading_it() {
+        let mut all = logs(vec![anchor(1, 2, 1, 1)]);
+        rolled(&mut all, 1, &[(1, 3, 2), (4, 6, 2), (1, 6, 2), (7, 9, 0), (10, 12, 2)]);
+        assert_eq!(covered(&all), [((1, 6), 6, vec![(1, 3), (4, 6)]), ((10, 12), 3, vec![])], "7 to 9 is too young");
+        let mut without_rules = all.clone();
+        without_rules.spans.clear();
+        assert_eq!(covered(&without_rules), []);
+        // The last two slots stay, whatever says them once more.
+        rolled(&mut all, 1, &[(90, 100, 2)]);
+        assert_eq!(covered(&all), [((90, 100), 9, vec![])]);
+    }
+
+    #[test]
+    fn a_roll_up_that_a_snapshot_leads_into_lets_nothing_go() {
+        let mut all = logs(vec![anchor(1, 2, 1, 1), anchor(2, 1, 1, 5)]);
+        rolled(&mut all, 1, &[(1, 3, 2), (4, 6, 2), (1, 6, 2)]);
+        assert_eq!(covered(&all), [((1, 3), 3, vec![])]);
+        rolled(&mut all, 1, &[(5, 9, 2)]);
+        assert_eq!(covered(&all), [((5, 9), 5, vec![])], "one that begins there does");
+    }
+
+    #[test]
+    fn roll_ups_go_with_the_beginning_of_their_stream() {
+        let mut all = logs(vec![anchor(1, 30, 1, 1), anchor(2, 9, 1, 40)]);
+        rolled(&mut all, 1, &[(1, 9, 2), (30, 60, 2), (40, 60, 2)]);
+        assert_eq!(free(&all), [(1, 40)]);
+        let goes: Vec<(u64, u64)> = all.rolled_below(&id(1), 40).map(|(name, _)| name).collect();
+        assert_eq!(goes, [(1, 9), (30, 60)]);
+        assert_eq!(covered(&all), [((40, 60), 21, vec![])], "what goes anyway is not looked at");
+        let stream = all.streams.get_mut(&id(1)).expect("there");
+        stream.slots.retain(|slot, _| *slot > 50);
+        assert_eq!(free(&all), [(1, 40)], "a roll-up is left there");
     }
 }

@@ -1,17 +1,22 @@
 //! Logs in a prune: what of them may go, condemned by the slot below which everything goes, and deleted after the
 //! grace. What a stop leaves of it nobody needs, and the record says so.
 //!
+//! What a roll-up says once more needs no record: the roll-up is there longer than the grace, and nothing that can be
+//! restored changes. But a roll-up is a writer's word, and a writer's word deletes nothing: it goes only after whoever
+//! holds an identity has compared the two, commit by commit.
+//!
 //! A stream may hold the commits of several sources, so one source in doubt stops this for all.
 
 use super::gather::{self, Known};
 use super::{BATCH, SourceRules, Turn, doubts, locked};
 use crate::OpsError;
 use crate::catalog::Vault;
+use crate::log::{self, Rolled};
 use backstay_format::facts::{CondemnedSlots, Prune, PrunedStream};
 use backstay_model::prune::GivenUp;
-use backstay_model::prune::logs::{Anchor, Logs, Stream};
-use backstay_model::{ByteLen, Moment, Sequence, StreamId};
-use backstay_store::keys::{self, Place};
+use backstay_model::prune::logs::{Anchor, Logs, RollUp, Stream};
+use backstay_model::{ByteLen, Kind, Kinded, Moment, Sequence, StreamId};
+use backstay_store::keys::{self, LogName, Place};
 use backstay_store::{Entry, Key};
 use std::collections::BTreeMap;
 
@@ -25,6 +30,11 @@ pub struct LogReport {
     pub condemned: LogTally,
     pub deleted: LogTally,
     pub waiting: LogTally,
+    /// What roll-ups say once more: deleted, or to be compared and deleted.
+    pub rolled: LogTally,
+    /// Roll-ups that could not be compared for want of an identity, and those that say something else.
+    pub unread: usize,
+    pub contradicted: usize,
     /// A source is in doubt: nothing of any log was touched.
     pub doubted: bool,
     /// Objects that the store would not delete: what is younger was not tried.
@@ -86,9 +96,19 @@ pub async fn gather(
 async fn streams(vault: &Vault) -> Result<Option<BTreeMap<StreamId, Stream>>, OpsError> {
     let mut streams: BTreeMap<StreamId, Stream> = BTreeMap::new();
     for Entry { key, len, modified } in vault.repo.list(keys::LOGS_PREFIX).await? {
-        let Place::Log(id, slot) = Place::of(&key) else { continue };
-        let stream = streams.entry(id).or_default();
-        stream.slots.insert(slot.get(), len);
+        let stream = match Place::of(&key) {
+            Place::Log(id, slot) => {
+                let stream = streams.entry(id).or_default();
+                stream.slots.insert(slot.get(), len);
+                stream
+            }
+            Place::RollUp(name) => {
+                let stream = streams.entry(name.stream).or_default();
+                stream.rolled.insert((name.first.get(), name.last.get()), RollUp { len, stored: modified });
+                stream
+            }
+            _ => continue,
+        };
         stream.newest = stream.newest.max(Some(modified));
     }
     for (id, stream) in &mut streams {
@@ -144,8 +164,7 @@ pub fn next(last: Option<&Prune>, logs: &Logs, at: Moment) -> Vec<PrunedStream> 
         }
     }
     for pruned in said.values_mut() {
-        let first = logs.streams.get(&pruned.stream).and_then(|stream| stream.slots.keys().next().copied());
-        let first = first.unwrap_or(u64::MAX);
+        let first = logs.streams.get(&pruned.stream).and_then(Stream::first).unwrap_or(u64::MAX);
         let over = pruned.pending.iter().take_while(|condemned| condemned.below <= first).count();
         if let Some(gone) = pruned.pending.drain(..over).map(|condemned| condemned.below).max() {
             pruned.gone = pruned.gone.max(gone);
@@ -168,24 +187,79 @@ fn due(record: &Prune, logs: &Logs, (now, grace_millis): (Moment, i64)) -> Vec<(
         let below = below.min(free.get(&pruned.stream).copied().unwrap_or(0));
         let slots = logs.below(&pruned.stream, below);
         due.extend(slots.map(|(slot, len)| (keys::log(&pruned.stream, Sequence::new(slot)), len)));
+        let rolled = logs.rolled_below(&pruned.stream, below);
+        due.extend(rolled.map(|(name, len)| (named(&pruned.stream, name).key(), len)));
     }
     due
 }
 
+fn named(stream: &StreamId, (first, last): (u64, u64)) -> LogName {
+    LogName { stream: *stream, first: Sequence::new(first), last: Sequence::new(last) }
+}
+
 /// What a run that condemns now would say.
-pub fn report(last: Option<&Prune>, next: &[PrunedStream], logs: &Logs) -> LogReport {
+pub fn report(
+    last: Option<&Prune>,
+    next: &[PrunedStream],
+    (logs, now, grace_millis): (&Logs, Moment, i64),
+) -> LogReport {
     let mut report = LogReport { streams: logs.streams.len(), ..LogReport::default() };
     for pruned in next {
         let before = last.into_iter().flat_map(|last| &last.streams).find(|known| known.stream == pruned.stream);
         let before = before.map_or(1, PrunedStream::below);
-        for (slot, len) in logs.below(&pruned.stream, pruned.below()) {
+        let rolled = logs.rolled_below(&pruned.stream, pruned.below()).map(|((first, _), len)| (first, len));
+        for (slot, len) in logs.below(&pruned.stream, pruned.below()).chain(rolled) {
             match slot < before {
                 true => report.waiting.add(len),
                 false => report.condemned.add(len),
             }
         }
     }
+    for covered in logs.covered(now, grace_millis) {
+        covered.slots.iter().for_each(|(_, len)| report.rolled.add(*len));
+        covered.rolled.iter().for_each(|(_, len)| report.rolled.add(*len));
+    }
     report
+}
+
+/// Deletes what roll-ups say once more, each after it was compared with all it stands for.
+pub async fn delete_covered(
+    vault: &Vault,
+    logs: &Logs,
+    (turn, grace_millis): (&mut Turn<'_>, i64),
+    report: &mut LogReport,
+) -> Result<(), OpsError> {
+    report.rolled = LogTally::default();
+    for covered in logs.covered(turn.now(), grace_millis) {
+        if vault.unsealer.is_none() {
+            report.unread += 1;
+            continue;
+        }
+        turn.check().await?;
+        let Some(stream) = logs.streams.get(&covered.stream) else { continue };
+        let name = named(&covered.stream, covered.by);
+        let rolled: Rolled = stream.rolled.keys().map(|name| named(&covered.stream, *name)).collect();
+        // What a run before was stopped in can be compared no more, and goes with the span.
+        let Some(parts) = rolled.parts(&name, |slot| stream.slots.contains_key(&slot.get())) else { continue };
+        match log::is_of(vault, &name, &parts).await {
+            Ok(true) => {}
+            Err(error) if error.kind() != Kind::Corrupt => return Err(error),
+            _ => {
+                report.contradicted += 1;
+                continue;
+            }
+        }
+        // Smaller roll-ups last: with them the rest can be compared again.
+        let slots = covered.slots.iter().map(|(slot, len)| (named(&covered.stream, (*slot, *slot)).key(), *len));
+        let rolled = covered.rolled.iter().map(|(name, len)| (named(&covered.stream, *name).key(), *len));
+        for objects in [slots.collect::<Vec<_>>(), rolled.collect()] {
+            report.refused += delete_all(vault, turn, (&objects, &mut report.rolled)).await?;
+            if report.refused > 0 {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Deletes what is due, a batch at a time, and says how many the store keeps by a lock.
@@ -195,15 +269,26 @@ pub async fn delete(
     (turn, grace_millis): (&mut Turn<'_>, i64),
 ) -> Result<(LogTally, u64), OpsError> {
     let mut deleted = LogTally::default();
-    for batch in due(record, logs, (turn.now(), grace_millis)).chunks(BATCH) {
+    let due = due(record, logs, (turn.now(), grace_millis));
+    let refused = delete_all(vault, turn, (&due, &mut deleted)).await?;
+    Ok((deleted, refused))
+}
+
+/// Says how many the store refused: what comes after them was not tried.
+async fn delete_all(
+    vault: &Vault,
+    turn: &mut Turn<'_>,
+    (objects, deleted): (&[(Key, u64)], &mut LogTally),
+) -> Result<u64, OpsError> {
+    for batch in objects.chunks(BATCH) {
         vault.env.cancel.check()?;
         turn.check().await?;
         let done = locked::delete_batch(vault, batch).await?;
         deleted.objects += done.deleted as u64;
         deleted.bytes = ByteLen::new(deleted.bytes.get() + done.bytes);
         if !done.refused.is_empty() {
-            return Ok((deleted, done.refused.len() as u64));
+            return Ok(done.refused.len() as u64);
         }
     }
-    Ok((deleted, 0))
+    Ok(0)
 }

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
 use backstay_model::catalog::Target;
-use backstay_model::{ByteLen, Random, SourceName};
+use backstay_model::{ByteLen, Clock, Moment, Random, SourceName};
 use backstay_ops::backup::{BackupReport, BackupRequest, Malformed, backup};
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::{CheckReport, CheckRequest, Depth, check};
@@ -19,6 +19,7 @@ use backstay_store::seal::Unsealer;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 pub struct World {
@@ -29,6 +30,27 @@ pub struct World {
 pub fn env(disk: Arc<dyn Disk>) -> Env {
     let random: Arc<dyn Random> = Arc::new(OsRandom);
     Env { clock: Arc::new(SystemClock), random, disk, events: Arc::new(|_| {}), cancel: Cancel::default(), threads: 2 }
+}
+
+/// The machine's clock, moved forward by hand.
+#[derive(Default)]
+pub struct Hands(AtomicI64);
+
+impl Hands {
+    pub fn pass(&self, seconds: i64) {
+        self.0.fetch_add(seconds * 1000, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Hands {
+    fn now(&self) -> Moment {
+        let now = SystemClock.now().as_millis() + self.0.load(Ordering::SeqCst);
+        Moment::from_millis(now).expect("in range")
+    }
+
+    fn uptime(&self) -> Duration {
+        SystemClock.uptime() + Duration::from_millis(self.0.load(Ordering::SeqCst).cast_unsigned())
+    }
 }
 
 pub fn source() -> SourceName {

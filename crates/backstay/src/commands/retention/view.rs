@@ -48,13 +48,27 @@ impl RetentionView {
             (tally.objects > 0).then(|| format!("{}, {} {what}", counted(tally.objects, "object"), tally.bytes))
         };
         let freed = if self.report.performed { "condemned" } else { "to condemn" };
-        let all = [words(logs.deleted, "deleted"), words(logs.condemned, freed), words(logs.waiting, "waiting")];
+        let said_twice = match self.report.performed {
+            true => "deleted that roll-ups say once more",
+            false => "that roll-ups say once more, to compare and delete",
+        };
+        let rolled = words(logs.rolled, said_twice);
+        let all =
+            [words(logs.deleted, "deleted"), words(logs.condemned, freed), words(logs.waiting, "waiting"), rolled];
         let said: Vec<String> = all.into_iter().flatten().collect();
         if !said.is_empty() {
             page.evidence("log", &said.join("; "));
         }
         if logs.refused > 0 {
             page.evidence("REFUSED", &format!("{} of a log, by a lock of the store", counted(logs.refused, "object")));
+        }
+        if logs.contradicted > 0 {
+            let which = counted(logs.contradicted, "roll-up");
+            page.evidence("ROLL-UP", &format!("{which} with other commits than what it stands for: that stays"));
+        }
+        if logs.unread > 0 {
+            let which = counted(logs.unread, "roll-up");
+            page.evidence("log", &format!("{which} cannot be compared without an identity: what it stands for stays"));
         }
     }
 
@@ -188,6 +202,7 @@ impl RetentionView {
             }
             Some(row) if !row.refused.is_empty() => Some("backstay config show --origin".to_owned()),
             Some(row) => Some(format!("backstay check {}", row.source)),
+            None if self.report.logs.contradicted > 0 => Some("backstay check".to_owned()),
             None if self.report.stopped.is_some() => Some("backstay retention apply".to_owned()),
             None if !self.report.performed && self.report.sources.iter().any(something) => {
                 Some("backstay retention apply".to_owned())
