@@ -18,6 +18,12 @@ pub(crate) const INDEX_HEADER_WORDS: usize = 12;
 /// Where the number of frames copied back stands, behind both copies of the header.
 const BACKFILL_WORD: usize = 2 * INDEX_HEADER_WORDS;
 
+/// Where the marks of readers stand, the one of slot 0 first.
+const MARKS_WORD: usize = BACKFILL_WORD + 1;
+const SLOTS: usize = 5;
+/// Which lock of the wal-index is that of slot 0.
+const SLOT_0_LOCK: c_int = 3;
+
 /// A result code that was not "ok".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Code(pub c_int);
@@ -133,14 +139,62 @@ pub(crate) fn live_index(conn: &Connection) -> Result<Option<LiveIndex>, Code> {
             return Ok(None);
         }
         let word = |at: usize| {
-            // SAFETY: the region is 32 KiB of shared memory, aligned to a page, mapped while the
-            // connection is in its transaction, and `at` is below 25; other processes write it, which
+            // SAFETY: the region is 32 KiB of shared memory, aligned to a page, mapped from the connection's
+            // first transaction until it is closed, and `at` is below 30; other processes write it, which
             // is why it is read atomically.
             unsafe { AtomicU32::from_ptr(region.cast::<u32>().add(at)) }.load(Ordering::Acquire)
         };
         let backfilled = word(BACKFILL_WORD);
         fence(Ordering::SeqCst);
         Ok(Some(LiveIndex { backfilled, header: std::array::from_fn(word) }))
+    })
+}
+
+/// The mark of a reader's slot, 1 to 4; `None` when SQLite has no wal-index to show.
+pub(crate) fn reader_mark(conn: &Connection, slot: usize) -> Result<Option<u32>, Code> {
+    with_file(conn, |file, methods| {
+        let Some(map) = methods.xShmMap.filter(|_| slot < SLOTS) else { return Ok(None) };
+        let mut region: *mut c_void = ptr::null_mut();
+        // SAFETY: as in `live_index`.
+        let code = unsafe { map(file, 0, INDEX_REGION, 0, &mut region) };
+        let usable = matches!(code, ffi::SQLITE_OK | ffi::SQLITE_READONLY) && !region.is_null();
+        // SAFETY: as in `live_index`; `slot` is below 5.
+        let mark = || unsafe { AtomicU32::from_ptr(region.cast::<u32>().add(MARKS_WORD + slot)) };
+        Ok(usable.then(|| mark().load(Ordering::Acquire)))
+    })
+}
+
+/// What is done with the lock of a reader's slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SlotLock {
+    Share,
+    GiveBack,
+    /// As whoever begins the log anew takes it.
+    #[cfg(test)]
+    Own,
+    #[cfg(test)]
+    Disown,
+}
+
+/// Locks the slot of a reader, 1 to 4, or gives the lock back. Only through a connection that reads nothing meanwhile.
+/// Says whether that was done.
+pub(crate) fn lock_slot(conn: &Connection, slot: usize, how: SlotLock) -> Result<bool, Code> {
+    let flags = match how {
+        SlotLock::Share => ffi::SQLITE_SHM_LOCK | ffi::SQLITE_SHM_SHARED,
+        SlotLock::GiveBack => ffi::SQLITE_SHM_UNLOCK | ffi::SQLITE_SHM_SHARED,
+        #[cfg(test)]
+        SlotLock::Own => ffi::SQLITE_SHM_LOCK | ffi::SQLITE_SHM_EXCLUSIVE,
+        #[cfg(test)]
+        SlotLock::Disown => ffi::SQLITE_SHM_UNLOCK | ffi::SQLITE_SHM_EXCLUSIVE,
+    };
+    let offset = c_int::try_from(slot).map_err(|_| Code(ffi::SQLITE_RANGE))? + SLOT_0_LOCK;
+    with_file(conn, |file, methods| {
+        let lock = methods.xShmLock.ok_or(Code(ffi::SQLITE_MISUSE))?;
+        // SAFETY: `file` is open with its wal-index mapped, and one lock from 4 to 7 is asked for.
+        match unsafe { lock(file, offset, 1, flags) } {
+            ffi::SQLITE_BUSY => Ok(false),
+            code => checked(code).map(|()| true),
+        }
     })
 }
 

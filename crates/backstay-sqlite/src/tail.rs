@@ -15,6 +15,7 @@
 //! only while it has the writer's lock, see [`lock`]. Locks: one read mark, in slot 0 or 1 to 4; SHARED
 //! on the main file as long as it lives, as any connection in WAL mode. A crash gives all of them back.
 
+mod aside;
 mod held;
 mod lock;
 
@@ -28,6 +29,7 @@ use crate::look::{LOG_BUFFER, main_shape, parse, pinned_log};
 use crate::open::{Database, read_start, sibling};
 use crate::pin::{IndexHeader, Live, Placement, decide, held};
 use crate::view::View;
+use aside::Aside;
 use backstay_format::sqlite::{Checksum, LOCK_BYTE, Salts, WalError, WalHeader, WalPlace, WriteFormat, wal};
 use backstay_model::{Clock, PageSize};
 use serde::{Deserialize, Serialize};
@@ -185,6 +187,8 @@ struct Hold {
     cursor: LogCursor,
     /// Everything was copied back before it began, so it is in slot 0 and in nobody's way.
     is_slot_0: bool,
+    /// It stepped aside: no transaction any more, another slot's lock.
+    aside: Option<Aside>,
 }
 
 /// The log of one database, being followed.
@@ -195,6 +199,8 @@ pub struct Tail {
     next: Option<Hold>,
     /// What takes the writer's lock, once it was needed.
     writer: Option<Database>,
+    /// The end of the log for which way was made last.
+    made_way: Option<(Salts, u32)>,
     options: TailOptions,
     clock: Arc<dyn Clock>,
 }
@@ -207,7 +213,7 @@ impl Tail {
         if first.identity != second.identity {
             return Err(SqliteError::Replaced { path: path.to_owned() });
         }
-        Ok(Self { databases, hold: None, next: None, writer: None, options, clock })
+        Ok(Self { databases, hold: None, next: None, writer: None, made_way: None, options, clock })
     }
 
     /// Which file is followed.
@@ -244,7 +250,11 @@ impl Tail {
             None if frames == 0 => Seen::Nothing,
             Some(index) if index.salts == live.salts && index.frames == frames => {
                 let copied = frames > 0 && live.backfilled >= frames;
-                if copied && !hold.is_slot_0 { Seen::InTheWay } else { Seen::Nothing }
+                match copied && !hold.is_slot_0 {
+                    true => Seen::InTheWay,
+                    false if self.is_aside_too_long(hold) => Seen::News,
+                    false => Seen::Nothing,
+                }
             }
             _ => Seen::News,
         })
@@ -268,6 +278,9 @@ impl Tail {
 
     fn end(&self, hold: &Hold) {
         if let Some(database) = self.databases.get(hold.at) {
+            if let Some(aside) = &hold.aside {
+                return aside.end(database);
+            }
             // Ending to read takes nothing that could be refused; a connection that is broken holds nothing.
             let _ = database.end();
         }
@@ -332,6 +345,10 @@ impl Tail {
         database.still_there()?;
         let live = ffi::live_index(&database.conn()).at("read the wal-index of", &database.path)?;
         let live = live.map(|live| Live::of_index(&live));
+        if hold.aside.is_some() {
+            // Its lock keeps the log from being begun anew; how much is copied back it does not bound.
+            return Ok(hold.index.zip(live).is_some_and(|(index, live)| index.salts == live.salts));
+        }
         Ok(held(hold.index.as_ref(), hold.placement, live.as_ref()))
     }
 
@@ -374,7 +391,7 @@ impl Tail {
         };
         let placement = decide(index.as_ref(), live.as_ref());
         let cursor = LogCursor::of(index.as_ref(), shape.page_size, page_count);
-        Ok(Hold { at, index, placement, cursor, is_slot_0 })
+        Ok(Hold { at, index, placement, cursor, is_slot_0, aside: None })
     }
 
     /// Generation and length of a log that is copied back whole, as the held connection sees it.

@@ -221,9 +221,16 @@ impl Catcher {
             return Ok(Looked::Nothing);
         }
         match self.tail.look() {
-            Ok(Seen::Nothing) => Ok(Looked::Nothing),
+            Ok(Seen::Nothing) => self.make_way(),
             Ok(Seen::InTheWay) if self.limits.mode == Mode::Hold && !clear => Ok(Looked::Nothing),
             Ok(Seen::News | Seen::InTheWay) => self.read(),
+            Err(error) => self.passes(error).map(|()| Looked::Nothing),
+        }
+    }
+
+    fn make_way(&mut self) -> Result<Looked, OpsError> {
+        match self.tail.make_way() {
+            Ok(()) => Ok(Looked::Nothing),
             Err(error) => self.passes(error).map(|()| Looked::Nothing),
         }
     }

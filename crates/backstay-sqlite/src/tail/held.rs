@@ -12,9 +12,9 @@ pub struct Held<'t> {
 }
 
 impl Tail {
-    /// What is held; `None` while nothing is.
+    /// What is held; `None` while nothing is, or nothing that could be read.
     pub fn held(&self) -> Result<Option<Held<'_>>, SqliteError> {
-        let Some(hold) = &self.hold else { return Ok(None) };
+        let Some(hold) = self.hold.as_ref().filter(|hold| hold.aside.is_none()) else { return Ok(None) };
         let view = self.view_of(hold)?;
         Ok(Some(Held { tail: self, hold, view }))
     }
