@@ -13,6 +13,7 @@ pub mod fingerprint;
 pub mod hex;
 pub mod layout;
 pub mod log;
+pub mod ltx;
 pub mod object;
 pub mod sqlite;
 pub mod table;

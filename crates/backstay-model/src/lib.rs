@@ -11,6 +11,7 @@ pub mod copies;
 pub mod id;
 pub mod kind;
 pub mod lock;
+pub mod litestream;
 pub mod mask;
 pub mod moment;
 pub mod name;

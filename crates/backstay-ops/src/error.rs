@@ -3,6 +3,7 @@
 use crate::disk::PathError;
 use crate::trust::TrustError;
 use backstay_format::Corrupt;
+use backstay_format::ltx::LtxError;
 use backstay_model::backup::Exhausted;
 use backstay_model::catalog::NoPoint;
 use backstay_model::{ByteLen, Digest, Kind, Kinded, Moment, ObjectId, Sequence, SourceName, StreamId};
@@ -97,8 +98,22 @@ pub enum OpsError {
     Mask(#[from] backstay_model::mask::Refused),
     #[error("the masked copy would break references of {}", .tables.join(", "))]
     MaskBreaks { tables: Vec<String> },
+    #[error("{} is no replica of Litestream 0.5{}", path.display(), old(.is_old))]
+    NotAReplica { path: PathBuf, is_old: bool },
+    #[error(transparent)]
+    NoChain(#[from] backstay_model::litestream::NoChain),
+    #[error("{} cannot be used", path.display())]
+    Ltx {
+        path: PathBuf,
+        #[source]
+        source: LtxError,
+    },
     #[error("cancelled")]
     Cancelled,
+}
+
+fn old(is_old: &bool) -> &'static str {
+    if *is_old { ", but of an earlier release" } else { "" }
 }
 
 fn at_latest(until: &Option<Moment>) -> String {
@@ -142,6 +157,10 @@ impl Kinded for OpsError {
             Self::Condemned { .. } | Self::NothingToDrop { .. } | Self::NotHeld { .. } => Kind::Usage,
             Self::TooSlow { .. } | Self::LeaseHeld { .. } | Self::LeaseOver | Self::Protected { .. } => Kind::Conflict,
             Self::Mask(error) => error.kind(),
+            Self::NotAReplica { .. } => Kind::Usage,
+            Self::NoChain(error) => error.kind(),
+            Self::Ltx { source: LtxError::Io(error), .. } => Kind::of_io(error),
+            Self::Ltx { .. } => Kind::Corrupt,
             Self::MaskBreaks { .. } => Kind::Conflict,
             Self::Exhausted(_) | Self::RecordFull => Kind::Internal,
             Self::Cancelled => Kind::Cancelled,

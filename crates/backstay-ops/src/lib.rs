@@ -22,6 +22,7 @@ pub mod join;
 pub mod journal;
 pub mod kit;
 mod leftovers;
+pub mod litestream;
 pub mod log;
 pub mod maintain;
 mod map;

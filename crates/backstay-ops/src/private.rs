@@ -40,6 +40,11 @@ impl<'a> Private<'a> {
         Ok(Self { env, path, file })
     }
 
+    /// To write to it without SQLite, which must not have it open then.
+    pub fn file(&self) -> &dyn disk::DiskFile {
+        self.file.as_ref()
+    }
+
     pub fn question(&self) -> Result<Answers, OpsError> {
         let questions = Questions {
             integrity: Integrity::Full,

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+mod adopt;
 mod ask;
 mod keys;
 mod mask;
@@ -21,6 +22,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
+pub use adopt::{Adopt, AdoptFrom, LitestreamVerb, Replica};
 pub use ask::{Conflict, Diff, Log, MomentArgs, MomentWord, Query, ReadingArgs, RowsArgs, When};
 pub use keys::{AuditArgs, AuditPerms, Enroll, Join, KeyVerb, SignerVerb, Source, SourceVerb};
 pub use mask::MaskArgs;
@@ -85,6 +87,7 @@ pub enum Command {
     When(When),
     Rescue(Rescue),
     Import(Import),
+    Adopt(Adopt),
     Maintain(Maintain),
     Retention(Retention),
     Schedule(Schedule),

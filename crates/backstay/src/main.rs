@@ -112,6 +112,7 @@ async fn dispatch(context: &Context, command: &Command) -> Outcome {
             commands::schedule::run(context, args)
         }
         Command::Maintain(args) => commands::maintain::run(context, args).await,
+        Command::Adopt(args) => commands::adopt::run(context, args).await,
         Command::Import(args) => commands::import::run(context, args).await,
         Command::Rescue(args) => commands::rescue::run(context, args).await,
         Command::Status(args) => commands::status::run(context, args).await,

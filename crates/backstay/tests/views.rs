@@ -165,6 +165,20 @@ fn profiled() -> House {
     house
 }
 
+/// With a replica of Litestream.
+fn moved_in() -> House {
+    let house = House::bare();
+    let from = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../backstay-ops/tests/litestream/replica/ltx");
+    for level in ["0", "9"] {
+        let to = house.path("replica/ltx").join(level);
+        std::fs::create_dir_all(&to).expect("a folder");
+        for entry in std::fs::read_dir(from.join(level)).expect("a folder").flatten() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+        }
+    }
+    house
+}
+
 /// The same database once more, for commands that can run only once in a folder.
 fn damaged() -> House {
     let house = House::new();
@@ -204,6 +218,12 @@ golden!(
     profiled(),
     ["restore", "shop", "--to", "a.db", "--mask", "profile.toml"],
     ["restore", "shop", "--to", "b.db", "--mask", "profile.toml"]
+);
+golden!(
+    adopt_litestream_restore,
+    moved_in(),
+    ["adopt", "litestream", "restore", "replica", "--to", "a.db"],
+    ["adopt", "litestream", "restore", "replica", "--to", "b.db"]
 );
 golden!(
     query,

@@ -30,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "node", run: node },
     Target { name: "directory", run: pack_directory },
     Target { name: "log-records", run: log_records },
+    Target { name: "ltx", run: ltx },
     Target { name: "facts", run: every_facts },
     Target { name: "key-file", run: key_file },
     Target { name: "store-key", run: store_key },
@@ -123,6 +124,18 @@ fn leaf(bytes: &[u8]) {
 fn node(bytes: &[u8]) {
     let Ok(node) = Node::parse(bytes) else { return };
     assert_eq!(Node::parse(&node.encode()).as_ref(), Ok(&node));
+}
+
+/// Whatever it says, no page is longer, earlier or later than it may be.
+fn ltx(bytes: &[u8]) {
+    let Ok(mut reader) = backstay_format::ltx::Reader::open(bytes) else { return };
+    let header = *reader.header();
+    let mut page = vec![0; header.page_size.get() as usize];
+    let mut last = 0;
+    while let Ok(Some(number)) = reader.next_page(&mut page) {
+        assert!(number > last && number <= header.commit && number != header.lock_page());
+        last = number;
+    }
 }
 
 fn pack_directory(bytes: &[u8]) {

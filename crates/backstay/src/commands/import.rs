@@ -133,7 +133,7 @@ fn matching(pattern: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
 }
 
 /// Whether a name fits a pattern. Goes back to the last star only, so that it ends soon on any pattern.
-fn fits(pattern: &[u8], name: &[u8]) -> bool {
+pub fn fits(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut from, mut star) = (0, 0, None);
     while let Some(byte) = name.get(from) {
         match (pattern.get(at), star) {

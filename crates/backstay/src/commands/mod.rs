@@ -1,5 +1,6 @@
 //! One file per command: arguments in, one call, one view out. Commands share nothing but the context.
 
+pub mod adopt;
 pub mod audit;
 pub mod backup;
 pub mod check;

@@ -5,6 +5,7 @@ mod tests;
 
 use super::{Diagnostic, repo, sqlite};
 use backstay_model::catalog::NoPoint;
+use backstay_model::litestream::{NoChain, txid};
 use backstay_ops::OpsError;
 use backstay_ops::trust::TrustError;
 
@@ -84,14 +85,39 @@ impl From<OpsError> for Diagnostic {
             OpsError::RecordFull => plain.hint("Split the sources over two repositories, and tell us: this should not happen."),
             OpsError::LogHole { .. } => plain
                 .hint("Run the same command again; if it stays, name an earlier time with `--at`, or `--tx`."),
-            OpsError::Mask(_) => plain
-                .hint("Mend the profile; `backstay restore SOURCE --mask-draft` lists every column there is.")
-                .hint("Nothing was written."),
-            OpsError::MaskBreaks { .. } => plain
-                .hint("Columns that refer without a foreign key of their own need the rule of what they refer to.")
-                .hint("Nothing was written under the name that was asked for."),
+            OpsError::Mask(_) | OpsError::MaskBreaks { .. } => of_mask(plain, &error),
+            OpsError::NotAReplica { .. } | OpsError::NoChain(_) | OpsError::Ltx { .. } => of_replica(plain, &error),
             OpsError::Cancelled => Diagnostic::cancelled(),
         }
+    }
+}
+
+fn of_mask(plain: Diagnostic, error: &OpsError) -> Diagnostic {
+    match error {
+        OpsError::MaskBreaks { .. } => plain
+            .hint("Columns that refer without a foreign key of their own need the rule of what they refer to.")
+            .hint("Nothing was written under the name that was asked for."),
+        _ => plain
+            .hint("Mend the profile; `backstay restore SOURCE --mask-draft` lists every column there is.")
+            .hint("Nothing was written."),
+    }
+}
+
+fn of_replica(plain: Diagnostic, error: &OpsError) -> Diagnostic {
+    match error {
+        OpsError::NotAReplica { is_old: true, .. } => plain
+            .hint("Restore it with the release of Litestream that wrote it, and run `backstay import SOURCE FILE`."),
+        OpsError::NotAReplica { .. } => plain
+            .hint("Name the folder that has the folder `ltx`; a replica in a bucket is brought here first, such as with `aws s3 sync`."),
+        OpsError::NoChain(NoChain::Inside { before, .. }) => plain
+            .hint(format!("Ask for `--txid {}`.", txid(*before))),
+        OpsError::NoChain(NoChain::Gap { first, .. }) => plain
+            .hint(format!("Ask for the last state before the hole: `--txid {}`.", txid(first - 1)))
+            .hint("Bring the whole replica here, if a part of it was left behind."),
+        OpsError::NoChain(_) => plain.hint("Bring the whole replica here, with its folders 0 to 9."),
+        _ => plain
+            .hint("Bring that file here once more; if it stays, name an earlier state with `--txid`.")
+            .hint("`litestream restore` may read what this Backstay does not; import its result."),
     }
 }
 
