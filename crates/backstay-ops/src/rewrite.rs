@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
             log_objects: 0,
             problems: Vec::new(),
         };
-        let made = Made::load(vault, source).await?;
+        let made = Made::load(vault, present, source).await?;
         Ok(Self { vault, present, source, made, before: None, seen: HashSet::new(), report })
     }
 

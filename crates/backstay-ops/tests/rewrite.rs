@@ -21,7 +21,7 @@ use backstay_ops::restore::Destination;
 use backstay_ops::retain::{self, RetainReport, SourceRules};
 use backstay_ops::rewrite::{RewriteReport, rewrite};
 use backstay_ops::trust::{Custodian, Receiver};
-use backstay_ops::{OpsError, State};
+use backstay_ops::{Event, OpsError, State};
 use backstay_store::keyfile::KeyFile;
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::repo::Repository;
@@ -29,7 +29,7 @@ use backstay_store::seal::{MasterIdentity, Unsealer};
 use backstay_testkit::effects::Effects;
 use jiff::tz::TimeZone;
 use rig::{Before, Ended, Making, Process, Run, crash};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use team::{Host, Team, by_id};
@@ -243,6 +243,50 @@ async fn one_snapshot_that_is_damaged_is_told_and_keeps_none_of_the_others() {
     }
 }
 
+/// What stands: a run that was not committed leaves packs nobody refers to; they go when they are half a day old.
+async fn needed(host: &Host) -> BTreeSet<String> {
+    let mut needed = BTreeSet::new();
+    for (name, _) in host.vault.repo.snapshot_names(&source()).await.expect("names") {
+        needed.insert(name.key().to_string());
+        let manifest = host.vault.repo.manifest(&name).await.expect("a manifest");
+        let packs = manifest.table.refs().iter().map(|r| backstay_store::keys::pack(&source(), &r.object).to_string());
+        needed.extend(packs);
+    }
+    needed
+}
+
+/// A run that died has sealed a pack to a master that is no longer the present one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sealed_again_before_another_change_is_sealed_once_more() {
+    let team = Team::new().await;
+    let known = history(&team).await;
+    team.first().await.change_master(None).await.expect("rotated");
+    let mut host = team.first().await;
+    let cancel = host.vault.env.cancel.clone();
+    host.vault.env.events = Arc::new(move |event| {
+        if matches!(event, Event::Advanced { .. }) {
+            cancel.cancel();
+        }
+    });
+    let stopped = rewrite(&host.vault, &[source()]).await.expect_err("stopped after one pack");
+    assert!(matches!(stopped, OpsError::Cancelled), "{stopped}");
+    team.first().await.change_master(None).await.expect("rotated again");
+    let report = rewritten(&team.first().await).await;
+    assert_eq!((report.verdict, report.sources[0].rewritten), (Verdict::Pass, 4), "{report:?}");
+    assert_eq!(rewritten(&team.first().await).await.sources[0].rewritten, 0, "there is nothing left to do");
+    retention(&team.first().await.vault, 0).await;
+    let host = team.first().await;
+    let older = host.vault.unsealer().expect("a reader").identities()[1..].to_vec();
+    assert_eq!(older.len(), 2);
+    let left = opened(&team.store_dir(), &Unsealer::of(older));
+    let needed = needed(&host).await;
+    let bad: Vec<_> = left.iter().filter(|(name, opens)| **opens && needed.contains(*name)).collect();
+    assert!(bad.is_empty(), "a master of before opens what stands: {bad:?}");
+    for (id, rows) in &known {
+        assert_eq!(host.restored(by_id(*id)).await.expect("restore"), *rows);
+    }
+}
+
 /// The master is changed and what is old is rewritten while backups are taken, three times over: every snapshot that was
 /// told restores, and in the end no master of before opens anything that stands.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -288,15 +332,7 @@ async fn keys_are_changed_and_snapshots_rewritten_beside_backups() {
     let older = host.vault.unsealer().expect("a reader").identities()[1..].to_vec();
     assert_eq!(older.len(), 3);
     let left = opened(&team.store_dir(), &Unsealer::of(older));
-    // A backup that was not committed leaves packs nobody refers to; they go when they are half a day old.
-    let named = host.vault.repo.snapshot_names(&source()).await.expect("names");
-    let mut needed = std::collections::BTreeSet::new();
-    for (name, _) in named {
-        needed.insert(name.key().to_string());
-        let manifest = host.vault.repo.manifest(&name).await.expect("a manifest");
-        let packs = manifest.table.refs().iter().map(|r| backstay_store::keys::pack(&source(), &r.object).to_string());
-        needed.extend(packs);
-    }
+    let needed = needed(&host).await;
     let bad: Vec<_> = left.iter().filter(|(name, opens)| **opens && needed.contains(*name)).collect();
     assert!(bad.is_empty(), "a master of before opens what stands: {bad:?}");
 }

@@ -1,7 +1,8 @@
 //! Which packs were sealed again already, and as what: in memory, and for the next run in the state folder.
 //!
 //! The file is a cache. A line that is cut or damaged is passed over, and so is a pack the store does not list
-//! with its length, or that was condemned meanwhile: it is sealed again. Without the file a pack that two
+//! with its length, or that was condemned meanwhile, or that the present master does not open because it was changed
+//! since: it is sealed again. Without the file a pack that two
 //! snapshots share may come to be stored twice, until one of them goes.
 
 use crate::OpsError;
@@ -11,6 +12,7 @@ use backstay_format::table::Reference;
 use backstay_format::{ObjectType, hex};
 use backstay_model::{Digest, ObjectId, SourceName};
 use backstay_store::keys;
+use backstay_store::seal::Unsealer;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -50,15 +52,15 @@ struct Line {
 }
 
 impl Made {
-    pub async fn load(vault: &Vault, source: &SourceName) -> Result<Self, OpsError> {
+    pub async fn load(vault: &Vault, present: &Unsealer, source: &SourceName) -> Result<Self, OpsError> {
         let path = vault.state.source_dir(source)?.join("rewritten");
         let text = disk::read_small(&path, FILE_MAX).ok().flatten().unwrap_or_default();
         let lines: Vec<Line> = text.split(|byte| *byte == b'\n').filter_map(parse).collect();
         let usable = if lines.is_empty() { HashMap::new() } else { usable(vault, source).await? };
         let good = |line: &Line| usable.get(&line.new) == Some(&line.stored);
         // A run seals many packs with one key.
-        let mut wraps: HashMap<String, Arc<[u8]>> = HashMap::new();
-        let packs = lines.into_iter().filter(good).filter_map(|line| line.into_pack(&mut wraps));
+        let mut wraps: HashMap<String, Option<Arc<[u8]>>> = HashMap::new();
+        let packs = lines.into_iter().filter(good).filter_map(|line| line.into_pack(present, &mut wraps));
         let packs: HashMap<ObjectId, Pack> = packs.map(|pack| (pack.old, pack)).collect();
         let mut made = Self { packs, path, file: None };
         made.file = made.begin_file(vault).ok();
@@ -146,15 +148,17 @@ fn parse(line: &[u8]) -> Option<Line> {
 }
 
 impl Line {
-    fn into_pack(self, wraps: &mut HashMap<String, Arc<[u8]>>) -> Option<Pack> {
+    /// `None` when it is sealed to a master of before. `wraps` has what was found out.
+    fn into_pack(self, present: &Unsealer, wraps: &mut HashMap<String, Option<Arc<[u8]>>>) -> Option<Pack> {
         let wrap = match wraps.get(&self.wrap) {
             Some(known) => known.clone(),
             None => {
-                let fresh: Arc<[u8]> = hex::decode(&self.wrap)?.into();
-                wraps.insert(self.wrap.clone(), fresh.clone());
-                fresh
+                let wrap = hex::decode(&self.wrap)?;
+                let opened = present.opens(&wrap).is_ok_and(|opens| opens).then(|| Arc::from(wrap));
+                wraps.insert(self.wrap.clone(), opened.clone());
+                opened
             }
-        };
+        }?;
         let reference = Reference {
             object: self.new,
             kind: ObjectType::Pack,
