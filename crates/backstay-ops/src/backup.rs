@@ -92,6 +92,8 @@ pub(crate) trait Begin: Sync {
     fn log_limit(&self) -> ByteLen;
     /// When the newest state known before was committed.
     fn not_before(&self) -> Option<Moment>;
+    /// Whether it must not go on in this branch, because numbers of it were used that nobody knows.
+    fn leaves(&self, branch: BranchNo) -> bool;
     /// What the snapshot says of the log after it.
     fn following(&self, branch: BranchNo, key: &FingerprintKey) -> facts::Following;
 }

@@ -247,10 +247,13 @@ impl<'v> Follower<'v> {
                 catcher.take(caught)?;
                 (Began::Continued { tx: standing.tx }, catcher, shipper)
             }
-            Err(reason) => {
+            Err(mut reason) => {
                 tail.release();
                 let _turn = turns.snapshot(&request.path).await;
                 let tip = fence(vault, &request.source, stream).await?;
+                if let Some(fault) = tip.as_ref().and_then(|tip| tip.fault.as_ref()) {
+                    reason = format!("{reason}, and the end of its log cannot be read: {fault}");
+                }
                 let place = Anew { stream, sequence: Sequence::FIRST, previous: None, tip, reason };
                 begin_anew(vault, &request, tail, place).await?
             }

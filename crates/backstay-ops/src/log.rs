@@ -56,12 +56,14 @@ pub struct LogTip {
     pub complete: Tx,
     pub used: Tx,
     pub time: Moment,
+    /// Why the end cannot be believed: then nobody knows which numbers were used.
+    pub fault: Option<String>,
 }
 
 impl LogTip {
     /// Of a run that begins anew in its own stream.
     pub fn of_run(branch: BranchNo, complete: Tx, used: Tx, time: Moment) -> Self {
-        Self { stream: StreamId::ZERO, free: Chain::START, branch, complete, used, time }
+        Self { stream: StreamId::ZERO, free: Chain::START, branch, complete, used, time, fault: None }
     }
 }
 
@@ -141,7 +143,7 @@ impl<'a> Walk<'a> {
 
     async fn step(&mut self) -> Result<Way, OpsError> {
         let found = match self.ahead.front(self.sequence).await {
-            Err(error) if error.is_outage() => return Err(error.into()),
+            Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
             // What cannot be verified ends what can be restored.
             Err(error) => return Ok(self.ends(with_causes(&error))),
             Ok(found) => found,
@@ -236,7 +238,8 @@ fn is_next_part(last: Option<&Link>, span: &Span, after: After) -> bool {
     last.is_some_and(|link| link.span.unfinished && span.first == link.span.last && span.after == after)
 }
 
-/// The end of the log that the newest followed snapshot of a source leads to.
+/// The end of the log that the newest followed snapshot of a source leads to. One that is damaged is said to be, with
+/// the slot behind it as the free one: what is put there can follow nothing, and still takes it from everybody else.
 pub async fn tip(repo: &Repository, source: &SourceName, fronts: &[ManifestFront]) -> Result<Option<LogTip>, OpsError> {
     let followed = fronts.iter().find_map(|front| Some((front, front.facts.following.as_ref()?)));
     let Some((front, following)) = followed else { return Ok(None) };
@@ -247,18 +250,25 @@ pub async fn tip(repo: &Repository, source: &SourceName, fronts: &[ManifestFront
         complete: following.tx,
         used: following.tx,
         time: front.facts.taken,
+        fault: None,
     };
     for _ in 0..STREAMS_MAX {
         let Some(end) = repo.log_end(&tip.stream).await? else {
             tip.free = Chain::START;
-            return Ok(Some(tip));
+            break;
         };
-        let Some(mut last) = repo.log_front(&tip.stream, end).await? else { continue };
+        let found = believed(repo, (&tip.stream, end), &mut tip.fault).await?;
+        if found.is_none() && tip.fault.is_some() {
+            let sequence = end.next().ok_or(backstay_model::backup::Exhausted)?;
+            tip.free = Chain { sequence, previous: Digest::ZERO };
+            break;
+        }
+        let Some(mut last) = found else { continue };
         tip.free = Chain::after(end, last.digest).ok_or(backstay_model::backup::Exhausted)?;
         let next = last.facts.next;
         if next.is_some()
             && let Some(before) = end.get().checked_sub(1).filter(|n| *n > 0).map(Sequence::new)
-            && let Some(found) = repo.log_front(&tip.stream, before).await?
+            && let Some(found) = believed(repo, (&tip.stream, before), &mut tip.fault).await?
         {
             last = found;
         }
@@ -271,8 +281,28 @@ pub async fn tip(repo: &Repository, source: &SourceName, fronts: &[ManifestFront
         }
         match next {
             Some(next) => tip.stream = next,
-            None => return Ok(Some(tip)),
+            None => break,
         }
     }
+    if tip.fault.is_some() {
+        let reach = reach(repo, front, following).await?;
+        (tip.complete, tip.time) = (reach.tx, reach.at);
+    }
     Ok(Some(tip))
+}
+
+/// What stands in a slot, unless it cannot be verified or had: then that is kept as the fault.
+async fn believed(
+    repo: &Repository,
+    (stream, slot): (&StreamId, Sequence),
+    fault: &mut Option<String>,
+) -> Result<Option<LogFront>, OpsError> {
+    match repo.log_front(stream, slot).await {
+        Ok(found) => Ok(found),
+        Err(error) if error.is_outage() && !error.is_unreadable() => Err(error.into()),
+        Err(error) => {
+            *fault = Some(with_causes(&error));
+            Ok(None)
+        }
+    }
 }

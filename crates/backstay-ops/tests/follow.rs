@@ -261,6 +261,50 @@ async fn a_state_folder_that_is_gone_costs_a_snapshot() {
     app.latest_is_live().await;
 }
 
+/// Nobody knows then which numbers were used: a new branch uses none of them again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_of_the_log_that_is_damaged_costs_a_snapshot_on_a_new_branch() {
+    for flipped in [100, 20] {
+        let app = App::begin().await;
+        let mut follower = app.follow().await;
+        let Began::Snapshot { id: first, branch: old, .. } = follower.began().clone() else { panic!("a snapshot") };
+        for _ in 0..3 {
+            app.insert(100);
+            follower.tick().await.expect("tick");
+        }
+        let before = follower.position();
+        let rows = app.world.rows();
+        app.insert(100);
+        follower.tick().await.expect("tick");
+        drop(follower);
+        let log = app.world.dir().join("vault/data/log");
+        let stream = std::fs::read_dir(&log).expect("streams").next().expect("one").expect("an entry").path();
+        let slots = || std::fs::read_dir(&stream).expect("slots").map(|slot| slot.expect("an entry").path());
+        let last = slots().filter(|slot| slot.is_file()).max().expect("slots");
+        let mut bytes = std::fs::read(&last).expect("read");
+        bytes[flipped] ^= 1;
+        std::fs::write(&last, bytes).expect("written");
+        std::fs::remove_dir_all(app.world.vault.state.dir()).expect("removed");
+        std::fs::create_dir_all(app.world.vault.state.dir()).expect("made");
+        let taken: Vec<PathBuf> = slots().collect();
+
+        let mut follower = app.follow().await;
+        let began = follower.began().clone();
+        let Began::Snapshot { branch, tx: Tx::FIRST, reason: Some(reason), .. } = began else { panic!("{began:?}") };
+        assert!(branch != old && reason.contains("cannot be read"), "{branch}: {reason}");
+        app.insert(300);
+        assert_eq!(follower.tick().await.expect("tick").shipped, 1);
+        drop(follower);
+        assert!(taken.iter().all(|slot| slot.exists()) && slots().count() == taken.len() + 1, "it is closed");
+        app.latest_is_live().await;
+        app.restored(Target::Id(first.to_string())).await.expect("the snapshot of the old line");
+        let to = app.restored(Target::At(before.at)).await.expect("the last state before the damage");
+        assert!(rows_of(&to) == rows, "is what it was");
+        let follower = app.follow().await;
+        assert!(matches!(follower.began(), Began::Continued { .. }), "{:?}", follower.began());
+    }
+}
+
 /// Trap 10: a follower that was paused finds its slot taken, and overwrites nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_10_a_follower_that_slept_while_another_took_over_is_refused() {

@@ -1,7 +1,7 @@
 //! What a backup looks at before it decides, and the decision.
 
 use super::report::BaseUse;
-use super::{BackupRequest, Plan, Purpose};
+use super::{BackupRequest, Begin, Plan, Purpose};
 use crate::OpsError;
 use crate::base::Base;
 use crate::catalog::{Catalog, PruneRead, Vault, condemned_manifests, named, record_of};
@@ -226,7 +226,8 @@ fn unlocked_objects(vault: &Vault, packs: &HashMap<ObjectId, &Entry>) -> HashSet
 
 pub fn decide(gathered: &Gathered, purpose: Purpose<'_>) -> Result<Plan, OpsError> {
     let lineage = match purpose {
-        Purpose::Live | Purpose::Follow(_) => lineage(gathered),
+        Purpose::Follow(begin) => lineage_of_log(gathered, begin),
+        Purpose::Live => lineage(gathered),
         Purpose::Import { .. } => Lineage::Same,
     };
     let world = World {
@@ -256,6 +257,15 @@ fn lineage(gathered: &Gathered) -> Lineage {
         _ if !gathered.tip_is_ours => Lineage::Takeover,
         (Some(before), Some(now), _) if before != now => Lineage::Replaced,
         _ => Lineage::Same,
+    }
+}
+
+/// The same for a log. One whose end nobody can read is taken over, as if another host had written it.
+fn lineage_of_log(gathered: &Gathered, begin: &dyn Begin) -> Lineage {
+    let leaves = gathered.own.is_some_and(|own| begin.leaves(own.branch));
+    match lineage(gathered) {
+        Lineage::Same if leaves => Lineage::Takeover,
+        other => other,
     }
 }
 

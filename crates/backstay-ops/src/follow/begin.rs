@@ -160,10 +160,15 @@ impl Begin for Beginning {
         self.tip.as_ref().map(|tip| tip.time)
     }
 
+    fn leaves(&self, branch: BranchNo) -> bool {
+        self.tip.as_ref().is_some_and(|tip| tip.fault.is_some() && tip.branch == branch)
+    }
+
     fn following(&self, branch: BranchNo, key: &FingerprintKey) -> Following {
         let before = self.tip.as_ref().filter(|tip| tip.branch == branch);
         let tx = before.map_or(Tx::FIRST, |tip| tip.used.next().unwrap_or(tip.used));
-        let resync = before.map(|tip| Resync { reason: self.reason.clone(), after: tip.complete, since: tip.time });
+        let said = before.or(self.tip.as_ref().filter(|tip| tip.fault.is_some()));
+        let resync = said.map(|tip| Resync { reason: self.reason.clone(), after: tip.complete, since: tip.time });
         let following = Following { stream: self.stream, sequence: self.sequence, tx, resync };
         let mut got = self.got();
         got.following = Some(following.clone());
