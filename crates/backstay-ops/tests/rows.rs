@@ -327,6 +327,49 @@ async fn references_that_would_break_and_unique_values_in_the_way_are_refused() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_change_another_row_than_the_one_meant_is_refused() {
+    let world = World::new().await;
+    world.sql(
+        "PRAGMA journal_mode=WAL;
+         CREATE TABLE t(a INTEGER PRIMARY KEY, b INTEGER, x); INSERT INTO t VALUES (1, 10, 'then');
+         CREATE TABLE greedy(id INTEGER PRIMARY KEY, n TEXT UNIQUE ON CONFLICT REPLACE); INSERT INTO greedy VALUES (1, 'a'), (3, 'c');
+         CREATE TABLE mute(id INTEGER PRIMARY KEY, n TEXT); INSERT INTO mute VALUES (1, 'a');
+         CREATE TABLE heap(x); INSERT INTO heap VALUES ('a')",
+    );
+    world.backup().await.expect("backup");
+    world.sql(
+        "DROP TABLE t; CREATE TABLE t(a INTEGER, b INTEGER PRIMARY KEY, x); INSERT INTO t VALUES (1, 10, 'ten'), (1, 20, 'twenty');
+         UPDATE greedy SET n = 'b' WHERE id = 1; INSERT INTO greedy VALUES (2, 'a'); DELETE FROM greedy WHERE id = 3; INSERT INTO greedy VALUES (4, 'c');
+         UPDATE mute SET n = 'b'; CREATE TRIGGER hush BEFORE UPDATE ON mute BEGIN SELECT RAISE(IGNORE); END;
+         UPDATE heap SET x = 'b'",
+    );
+    let bad = dump(&world.db());
+    let refused = bring(&world, request("t", OnConflict::Replace)).await.err().expect("another key");
+    let OpsError::Sqlite(SqliteError::OtherIdentity { then, now, .. }) = &refused else { panic!("{refused}") };
+    assert_eq!(
+        (then.as_slice(), now.as_slice(), refused.kind()),
+        (&["a".into()][..], &["b".into()][..], Kind::Conflict)
+    );
+    for condition in ["id = 1", "id = 3"] {
+        let some = BringRequest { condition: Some(condition.into()), ..request("greedy", OnConflict::Replace) };
+        let refused = bring(&world, some).await.err().expect("a unique value in the way");
+        assert!(refused.to_string().contains("unique value"), "{refused}");
+    }
+    let loud = BringRequest { fire_triggers: true, ..request("mute", OnConflict::Replace) };
+    let refused = bring(&world, loud).await.err().expect("nothing was written");
+    assert!(refused.to_string().contains("as one row"), "{refused}");
+    assert!(dump(&world.db()) == bad, "nothing was changed");
+    let asker = asker(&world);
+    let past = open(&asker, Target::Latest).await;
+    for (table, by_rowid) in [("heap", true), ("mute", false)] {
+        let rows = request(table, OnConflict::Replace);
+        let request = BackRequest { rows, live: world.db(), busy: Duration::from_secs(2) };
+        let plan = blocking(|| rows::look(&asker, &past, &request)).expect("a plan");
+        assert_eq!(plan.preview.by_rowid, by_rowid, "{table}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_gone_is_made_again_or_under_another_name() {
     let world = shop().await;
     let before = dump(&world.db());

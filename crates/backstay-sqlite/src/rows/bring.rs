@@ -68,6 +68,8 @@ pub struct Preview {
     /// The table is not there today and will be made.
     pub creates: bool,
     pub identity: Vec<String>,
+    /// Rows are told apart by their rowid alone, which a VACUUM may give to another row.
+    pub by_rowid: bool,
     pub rows: u64,
     pub new: u64,
     pub same: u64,
@@ -175,7 +177,7 @@ impl<'a> Meeting<'a> {
                 return Err(SqliteError::KeyDiffers { table: into, today, then });
             }
         }
-        let identity: Vec<String> = shape.identity.columns().iter().map(|name| (*name).to_owned()).collect();
+        let identity = shape.identity.names();
         let keys = identity.len();
         let columns: Vec<String> = identity.into_iter().chain(shape.stored().map(str::to_owned)).collect();
         let filter = request.condition.as_ref().map_or_else(String::new, |condition| format!(" WHERE ({condition})"));
@@ -303,7 +305,8 @@ fn looked(past: &Session, live: &Live, request: &BringRequest, stop: &dyn Fn() -
         table: meeting.shape.name.clone(),
         into: meeting.into.clone(),
         creates: meeting.there.is_none(),
-        identity: meeting.shape.identity.columns().iter().map(|name| (*name).to_owned()).collect(),
+        identity: meeting.shape.identity.names(),
+        by_rowid: meeting.there.is_some() && matches!(meeting.shape.identity, Identity::Rowid(_)),
         rows: 0,
         new: 0,
         same: 0,
@@ -470,7 +473,8 @@ impl Writer<'_> {
         SqliteError::Conflict { table: self.meeting.into.clone(), key, why }
     }
 
-    /// Says whether the row is there now; a unique value that another row has is a conflict as well.
+    /// Says whether the row is there now; a unique value that another row has is a conflict as well, whatever the
+    /// table itself would do about it.
     fn insert(&self, row: &Row) -> Result<bool, SqliteError> {
         let meeting = self.meeting;
         let from = match meeting.shape.identity {
@@ -479,27 +483,18 @@ impl Writer<'_> {
         };
         let columns = meeting.columns.get(from..).unwrap_or_default();
         let marks: Vec<String> = (1..=columns.len()).map(|at| format!("?{at}")).collect();
-        let sql =
-            format!("INSERT INTO {}({}) VALUES ({})", quoted(&meeting.into), sql::list(columns), marks.join(", "));
+        let sql = format!(
+            "INSERT OR ABORT INTO {}({}) VALUES ({})",
+            quoted(&meeting.into),
+            sql::list(columns),
+            marks.join(", ")
+        );
         let values = row.get(from..).unwrap_or_default();
-        let done = meeting
-            .live
-            .conn
-            .prepare_cached(&sql)
-            .and_then(|mut statement| statement.execute(rusqlite::params_from_iter(values)));
-        match done {
-            Ok(_) => Ok(true),
-            Err(rusqlite::Error::SqliteFailure(failure, _)) if is_unique(failure.extended_code) => {
-                match self.request.on_conflict {
-                    OnConflict::Skip => Ok(false),
-                    _ => {
-                        let key = row.get(..meeting.keys).unwrap_or_default();
-                        Err(self.conflict(key, "has a unique value that another row has today"))
-                    }
-                }
-            }
-            Err(error) => meeting.live.at("write", Err(error)),
+        let done = self.execute(&sql, values);
+        if self.request.on_conflict == OnConflict::Skip && done.as_ref().is_err_and(is_unique) {
+            return Ok(false);
         }
+        self.one(row, done).map(|()| true)
     }
 
     fn update(&self, row: &Row, differs: &[(String, Value, Value)]) -> Result<(), SqliteError> {
@@ -509,31 +504,37 @@ impl Writer<'_> {
             .enumerate()
             .map(|(at, (name, _, _))| format!("{} = ?{}", quoted(name), meeting.keys + at + 1));
         let sql = format!(
-            "UPDATE {} SET {} WHERE {}",
+            "UPDATE OR ABORT {} SET {} WHERE {}",
             quoted(&meeting.into),
             set.collect::<Vec<_>>().join(", "),
             meeting.shape.identity.condition()
         );
         let key = row.get(..meeting.keys).unwrap_or_default();
         let values: Vec<&Value> = key.iter().chain(differs.iter().map(|(_, then, _)| then)).collect();
-        let done = meeting
-            .live
-            .conn
-            .prepare_cached(&sql)
-            .and_then(|mut statement| statement.execute(rusqlite::params_from_iter(values)));
+        self.one(row, self.execute(&sql, values))
+    }
+
+    fn execute<'v>(&self, sql: &str, values: impl IntoIterator<Item = &'v Value>) -> rusqlite::Result<usize> {
+        let mut statement = self.meeting.live.conn.prepare_cached(sql)?;
+        statement.execute(rusqlite::params_from_iter(values))
+    }
+
+    /// What is written for a row changes this row and no other, or nothing is done at all.
+    fn one(&self, row: &Row, done: rusqlite::Result<usize>) -> Result<(), SqliteError> {
+        let key = row.get(..self.meeting.keys).unwrap_or_default();
         match done {
-            Ok(_) => Ok(()),
-            Err(rusqlite::Error::SqliteFailure(failure, _)) if is_unique(failure.extended_code) => {
-                Err(self.conflict(key, "has a unique value that another row has today"))
-            }
-            Err(error) => meeting.live.at("write", Err(error)),
+            Ok(1) => Ok(()),
+            Ok(_) => Err(self.conflict(key, "would not be written as one row")),
+            Err(error) if is_unique(&error) => Err(self.conflict(key, "has a unique value that another row has today")),
+            Err(error) => self.meeting.live.at("write", Err(error)),
         }
     }
 }
 
-fn is_unique(code: i32) -> bool {
+fn is_unique(error: &rusqlite::Error) -> bool {
     use rusqlite::ffi;
-    [ffi::SQLITE_CONSTRAINT_UNIQUE, ffi::SQLITE_CONSTRAINT_PRIMARYKEY, ffi::SQLITE_CONSTRAINT_ROWID].contains(&code)
+    let unique = [ffi::SQLITE_CONSTRAINT_UNIQUE, ffi::SQLITE_CONSTRAINT_PRIMARYKEY, ffi::SQLITE_CONSTRAINT_ROWID];
+    error.sqlite_error().is_some_and(|failure| unique.contains(&failure.extended_code))
 }
 
 /// Broken references from and to a table, by the table they are in.

@@ -29,6 +29,10 @@ impl Identity {
         }
     }
 
+    pub(super) fn names(&self) -> Vec<String> {
+        self.columns().into_iter().map(str::to_owned).collect()
+    }
+
     /// Whether both tell the same rows apart, however their names are written.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let names = |this: &Self| this.columns().iter().map(|name| name.to_lowercase()).collect::<Vec<_>>();

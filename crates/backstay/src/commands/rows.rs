@@ -15,6 +15,9 @@ use backstay_ops::rows::{self, BackReport, BackRequest};
 use backstay_sqlite::rows::{BringReport, BringRequest, OnConflict, Preview, Sample, SampleKind};
 use std::path::{Path, PathBuf};
 
+const BY_ROWID: &str =
+    "rows are told apart by their rowid alone: after a VACUUM or a rebuild the same rowid may be another row";
+
 /// What `restore` was asked for, when it is rows.
 pub struct Wanted<'a> {
     pub args: &'a args::Restore,
@@ -117,7 +120,8 @@ fn said(preview: &Preview, on_conflict: OnConflict) -> String {
         OnConflict::Replace => format!(", {} put back to what they were", preview.conflicts),
     };
     let made = if preview.creates { " into a new table" } else { "" };
-    format!("{} of {} brought back{made}{conflicts}", counted(preview.new, "row"), preview.into)
+    let careful = if preview.by_rowid { format!(" ({BY_ROWID})") } else { String::new() };
+    format!("{} of {} brought back{made}{conflicts}{careful}", counted(preview.new, "row"), preview.into)
 }
 
 #[derive(serde::Serialize)]
@@ -144,6 +148,7 @@ pub struct PreviewView {
     pub into: String,
     pub creates: bool,
     pub identity: Vec<String>,
+    pub by_rowid: bool,
     pub rows: u64,
     pub new: u64,
     pub same: u64,
@@ -186,6 +191,7 @@ impl PreviewView {
             into: preview.into.clone(),
             creates: preview.creates,
             identity: preview.identity.clone(),
+            by_rowid: preview.by_rowid,
             rows: preview.rows,
             new: preview.new,
             same: preview.same,
@@ -205,6 +211,9 @@ impl PreviewView {
         page.evidence("rows", &counts);
         for sample in &self.samples {
             page.evidence("", &sample.line);
+        }
+        if self.by_rowid {
+            page.evidence("careful", BY_ROWID);
         }
         let mut named = |name: &str, what: &[String], words: &str| {
             if !what.is_empty() {
