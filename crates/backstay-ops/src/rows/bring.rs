@@ -1,5 +1,6 @@
 //! Rows of a moment into a living database, or into a file of statements.
 
+use super::backwards::Backwards;
 use crate::disk::{self, At, DiskFile};
 use crate::query::{Asker, Past};
 use crate::{Env, OpsError};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Bytes of statements written at a time.
-const BATCH: usize = 256 << 10;
+pub(super) const BATCH: usize = 256 << 10;
 
 pub struct BackRequest {
     pub rows: BringRequest,
@@ -62,8 +63,8 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 /// Brings the rows, in one transaction. Blocks.
 pub fn into_live(env: &Env, asker: &Asker<'_>, plan: &BackPlan, request: &BackRequest) -> Result<BackReport, OpsError> {
     let path = undo_name(&request.live, env.clock.now());
-    let mut undo = Undo { file: SqlFile::create(env, &path)?, env };
-    undo.file.begin()?;
+    let backwards = Backwards::new(env, path.with_extension("sql.part"));
+    let mut undo = Undo { file: SqlFile::create(env, &path)?, backwards, env };
     let is_over = || if asker.stop().is_over() { Go::Stop } else { Go::On };
     let brought = rows::bring(&plan.session, &plan.live, &request.rows, &is_over, &mut undo);
     match brought {
@@ -102,7 +103,7 @@ pub fn to_sql(env: &Env, asker: &Asker<'_>, past: &Past, (rows, to): (&BringRequ
 }
 
 fn statements(asker: &Asker<'_>, session: &Session, rows: &BringRequest, file: &mut SqlFile) -> Result<u64, OpsError> {
-    file.begin()?;
+    file.begin("BEGIN;").at("write", &file.path)?;
     let verb = match rows.on_conflict {
         OnConflict::Fail => "INSERT",
         OnConflict::Skip => "INSERT OR IGNORE",
@@ -136,10 +137,9 @@ impl SqlFile {
         Ok(Self { file, path: path.to_owned(), waiting: String::new(), written: 0 })
     }
 
-    fn begin(&mut self) -> Result<(), OpsError> {
-        let path = self.path.clone();
-        let begun = self.statement("PRAGMA foreign_keys=OFF;").and_then(|()| self.statement("BEGIN;"));
-        Ok(begun.at("write", &path)?)
+    fn begin(&mut self, begin: &str) -> io::Result<()> {
+        self.statement("PRAGMA foreign_keys=OFF;")?;
+        self.statement(begin)
     }
 
     fn statement(&mut self, sql: &str) -> io::Result<()> {
@@ -164,16 +164,21 @@ impl SqlFile {
 
 struct Undo<'a> {
     file: SqlFile,
+    backwards: Backwards<'a>,
     env: &'a Env,
 }
 
 impl UndoSink for Undo<'_> {
     fn statement(&mut self, sql: &str) -> io::Result<()> {
-        self.file.statement(sql)
+        self.backwards.push(sql)
     }
 
-    /// Durable before the commit, and under its name.
+    /// Durable before the commit, and under its name. Where one statement fails nothing is undone: `sqlite3` would go
+    /// on with the next.
     fn finish(&mut self) -> io::Result<()> {
+        self.file.statement(".bail on")?;
+        self.file.begin("BEGIN IMMEDIATE;")?;
+        self.backwards.each(&mut |sql| self.file.statement(sql))?;
         self.file.finish()?;
         self.env.disk.sync_dir(disk::folder_of(&self.file.path))
     }

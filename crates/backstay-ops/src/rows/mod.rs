@@ -4,6 +4,7 @@
 //! under care is one transaction of the engine; the file that undoes it is durable before that commits. A crash
 //! leaves the database as it was, or as it was asked for, and beside it a file that undoes what was, or was not, done.
 
+mod backwards;
 mod bring;
 mod points;
 mod when;

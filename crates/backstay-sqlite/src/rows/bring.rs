@@ -3,7 +3,7 @@
 //! Owns one transaction on it. Rows that exist today and not in the past are left alone. Triggers do not fire
 //! unless somebody asks for it, and references are not followed while rows are written: they are checked before
 //! the commit, and what was whole before must be whole after. What would undo it is handed out before the commit,
-//! statement by statement. A crash before the commit leaves the database as it was.
+//! a statement for each that is done; run in the opposite order they lead back. A crash before the commit leaves the database as it was.
 
 use super::shape::{Identity, TableShape};
 use super::sql;
@@ -338,7 +338,8 @@ fn looked(past: &Session, live: &Live, request: &BringRequest, stop: &dyn Fn() -
     Ok(preview)
 }
 
-/// Takes the statements that undo it, and is told when all are there: they must be durable then.
+/// Takes the statements that undo it, and is told when all are there: they must be durable then. Each undoes the next
+/// step; they are to be run in the opposite order, the last one first.
 pub trait UndoSink {
     fn statement(&mut self, sql: &str) -> io::Result<()>;
     fn finish(&mut self) -> io::Result<()>;
@@ -377,8 +378,10 @@ fn brought(
     let mut report = BringReport::default();
     let told = |error: io::Error| SqliteError::Undo { source: error };
     let (make, _) = meeting.makers()?;
-    for trigger in meeting.trigger_items()? {
-        undo.statement(&trigger.drop_sql()).map_err(told)?;
+    // While it is undone no trigger is there.
+    let triggers = meeting.trigger_items()?;
+    for trigger in &triggers {
+        undo.statement(&trigger.create_sql()).map_err(told)?;
     }
     // Indexes and triggers follow the rows.
     if let Some((table, _)) = make.split_first() {
@@ -401,8 +404,8 @@ fn brought(
     for sql in make.iter().skip(1) {
         live.at("write", live.conn.execute_batch(sql))?;
     }
-    for trigger in meeting.trigger_items()?.iter().filter(|_| !report.created) {
-        undo.statement(&trigger.create_sql()).map_err(told)?;
+    for trigger in &triggers {
+        undo.statement(&trigger.drop_sql()).map_err(told)?;
     }
     let after = violations(live, &meeting.into)?;
     let broken: BTreeMap<String, usize> =
