@@ -40,6 +40,8 @@ pub enum OpsError {
     TargetExists { path: PathBuf },
     #[error("it is not known whether the database is the restored one now; what it was is kept as {}", kept.display())]
     Unsettled { kept: PathBuf, source: SqliteError },
+    #[error("it is not known whether the rows are in the database now; what undoes it is kept as {}", undo.display())]
+    RowsUnsettled { undo: PathBuf, source: SqliteError },
     #[error("there is no folder {}", path.display())]
     NoFolder { path: PathBuf },
     #[error("{} is in use: {who}", path.display())]
@@ -138,7 +140,9 @@ impl Kinded for OpsError {
     fn kind(&self) -> Kind {
         match self {
             Self::Repo(error) => error.kind(),
-            Self::Sqlite(error) | Self::Unsettled { source: error, .. } => error.kind(),
+            Self::Sqlite(error) | Self::Unsettled { source: error, .. } | Self::RowsUnsettled { source: error, .. } => {
+                error.kind()
+            }
             Self::Path(error) => Kind::of_io(&error.source),
             Self::NoPoint(error) => error.kind(),
             Self::Unpack { .. } | Self::Format(_) | Self::RootMismatch { .. } | Self::LogHole { .. } => Kind::Corrupt,

@@ -7,9 +7,13 @@ mod world;
 use backstay_model::catalog::Target;
 use backstay_model::{ByteLen, Kind, Kinded, Tx};
 use backstay_ops::OpsError;
+use backstay_ops::env::blocking;
 use backstay_ops::follow::{Began, FollowRequest, Follower, Limits};
+use backstay_ops::query::{Asker, CACHE_USUAL, Reading};
 use backstay_ops::restore::{Destination, RestoreReport};
+use backstay_ops::rows::{self, BackReport, BackRequest};
 use backstay_sqlite::SqliteError;
+use backstay_sqlite::rows::{BringRequest, OnConflict};
 use backstay_testkit::effects::Effects;
 use rig::{Ended, Making, Process, Run, crash, image};
 use rusqlite::Connection;
@@ -50,6 +54,25 @@ impl App {
 
     async fn back_to(&self, id: &str) -> Result<RestoreReport, OpsError> {
         self.world.restore_into(Target::Id(id.to_owned()), Destination::Live(self.world.db())).await
+    }
+
+    /// The rows alone.
+    async fn rows_of_before(&self, id: &str) -> Result<BackReport, OpsError> {
+        let reading = Reading { cache: CACHE_USUAL, scratch: self.world.dir().to_owned() };
+        let asker = Asker::new(&self.world.vault, reading);
+        let past = asker.open(&source(), &Target::Id(id.to_owned())).await.expect("the moment opens");
+        let rows = BringRequest {
+            table: "t".into(),
+            condition: None,
+            rename: None,
+            on_conflict: OnConflict::Replace,
+            fire_triggers: false,
+        };
+        let request = BackRequest { rows, live: self.world.db(), busy: Duration::from_secs(2) };
+        blocking(|| {
+            let plan = rows::look(&asker, &past, &request)?;
+            rows::into_live(&self.world.vault.env, &asker, &plan, &request)
+        })
     }
 
     fn beside(&self) -> Vec<PathBuf> {
@@ -279,6 +302,36 @@ impl Drop for Breaking {
     fn drop(&mut self) {
         rustix::process::setrlimit(rustix::process::Resource::Fsize, self.0).expect("set back");
     }
+}
+
+/// So it is with rows: what undoes them must stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_of_rows_that_fails_in_the_middle_keeps_what_undoes_it() {
+    let app = App::begin("WAL", 4096).await;
+    let (first, rows) = app.snapshot().await;
+    let reader = Connection::open(app.world.db()).expect("open");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM t").expect("a view that keeps the log from its beginning");
+    app.sql("PRAGMA wal_autocheckpoint=0");
+    for _ in 0..6 {
+        app.sql("UPDATE t SET x = randomblob(900)");
+    }
+    let old = app.world.rows();
+    let log = fs::metadata(format!("{}-wal", app.world.db().display())).expect("a log").len();
+    let failed = {
+        let _breaking = Breaking::past(log + 8192);
+        app.rows_of_before(&first).await
+    };
+    let Err(OpsError::RowsUnsettled { undo, source }) = failed.map(drop) else { panic!("it is settled") };
+    assert_eq!(source.kind(), Kind::Unavailable, "{source}");
+    assert!(app.world.rows() == old && integrity_of(&app.world.db()) == "ok");
+    let done = app.rows_of_before(&first).await.expect("and the same command settles it");
+    assert!((done.report.replaced, app.world.rows()) == (300, rows));
+    let undone = std::process::Command::new("sqlite3")
+        .arg(app.world.db())
+        .stdin(fs::File::open(&undo).expect("it is kept"))
+        .status();
+    assert!(undone.expect("sqlite3 runs; `./test` installs what is missing").success());
+    assert!(app.world.rows() == old, "and undoes it");
 }
 
 /// A commit whose writes fail may still be found in the log by whoever opens the database next: what it was must stay.

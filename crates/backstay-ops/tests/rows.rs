@@ -353,11 +353,8 @@ async fn what_would_change_another_row_than_the_one_meant_is_refused() {
     );
     let bad = dump(&world.db());
     let refused = bring(&world, request("t", OnConflict::Replace)).await.err().expect("another key");
-    let OpsError::Sqlite(SqliteError::OtherIdentity { then, now, .. }) = &refused else { panic!("{refused}") };
-    assert_eq!(
-        (then.as_slice(), now.as_slice(), refused.kind()),
-        (&["a".into()][..], &["b".into()][..], Kind::Conflict)
-    );
+    let OpsError::Sqlite(SqliteError::KeyDiffers { then, today, .. }) = &refused else { panic!("{refused}") };
+    assert_eq!((then.as_str(), today.as_str()), ("a", "b"));
     for condition in ["id = 1", "id = 3"] {
         let some = BringRequest { condition: Some(condition.into()), ..request("greedy", OnConflict::Replace) };
         let refused = bring(&world, some).await.err().expect("a unique value in the way");

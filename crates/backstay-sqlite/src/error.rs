@@ -137,6 +137,15 @@ fn held_by(holders: &[crate::holders::Holder]) -> String {
     format!(", open in {}", names.join(", "))
 }
 
+impl SqliteError {
+    /// Of a commit that failed: whether what was to be committed may still come out of the log, or go back out of the
+    /// journal, when the database is opened next. SQLite has tried to make it durable then, and was told of a failure.
+    pub fn leaves_doubt(&self) -> bool {
+        !matches!(self, Self::Locked { .. } | Self::Replaced { .. } | Self::Missing { .. })
+            && self.kind() != Kind::NoSpace
+    }
+}
+
 impl Kinded for SqliteError {
     fn kind(&self) -> Kind {
         match self {

@@ -78,11 +78,11 @@ pub struct Logs {
 
 /// Of those a log goes on from on one branch, the ones inside the span, and the newest one before it, because the span
 /// begins between the two. `place` gives the number and the time of one.
-pub fn within<'a, T>(
-    line: &'a [T],
+pub fn within<T>(
+    line: &[T],
     place: impl Fn(&T) -> (Sequence, Moment),
     (span, now): (i64, Moment),
-) -> impl Iterator<Item = &'a T> {
+) -> impl Iterator<Item = &T> {
     let begins = line.iter().map(&place).filter(|(_, at)| now.millis_since(*at) > span).map(|(number, _)| number).max();
     line.iter().filter(move |one| {
         let (number, at) = place(one);

@@ -13,8 +13,7 @@ use super::{Staged, StagedStream};
 use crate::OpsError;
 use crate::catalog::Vault;
 use crate::disk::{self, At};
-use backstay_model::{Kind, Kinded};
-use backstay_sqlite::{Exchange, Exchanged, Pages, SqliteError};
+use backstay_sqlite::{Exchange, Exchanged, Pages};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -48,20 +47,13 @@ pub(super) fn exchange(
     disk.sync_dir(disk::folder_of(&to)).at("sync folder of", &to)?;
     match exchange.commit(busy) {
         Ok(()) => Ok((done, vec![Kept { was: to, now }])),
-        Err(source) if leaves_doubt(&source) => Err(OpsError::Unsettled { kept: now, source }),
+        Err(source) if source.leaves_doubt() => Err(OpsError::Unsettled { kept: now, source }),
         Err(error) => {
             // Nothing was exchanged: the copy would only be taken for something.
             let _ = disk.remove(&now);
             Err(error.into())
         }
     }
-}
-
-/// Whether the restored state may still come out of the log or go back into the journal when the database is opened
-/// next: SQLite has tried to make it durable, and was told of a failure.
-fn leaves_doubt(error: &SqliteError) -> bool {
-    !matches!(error, SqliteError::Locked { .. } | SqliteError::Replaced { .. } | SqliteError::Missing { .. })
-        && error.kind() != Kind::NoSpace
 }
 
 /// The restored file, which takes the old pages in.

@@ -67,13 +67,16 @@ pub fn into_live(env: &Env, asker: &Asker<'_>, plan: &BackPlan, request: &BackRe
     let mut undo = Undo { file: SqlFile::create(env, &path)?, backwards, env };
     let is_over = || if asker.stop().is_over() { Go::Stop } else { Go::On };
     let brought = rows::bring(&plan.session, &plan.live, &request.rows, &is_over, &mut undo);
-    match brought {
-        Ok(report) => Ok(BackReport { report, undo: path }),
-        Err(error) => {
-            // Nothing was changed, so there is nothing to undo.
-            let _ = env.disk.remove(&path);
-            Err(asker.stop().said(error))
-        }
+    // Nothing was changed, so there is nothing to undo.
+    let unchanged = |error| {
+        let _ = env.disk.remove(&path);
+        error
+    };
+    let report = brought.map_err(|error| unchanged(asker.stop().said(error)))?;
+    match plan.live.commit() {
+        Ok(()) => Ok(BackReport { report, undo: path }),
+        Err(source) if source.leaves_doubt() => Err(OpsError::RowsUnsettled { undo: path, source }),
+        Err(error) => Err(unchanged(error.into())),
     }
 }
 

@@ -119,6 +119,21 @@ impl Live {
         Ok(Self { conn, path })
     }
 
+    /// Makes what was brought the state everybody sees.
+    pub fn commit(&self) -> Result<(), SqliteError> {
+        let committed = self.at("commit to", self.conn.execute_batch("COMMIT"));
+        if committed.is_err() {
+            self.roll_back();
+        }
+        committed
+    }
+
+    fn roll_back(&self) {
+        if !self.conn.is_autocommit() {
+            let _ = self.conn.execute_batch("ROLLBACK");
+        }
+    }
+
     fn at<T>(&self, op: &'static str, result: rusqlite::Result<T>) -> Result<T, SqliteError> {
         result.at(op, &self.path)
     }
@@ -345,7 +360,7 @@ pub trait UndoSink {
     fn finish(&mut self) -> io::Result<()>;
 }
 
-/// Does it, in one transaction.
+/// Does it, in one transaction, which is left open for [`Live::commit`]. An error leaves everything as it was.
 pub fn bring(
     past: &Session,
     live: &Live,
@@ -358,11 +373,10 @@ pub fn bring(
     let begun = live.at("write", live.conn.execute_batch("BEGIN IMMEDIATE"));
     begun?;
     let outcome = brought(past, live, request, stop, undo);
-    let ended = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
-    let ended = live.at("write", live.conn.execute_batch(ended));
-    let report = outcome?;
-    ended?;
-    Ok(report)
+    if outcome.is_err() {
+        live.roll_back();
+    }
+    outcome
 }
 
 fn brought(

@@ -34,6 +34,9 @@ impl From<OpsError> for Diagnostic {
             OpsError::Unsettled { kept, .. } => plain
                 .hint("Look at the database with your application. Running the same command again settles it.")
                 .hint(format!("{} is a database by itself, and stays until you remove it.", kept.display())),
+            OpsError::RowsUnsettled { undo, .. } => plain
+                .hint("Look at the database with your application. Running the same command again settles it.")
+                .hint(format!("{} undoes what was brought, and nothing if nothing was.", undo.display())),
             OpsError::NoFolder { path } => {
                 plain.hint(format!("Make it with `mkdir -p {}`, or name another place with `--to`.", path.display()))
             }
