@@ -58,7 +58,7 @@ impl App {
 
     /// The rows alone.
     async fn rows_of_before(&self, id: &str) -> Result<BackReport, OpsError> {
-        let reading = Reading { cache: CACHE_USUAL, scratch: self.world.dir().to_owned() };
+        let reading = Reading { cache: CACHE_USUAL };
         let asker = Asker::new(&self.world.vault, reading);
         let past = asker.open(&source(), &Target::Id(id.to_owned())).await.expect("the moment opens");
         let rows = BringRequest {
@@ -68,7 +68,8 @@ impl App {
             on_conflict: OnConflict::Replace,
             fire_triggers: false,
         };
-        let request = BackRequest { rows, live: self.world.db(), busy: Duration::from_secs(2) };
+        let request =
+            BackRequest { rows, live: self.world.db(), source: self.world.db(), busy: Duration::from_secs(2) };
         blocking(|| {
             let plan = rows::look(&asker, &past, &request)?;
             rows::into_live(&self.world.vault.env, &asker, &plan, &request)

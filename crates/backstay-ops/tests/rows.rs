@@ -368,7 +368,7 @@ async fn what_would_change_another_row_than_the_one_meant_is_refused() {
     let past = open(&asker, Target::Latest).await;
     for (table, by_rowid) in [("heap", true), ("mute", false)] {
         let rows = request(table, OnConflict::Replace);
-        let request = BackRequest { rows, live: world.db(), busy: Duration::from_secs(2) };
+        let request = BackRequest { source: world.db(), rows, live: world.db(), busy: Duration::from_secs(2) };
         let plan = blocking(|| rows::look(&asker, &past, &request)).expect("a plan");
         assert_eq!(plan.preview.by_rowid, by_rowid, "{table}");
     }

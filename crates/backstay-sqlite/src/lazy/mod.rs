@@ -9,10 +9,12 @@
 
 mod ahead;
 mod ask;
+mod reader;
 mod source;
 mod value;
 mod vfs;
 
 pub use ask::{Asked, Go, Row, Session};
+pub use reader::PageReader;
 pub use source::{PageFault, PageSource};
 pub use value::{Value, hex, quoted};

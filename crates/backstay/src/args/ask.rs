@@ -28,6 +28,9 @@ pub struct Query {
     /// Read questions from the terminal, one after another
     #[arg(long, conflicts_with = "json")]
     pub shell: bool,
+    /// Give pages to the loadable extension, which starts this for itself
+    #[arg(long, hide = true, conflicts_with_all = ["json", "csv", "shell"])]
+    pub pages: bool,
     /// Show so many rows at the most
     #[arg(long, value_name = "N", default_value = "1000")]
     pub limit: u64,

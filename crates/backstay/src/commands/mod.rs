@@ -23,6 +23,7 @@ pub mod maintain;
 pub mod man;
 pub mod mask;
 pub mod mend;
+mod pages;
 pub mod past;
 pub mod permissions;
 pub mod query;

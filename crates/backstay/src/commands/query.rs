@@ -27,6 +27,9 @@ pub async fn run(context: &Context, args: &args::Query) -> Outcome {
     let past = asker.open(&source.name, &target).await?;
     context.printer.talk(&past::said(&past.facts, &context.zone));
     past::warn(context, &past.facts);
+    if args.pages {
+        return blocking(|| super::pages::serve(&past));
+    }
     let asking = Asking { context, args, past: &past, stop: asker.stop() };
     match sql {
         None => shell(&asking).await,
@@ -45,7 +48,7 @@ fn words(args: &args::Query) -> Result<(Option<MomentWord>, Option<String>), Dia
             Err(problem) => Err(usage(&format!("{word:?} is no restore point")).because(problem)),
         }
     };
-    match (args.words.as_slice(), args.shell) {
+    match (args.words.as_slice(), args.shell || args.pages) {
         ([], true) => Ok((None, None)),
         ([word], true) => Ok((point(word)?, None)),
         ([sql], false) => Ok((None, Some(sql.clone()))),

@@ -13,6 +13,7 @@ const EDGES: &[(&str, Option<&[&str]>)] = &[
     ("backstay-sqlite", Some(&["backstay-model", "backstay-format"])),
     ("backstay-ops", Some(&["backstay-model", "backstay-format", "backstay-store", "backstay-sqlite"])),
     ("backstay", Some(&["backstay-model", "backstay-format", "backstay-store", "backstay-sqlite", "backstay-ops"])),
+    ("backstay-extension", Some(&[])),
     ("backstay-testkit", None),
     ("xtask", None),
 ];
