@@ -39,7 +39,7 @@ use crate::base::Base;
 use crate::catalog::Vault;
 use crate::env::blocking;
 use crate::log::{self, LogTip};
-use crate::state::SourceLock;
+use crate::state::{SeenSource, SourceLock};
 use audit::Audit;
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{After, Log, Role};
@@ -155,7 +155,10 @@ pub struct Follower<'v> {
     request: FollowRequest,
     halves: Halves<'v>,
     began: Began,
-    _lock: SourceLock,
+    /// Given up while it rests.
+    lock: Option<SourceLock>,
+    /// What this host remembered of the source when it went to rest.
+    rested_with: Option<SeenSource>,
 }
 
 /// What reads and what writes.
@@ -202,6 +205,31 @@ impl<'v> Halves<'v> {
             count += catcher.copy_back(&mut |catcher| keep_safe(shipper, catcher, alarm))?;
         }
         self.catcher.audit()?;
+        Ok(count)
+    }
+}
+
+impl Halves<'_> {
+    /// Gives up every handle of the database, if it can be gone on from there. What must be done before is done, for
+    /// the next time it is asked.
+    fn rest(&mut self) -> Result<bool, OpsError> {
+        let Self { catcher, shipper, alarm } = self;
+        if alarm.is_some() || !shipper.is_clear() || catcher.waiting() > 0 {
+            return Ok(false);
+        }
+        if catcher.has_log() {
+            catcher.copy_back(&mut |catcher| keep_safe(shipper, catcher, alarm))?;
+            return Ok(false);
+        }
+        catcher.rest()
+    }
+
+    /// Holds again, and makes safe what was read: nobody else could prove any more that nothing is missing.
+    fn wake(&mut self) -> Result<u64, OpsError> {
+        let count = self.catcher.wake()?;
+        if count > 0 {
+            keep_safe(&mut self.shipper, &mut self.catcher, &mut self.alarm);
+        }
         Ok(count)
     }
 }
@@ -258,7 +286,14 @@ impl<'v> Follower<'v> {
                 begin_anew(vault, &request, tail, place).await?
             }
         };
-        Ok(Self { vault, request, halves: Halves::new(catcher, shipper), began: begun, _lock: lock })
+        Ok(Self {
+            vault,
+            request,
+            halves: Halves::new(catcher, shipper),
+            began: begun,
+            lock: Some(lock),
+            rested_with: None,
+        })
     }
 
     /// How it began.
@@ -292,6 +327,39 @@ impl<'v> Follower<'v> {
     /// Reads what was committed, without putting it anywhere yet.
     pub fn catch(&mut self) -> Result<u64, OpsError> {
         blocking(|| self.halves.look())
+    }
+
+    /// Gives up every handle, on the database and on the source's lock, if it can be gone on from there.
+    pub fn rest(&mut self) -> Result<bool, OpsError> {
+        if !blocking(|| self.halves.rest())? {
+            return Ok(false);
+        }
+        self.rested_with = Some(self.vault.state.seen(&self.request.source)?);
+        self.lock = None;
+        Ok(true)
+    }
+
+    pub fn rests(&self) -> bool {
+        self.halves.catcher.rests()
+    }
+
+    /// Whether somebody seems to have been at the database while it rested.
+    pub fn is_stirred(&self) -> bool {
+        self.halves.catcher.is_stirred()
+    }
+
+    /// Goes on after a rest. Gives the number of commits read.
+    pub fn wake(&mut self) -> Result<u64, OpsError> {
+        if self.lock.is_none() {
+            self.lock = Some(self.vault.state.lock(&self.request.source)?);
+        }
+        let seen = self.vault.state.seen(&self.request.source)?;
+        let count = blocking(|| self.halves.wake())?;
+        let before = self.rested_with.as_ref();
+        if before.is_some_and(|before| (&before.head, &before.written) != (&seen.head, &seen.written)) {
+            self.halves.catcher.lose_sight("another snapshot was taken while it rested".to_owned());
+        }
+        Ok(count)
     }
 
     /// Whether something was read, or lost to sight, that is not in the repository yet.

@@ -261,7 +261,8 @@ async fn trap_13_an_application_that_truncates_for_itself_is_not_held_up() {
     let app = App::begin().await;
     let pace = Pace { poll: Duration::from_secs(60), ..Pace::STANDARD };
     let (request, patience) = (app.request(Limits::STANDARD), Patience::Store);
-    let order = Order { request, pace, snapshot_interval: pace.interval, patience };
+    let (rest_after, may_vanish) = (None, false);
+    let order = Order { request, pace, snapshot_interval: pace.interval, patience, rest_after, may_vanish };
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let path = app.world.db();
     let (start, started) = std::sync::mpsc::channel();
@@ -294,7 +295,8 @@ async fn trap_13_an_application_that_truncates_for_itself_is_not_held_up() {
     };
     let metrics = app.world.dir().join("backstay.prom");
     let drain = Drain::once(Duration::from_secs(20));
-    let driving = Driving { stop: stopped, tell: Arc::new(tell), metrics: Some(metrics.clone()), drain };
+    let driving =
+        Driving { stop: stopped, tell: Arc::new(tell), metrics: Some(metrics.clone()), drain, nurseries: Vec::new() };
     let outcomes = drive(app.world.shared(), vec![order], driving).await;
     assert_eq!(busy.await.expect("ran"), 0, "each of its checkpoints got through");
     assert_eq!(*trouble.lock().expect("alone"), Vec::<String>::new());

@@ -7,7 +7,7 @@ use backstay_model::catalog::Target;
 use backstay_model::{ByteLen, SourceName};
 use backstay_ops::Event;
 use backstay_ops::disk::OsDisk;
-use backstay_ops::follow::drive::{Drain, Driving, Order, Outcome, Patience, Tell, Told, drive};
+use backstay_ops::follow::drive::{Drain, Driving, Nursery, Order, Outcome, Patience, Tell, Told, drive};
 use backstay_ops::follow::{FollowRequest, Limits, Pace};
 use backstay_ops::restore::{self, Destination, RestoreRequest};
 use backstay_store::local::{LocalStore, OpenMode};
@@ -110,7 +110,10 @@ struct House {
 
 impl House {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        // In memory where there is such a place: many files, and nothing of it needs a disk.
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let folder = folder.expect("a temporary folder");
         let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
         let (closed, waiting, puts) = (watch::Sender::new(Vec::new()), watch::Sender::new(0), watch::Sender::new(0));
         let store = Arc::new(Gate { inner, asked: Mutex::default(), closed, waiting, puts });
@@ -133,22 +136,33 @@ impl House {
     }
 
     fn order(&self, name: &str) -> Order {
-        let request = FollowRequest {
-            source: named(name),
-            path: self.path(name),
-            busy: Duration::from_secs(10),
-            hold_max: Duration::from_secs(1),
-            log_growth_max: ByteLen::new(1 << 30),
-            uploads_in_flight: 2,
-            limits: Limits::STANDARD,
-            steps: Arc::new(|_| {}),
-        };
-        let interval = Duration::from_millis(10);
-        let pace = Pace { interval, steady: interval, ..Pace::STANDARD };
-        Order { request, pace, snapshot_interval: interval, patience: Patience::Missing }
+        order(name, self.path(name))
+    }
+}
+
+fn order(name: &str, path: PathBuf) -> Order {
+    let request = FollowRequest {
+        source: named(name),
+        path,
+        busy: Duration::from_secs(10),
+        hold_max: Duration::from_secs(1),
+        log_growth_max: ByteLen::new(1 << 30),
+        uploads_in_flight: 2,
+        limits: Limits::STANDARD,
+        steps: Arc::new(|_| {}),
+    };
+    let interval = Duration::from_millis(10);
+    let pace = Pace { interval, steady: interval, ..Pace::STANDARD };
+    let (patience, rest_after, may_vanish) = (Patience::Missing, None, false);
+    Order { request, pace, snapshot_interval: interval, patience, rest_after, may_vanish }
+}
+
+impl House {
+    fn drive(&self, orders: Vec<Order>) -> Drive {
+        self.drive_in(orders, Vec::new())
     }
 
-    fn drive(&self, orders: Vec<Order>) -> Drive {
+    fn drive_in(&self, orders: Vec<Order>, nurseries: Vec<Nursery>) -> Drive {
         let (stop, stopped) = watch::channel(false);
         let (say, said) = mpsc::unbounded_channel();
         let tell: Tell = Arc::new(move |source, told| {
@@ -159,12 +173,15 @@ impl House {
                 Told::StoreBack => "back",
                 Told::Unreadable(_) => "unreadable",
                 Told::Alarmed(_) | Told::AlarmEnded | Told::AuditFailed { .. } => "alarm",
+                Told::Rests => "rests",
+                Told::Vanished => "vanished",
                 Told::Ended(_) => "ended",
                 Told::Kept(_) => "kept",
             };
             let _ = say.send(format!("{source} {what}"));
         });
-        let driving = Driving { stop: stopped, tell, metrics: None, drain: Drain::once(Duration::from_millis(300)) };
+        let drain = Drain::once(Duration::from_millis(300));
+        let driving = Driving { stop: stopped, tell, metrics: None, drain, nurseries };
         let mut task = JoinSet::new();
         task.spawn(drive(self.world.shared(), orders, driving));
         Drive { task, stop, said, heard: Vec::new() }
@@ -335,4 +352,85 @@ async fn the_log_of_a_busy_application_stays_bounded_during_a_slow_first_snapsho
     let (events, longest) = *longest.lock().expect("alone");
     assert!(events > 20 && longest < LIMIT * 2 && after < LIMIT, "{events} events, at most {longest}, then {after}");
     assert!(house.restored("shop").await == rows_of(&house.path("shop")), "the newest state is the live one");
+}
+
+/// What this process has open below a folder.
+fn open_below(folder: &Path) -> Vec<PathBuf> {
+    let links = std::fs::read_dir("/proc/self/fd").expect("this process").flatten();
+    links.filter_map(|link| std::fs::read_link(link.path()).ok()).filter(|path| path.starts_with(folder)).collect()
+}
+
+/// One that may rest soon, and whose file may go.
+fn tenant(path: &Path) -> Order {
+    let name = path.file_stem().expect("a stem").to_str().expect("plain").to_owned();
+    let mut order = order(&name, path.to_owned());
+    (order.rest_after, order.may_vanish, order.patience) = (Some(Duration::from_millis(50)), true, Patience::Store);
+    order.pace.poll = Duration::from_millis(200);
+    order
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hundred_databases_at_rest_cost_no_handle_and_no_request_and_lose_no_commit() {
+    const MANY: usize = 300;
+    let house = House::new().await;
+    let folder = house.world.dir().join("tenants");
+    std::fs::create_dir(&folder).expect("made");
+    let path = |n: usize| folder.join(format!("t{n:03}.db"));
+    let app = |n: usize| {
+        let conn = open(&path(n));
+        conn.execute_batch(
+            "PRAGMA journal_mode=WAL; CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, x); \
+             INSERT INTO t(x) VALUES (randomblob(500))",
+        )
+        .expect("made");
+        conn
+    };
+    (0..MANY).for_each(|n| drop(app(n)));
+    let below = folder.clone();
+    let find = move || {
+        let files = std::fs::read_dir(&below).expect("a folder").flatten().map(|entry| entry.path());
+        files.filter(|path| path.extension().is_some_and(|found| found == "db")).map(|path| tenant(&path)).collect()
+    };
+    let nursery = Nursery { folder: folder.clone(), find: Arc::new(find.clone()) };
+    let mut drive = house.drive_in(find(), vec![nursery]);
+    for n in 0..MANY {
+        drive.says(&format!("t{n:03} started")).await;
+    }
+    // Each makes a commit, some while others rest already.
+    (0..MANY).for_each(|n| drop(app(n)));
+    let rest = async |drive: &mut Drive| {
+        while !open_below(&folder).is_empty() || drive.task.is_empty() {
+            drive.heard.push(drive.said.recv().await.expect("it goes on"));
+        }
+    };
+    rest(&mut drive).await;
+    let state = house.world.vault.state.dir();
+    assert_eq!(open_below(state), Vec::<PathBuf>::new(), "nor on what is remembered of them");
+    // At rest nothing is asked; who wakes puts one object for a commit, and nothing else.
+    house.store.asked();
+    for n in [7, 77, 277] {
+        let conn = open(&path(n));
+        commit(&house, &conn, 1).await;
+        let asked = house.store.asked();
+        assert!(asked.iter().all(|asked| asked.starts_with("put data/log/")), "{asked:?}");
+        assert!(asked.len() <= 1);
+    }
+    rest(&mut drive).await;
+    assert!(house.store.asked().iter().all(|asked| asked.starts_with("put data/log/")));
+    // One comes, and one goes.
+    let new = app(MANY);
+    drive.says(&format!("t{MANY} started")).await;
+    std::fs::remove_file(path(5)).expect("removed");
+    drive.says("t005 vanished").await;
+    drop(new);
+    let (outcomes, heard) = drive.ended().await;
+    assert_eq!(outcomes.len(), MANY + 1);
+    let trouble = |line: &String| !line.ends_with("started") && !line.ends_with("rests") && line != "t005 vanished";
+    assert_eq!(heard.iter().filter(|line| trouble(line)).collect::<Vec<_>>(), Vec::<&String>::new());
+    let waiting = outcomes.iter().filter_map(|outcome| outcome.position.as_ref()).filter(|at| at.waiting > 0);
+    assert_eq!(waiting.count(), 0);
+    for n in (0..=MANY).filter(|n| *n != 5) {
+        let name = format!("t{n:03}");
+        assert!(house.restored(&name).await == rows_of(&path(n)), "{name}");
+    }
 }

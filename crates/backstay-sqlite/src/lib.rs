@@ -41,7 +41,7 @@ mod view;
 pub use as_is::{AsIs, AsIsReport, RawStream, capture_as_is};
 pub use capture::{Capture, CaptureOptions, CaptureReport, ChangedUnits, Fixed, HoldKind, SeenUnits, Settled};
 pub use detect::{DetectLimits, Found, detect};
-pub use engine::{Engine, assert_engine, describe_engine};
+pub use engine::{Engine, FaultyEngine, assert_engine, describe_engine, faulty_writer};
 pub use error::{PinLoss, SqliteError};
 pub use exchange::{Exchange, Exchanged, Pages};
 pub use exclusive::{ExclusiveHold, take_exclusive};

@@ -7,6 +7,7 @@
 use crate::error::{At, SqliteError};
 use crate::ffi;
 use crate::open::{Database, sibling};
+use backstay_model::Moment;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,8 +15,10 @@ use std::path::Path;
 /// The fixed part of both headers that every commit changes.
 const HEAD_LEN: usize = 32;
 
+/// A file, and when it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct FileStamp {
+pub(crate) struct FileStamp {
+    device: u64,
     inode: u64,
     len: u64,
     modified: (i64, i64),
@@ -23,18 +26,26 @@ struct FileStamp {
 }
 
 impl FileStamp {
-    fn of_path(path: &Path) -> Result<Option<Self>, SqliteError> {
+    pub(crate) fn of_path(path: &Path) -> Result<Option<Self>, SqliteError> {
         let found = match std::fs::metadata(path) {
             Ok(found) => found,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e).at("look at", path),
         };
         Ok(Some(Self {
+            device: found.dev(),
             inode: found.ino(),
             len: found.len(),
             modified: (found.mtime(), found.mtime_nsec()),
             changed: (found.ctime(), found.ctime_nsec()),
         }))
+    }
+
+    /// Whether it was written and changed last so long before.
+    pub(crate) fn is_older_than(&self, now: Moment, millis: i64) -> bool {
+        let of = |(seconds, nanos): (i64, i64)| seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000);
+        let before = now.as_millis().saturating_sub(millis);
+        of(self.modified) < before && of(self.changed) < before
     }
 }
 

@@ -18,6 +18,7 @@
 mod aside;
 mod held;
 mod lock;
+mod rest;
 
 pub use held::Held;
 
@@ -32,6 +33,7 @@ use crate::view::View;
 use aside::Aside;
 use backstay_format::sqlite::{Checksum, LOCK_BYTE, Salts, WalError, WalHeader, WalPlace, WriteFormat, wal};
 use backstay_model::{Clock, PageSize};
+use rest::Rest;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -193,7 +195,13 @@ struct Hold {
 
 /// The log of one database, being followed.
 pub struct Tail {
-    databases: [Database; 2],
+    /// Two, and none while it rests.
+    databases: Vec<Database>,
+    /// As the caller wrote it, and with every symbolic link resolved.
+    given: PathBuf,
+    path: PathBuf,
+    identity: FileIdentity,
+    rest: Option<Rest>,
     hold: Option<Hold>,
     /// The hold that takes over once what was read is safe.
     next: Option<Hold>,
@@ -208,17 +216,19 @@ pub struct Tail {
 impl Tail {
     pub fn open(path: &Path, options: TailOptions, clock: Arc<dyn Clock>) -> Result<Self, SqliteError> {
         let open = || Database::open(path, None, options.busy);
-        let databases = [open()?, open()?];
-        let [first, second] = &databases;
+        let (first, second) = (open()?, open()?);
         if first.identity != second.identity {
             return Err(SqliteError::Replaced { path: path.to_owned() });
         }
-        Ok(Self { databases, hold: None, next: None, writer: None, made_way: None, options, clock })
+        let (given, path, identity) = (path.to_owned(), first.path.clone(), first.identity);
+        let databases = vec![first, second];
+        let (hold, next, writer, made_way, rest) = (None, None, None, None, None);
+        Ok(Self { databases, given, path, identity, rest, hold, next, writer, made_way, options, clock })
     }
 
     /// Which file is followed.
     pub fn identity(&self) -> FileIdentity {
-        self.databases[0].identity
+        self.identity
     }
 
     pub fn holds(&self) -> bool {
@@ -227,7 +237,7 @@ impl Tail {
 
     /// How long the log is, by its name.
     pub fn log_len(&self) -> u64 {
-        std::fs::metadata(sibling(&self.databases[0].path, "-wal")).map_or(0, |log| log.len())
+        std::fs::metadata(sibling(&self.path, "-wal")).map_or(0, |log| log.len())
     }
 
     /// Bytes of the log that the next commit would have to be written behind: none when it may begin the log anew.
@@ -352,9 +362,14 @@ impl Tail {
         Ok(held(hold.index.as_ref(), hold.placement, live.as_ref()))
     }
 
+    /// One of the two. There is none while it rests, when nobody may ask.
+    fn database(&self, at: usize) -> Result<&Database, SqliteError> {
+        self.databases.get(at).ok_or_else(|| SqliteError::Missing { path: self.path.clone() })
+    }
+
     /// Begins a read transaction, and says which state it sees.
     fn begin(&self, at: usize) -> Result<Hold, SqliteError> {
-        let database = self.databases.get(at).unwrap_or(&self.databases[0]);
+        let database = self.database(at)?;
         let copied_before = self.copied_back();
         database.begin(self.clock.as_ref())?;
         let begun = self.describe(database, at, copied_before);
@@ -437,7 +452,7 @@ impl Tail {
         index: &IndexHeader,
         begin: Option<Generation>,
     ) -> Result<Result<Caught, Lost>, SqliteError> {
-        let path = sibling(&self.databases[0].path, "-wal");
+        let path = sibling(&self.path, "-wal");
         let Ok(mut file) = File::open(&path) else { return Ok(Err(Lost::OtherLog)) };
         let Some(header) = header_of(&file, index.salts) else { return Ok(Err(Lost::OtherLog)) };
         if header.page_size.get() != from.page_size {
@@ -518,7 +533,7 @@ impl Tail {
                         Some(view) => view,
                         None => view.insert(self.view_of(to)?),
                     };
-                    let database = self.databases.get(to.at).unwrap_or(&self.databases[0]);
+                    let database = self.database(to.at)?;
                     view.read(&database.conn, &database.path, u64::from(page - 1) * size, &mut bytes)?;
                 }
                 commit.pages.push((page, images.len()));
@@ -531,7 +546,7 @@ impl Tail {
     }
 
     fn view_of(&self, hold: &Hold) -> Result<View, SqliteError> {
-        let path = &self.databases[0].path;
+        let path = &self.path;
         let log = match (hold.placement, &hold.index) {
             (Placement::Overlay { .. }, Some(index)) => Some(pinned_log(path, index)?),
             _ => None,

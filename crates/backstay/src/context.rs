@@ -49,7 +49,11 @@ pub struct Context {
 
 impl Context {
     pub fn settings(&self) -> Result<Settings, Diagnostic> {
-        Ok(self.layers.load()?)
+        let settings = self.layers.load()?;
+        for line in &settings.passed_over {
+            self.printer.warn(&format!("NOT A SOURCE: {line}"));
+        }
+        Ok(settings)
     }
 
     pub fn env(&self) -> &Env {

@@ -52,6 +52,9 @@ pub struct Account {
     pub audit_wrong: u64,
     pub objects: u64,
     pub bytes: u64,
+    /// Nothing is held of it until somebody writes: it costs no handle.
+    #[serde(default)]
+    pub rests: bool,
     /// When it ended in order.
     pub stopped: Option<Moment>,
     /// Why it ended out of order.
@@ -80,6 +83,7 @@ impl Account {
             audit_wrong: 0,
             objects: 0,
             bytes: 0,
+            rests: false,
             stopped: None,
             ended: None,
         }

@@ -217,7 +217,7 @@ impl Catcher {
     /// Looks whether something was committed or we are in the way, and reads on then. `clear`: all that was read
     /// is durable.
     pub fn look(&mut self, clear: bool) -> Result<Looked, OpsError> {
-        if self.lost.is_some() {
+        if self.lost.is_some() || self.tail.rests() {
             return Ok(Looked::Nothing);
         }
         match self.tail.look() {
@@ -300,6 +300,49 @@ impl Catcher {
         let due = if idle { COPY_BACK_IDLE.min(limit / 4) } else { COPY_BACK_BUSY.min(limit / 2) };
         let allowed = self.limits.stays && self.limits.mode != Mode::Watch && self.lost.is_none() && self.tail.holds();
         allowed && self.tail.log_in_use() >= due && self.clock.uptime() >= self.leave_until
+    }
+
+    /// Gives up every handle, if it can be gone on from there: all that was read must be durable. `Ok(false)` as long as
+    /// the log is not copied back.
+    pub fn rest(&mut self) -> Result<bool, OpsError> {
+        let may = self.limits.stays && self.limits.mode != Mode::Watch && self.lost.is_none() && self.queue.is_empty();
+        if !may {
+            return Ok(false);
+        }
+        match self.tail.rest(&self.cursor) {
+            Ok(rests) => Ok(rests),
+            Err(error) => self.passes(error).map(|()| false),
+        }
+    }
+
+    pub fn rests(&self) -> bool {
+        self.tail.rests()
+    }
+
+    /// Whether somebody seems to have been at the database while it rested.
+    pub fn is_stirred(&self) -> bool {
+        self.tail.is_stirred()
+    }
+
+    /// Holds again, and reads what was committed meanwhile.
+    pub fn wake(&mut self) -> Result<u64, OpsError> {
+        match self.tail.wake(&self.cursor) {
+            Ok(Ok(caught)) => {
+                let count = caught.commits.len() as u64;
+                self.take(caught)?;
+                Ok(count)
+            }
+            Ok(Err(lost)) => {
+                self.lost = Some(format!("it was written to while it rested, and {lost}"));
+                Ok(0)
+            }
+            Err(error) => self.passes(error).map(|()| 0),
+        }
+    }
+
+    /// Whether the log has something that is not in the main file yet, or was not found to be there by our hold.
+    pub fn has_log(&self) -> bool {
+        self.tail.log_in_use() > 0
     }
 
     /// Copies the log back under the writer's lock. `safe` makes safe what was read, before it can be overwritten.

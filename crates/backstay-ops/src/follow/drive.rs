@@ -12,7 +12,7 @@ use super::watch::Watch;
 use super::{Alarm, Began, FollowRequest, MEMORY_MAX, Pace, Position, Ticked};
 use crate::OpsError;
 use crate::catalog::Vault;
-use backstay_model::SourceName;
+use backstay_model::{ByteLen, SourceName};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +25,8 @@ pub const DRAIN: Duration = Duration::from_secs(20);
 /// Between two rounds of what was heard: what is written meanwhile is read together.
 const HEAR_GAP: Duration = Duration::from_millis(5);
 const METRICS_EVERY: Duration = Duration::from_secs(5);
+/// Between two looks for new sources, if nothing is heard.
+const LOOK_FOR_MORE: Duration = Duration::from_secs(10);
 /// What all sources together may have read and not sealed to the disk.
 const MEMORY_ALL: u64 = 256 << 20;
 const MEMORY_LEAST: u64 = 1 << 20;
@@ -36,6 +38,18 @@ pub struct Order {
     /// Between two snapshots of a database that keeps no log.
     pub snapshot_interval: Duration,
     pub patience: Patience,
+    /// After how long without a commit it gives up its handles until there is one; `None` is never.
+    pub rest_after: Option<Duration>,
+    /// That its file goes is the end of it, and no trouble.
+    pub may_vanish: bool,
+}
+
+/// A folder in which sources may appear.
+#[derive(Clone)]
+pub struct Nursery {
+    pub folder: PathBuf,
+    /// What is to be followed there now.
+    pub find: Arc<dyn Fn() -> Vec<Order> + Send + Sync>,
 }
 
 /// What is waited for before a source can be followed.
@@ -59,6 +73,8 @@ pub struct Outcome {
     pub sum: Ticked,
     /// Why it could not go on, or never began.
     pub ended: Option<OpsError>,
+    /// Its file is gone.
+    pub vanished: bool,
 }
 
 /// What happened to a source, for whoever shows it.
@@ -78,6 +94,10 @@ pub enum Told<'a> {
         page: u32,
     },
     AlarmEnded,
+    /// Nothing was committed for a while: its handles were given up until there is.
+    Rests,
+    /// Its file is gone, and with it the source.
+    Vanished,
     /// It cannot go on.
     Ended(&'a OpsError),
     /// It was told to stop and the store did not answer: so many commits wait on the disk for the next run.
@@ -94,6 +114,8 @@ pub struct Driving {
     /// Where metrics are written.
     pub metrics: Option<PathBuf>,
     pub drain: Drain,
+    /// Where more sources may appear while it runs.
+    pub nurseries: Vec<Nursery>,
 }
 
 /// How a source ends after being told to stop.
@@ -166,39 +188,92 @@ impl Shared {
 pub async fn drive(vault: Arc<Vault>, orders: Vec<Order>, driving: Driving) -> Vec<Outcome> {
     let (turns, watch) = (Turns::new(), Watch::begin().ok());
     let shared = Arc::new(Shared { vault, driving, turns, watch, accounts: Mutex::default() });
-    let memory = (MEMORY_ALL / orders.len().max(1) as u64).clamp(MEMORY_LEAST, MEMORY_MAX);
-    let mut tasks = JoinSet::new();
-    for (at, mut order) in orders.into_iter().enumerate() {
-        order.request.limits.memory = backstay_model::ByteLen::new(memory);
-        let shared = shared.clone();
-        tasks.spawn(async move { (at, member::follow(&shared, order).await) });
-    }
-    let outcomes = tokio::select! {
+    let memory = ByteLen::new((MEMORY_ALL / orders.len().max(1) as u64).clamp(MEMORY_LEAST, MEMORY_MAX));
+    let mut running = Running { shared: shared.clone(), memory, tasks: JoinSet::new(), known: BTreeMap::new() };
+    orders.into_iter().for_each(|order| running.add(order));
+    tokio::select! {
         biased;
-        outcomes = all_of(&mut tasks) => outcomes,
-        () = hear(shared.watch.as_ref()) => Vec::new(),
-        () = measure(&shared) => Vec::new(),
-    };
+        () = running.all() => {}
+        () = hear(shared.watch.as_ref()) => {}
+        () = measure(&shared) => {}
+    }
     if let Some(path) = &shared.driving.metrics {
         shared.write_metrics(path);
     }
-    outcomes
+    let mut outcomes: Vec<(usize, Outcome)> = running.known.into_values().filter_map(|known| known.outcome).collect();
+    outcomes.sort_by_key(|(at, _)| *at);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-/// Waits for every task. One that panicked takes the others with it, as a panic anywhere does.
-async fn all_of(tasks: &mut JoinSet<(usize, Outcome)>) -> Vec<Outcome> {
-    let mut outcomes = BTreeMap::new();
-    while let Some(joined) = tasks.join_next().await {
-        match joined {
-            Ok((at, outcome)) => drop(outcomes.insert(at, outcome)),
-            Err(error) => {
-                if let Ok(panic) = error.try_into_panic() {
-                    std::panic::resume_unwind(panic);
-                }
+/// The tasks, and what became of those that ended.
+struct Running {
+    shared: Arc<Shared>,
+    memory: ByteLen,
+    tasks: JoinSet<Outcome>,
+    known: BTreeMap<SourceName, Known>,
+}
+
+struct Known {
+    at: usize,
+    /// Once it has ended.
+    outcome: Option<(usize, Outcome)>,
+}
+
+impl Running {
+    /// Follows a source on a task of its own, unless that was tried already.
+    fn add(&mut self, mut order: Order) {
+        let source = order.request.source.clone();
+        let next = self.known.len();
+        let known = self.known.entry(source).or_insert(Known { at: next, outcome: None });
+        // One that could not go on stays as it is; one whose file had gone is back.
+        let is_back = known.outcome.take_if(|(_, outcome)| outcome.vanished).is_some();
+        if known.at != next && !is_back {
+            return;
+        }
+        order.request.limits.memory = self.memory;
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move { member::follow(&shared, order).await });
+    }
+
+    fn look_for_more(&mut self) {
+        let nurseries = self.shared.driving.nurseries.clone();
+        let found = crate::env::blocking(|| nurseries.iter().flat_map(|nursery| (nursery.find)()).collect::<Vec<_>>());
+        found.into_iter().for_each(|order| self.add(order));
+    }
+
+    /// Until all have ended, and no more can appear. One task that panicked takes the others with it, as a panic
+    /// anywhere does.
+    async fn all(&mut self) {
+        let note = Arc::new(Notify::new());
+        for nursery in &self.shared.driving.nurseries {
+            self.shared.watch.iter().for_each(|watch| drop(watch.add_folder(&nursery.folder, &note)));
+        }
+        let mut stop = self.shared.driving.stop.clone();
+        loop {
+            let more = !self.shared.driving.nurseries.is_empty() && !self.shared.is_stopping();
+            if self.tasks.is_empty() && !more {
+                return;
+            }
+            tokio::select! {
+                biased;
+                Some(joined) = self.tasks.join_next() => match joined {
+                    Ok(outcome) => {
+                        if let Some(known) = self.known.get_mut(&outcome.source) {
+                            known.outcome = Some((known.at, outcome));
+                        }
+                    }
+                    Err(error) => {
+                        if let Ok(panic) = error.try_into_panic() {
+                            std::panic::resume_unwind(panic);
+                        }
+                    }
+                },
+                _ = stop.wait_for(|stop| *stop), if more => {}
+                () = note.notified(), if more => self.look_for_more(),
+                () = tokio::time::sleep(LOOK_FOR_MORE), if more => self.look_for_more(),
             }
         }
     }
-    outcomes.into_values().collect()
 }
 
 /// Passes on what is heard. Never ends.

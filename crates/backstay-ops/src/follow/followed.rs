@@ -93,6 +93,36 @@ impl<'v> Followed<'v> {
         }
     }
 
+    /// Whether it must be begun again, because it keeps a log now.
+    pub fn is_outgrown(&self) -> bool {
+        matches!(self, Self::Snapshots(follower) if follower.has_log())
+    }
+
+    /// Gives up every handle, if it can be gone on from there. Without a log there is nothing that could prove it.
+    pub fn rest(&mut self) -> Result<bool, OpsError> {
+        match self {
+            Self::Log(follower) => follower.rest(),
+            Self::Snapshots(_) => Ok(false),
+        }
+    }
+
+    pub fn rests(&self) -> bool {
+        matches!(self, Self::Log(follower) if follower.rests())
+    }
+
+    /// Whether somebody seems to have been at the database while it rested.
+    pub fn is_stirred(&self) -> bool {
+        matches!(self, Self::Log(follower) if follower.is_stirred())
+    }
+
+    /// Goes on after a rest. Gives the number of commits read.
+    pub fn wake(&mut self) -> Result<u64, OpsError> {
+        match self {
+            Self::Log(follower) => follower.wake(),
+            Self::Snapshots(_) => Ok(0),
+        }
+    }
+
     /// Keeps what could not be put. Of a database without a log there is nothing to keep: it is all still there.
     pub fn keep(&mut self) -> u64 {
         match self {

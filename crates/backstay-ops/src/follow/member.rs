@@ -23,6 +23,10 @@ const SAY_GAP: Duration = Duration::from_secs(1);
 const SAY_EVERY: Duration = Duration::from_secs(60);
 /// Between two attempts at a database that could not be read.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Between two looks at one that rests, if nothing is heard of it.
+const REST_POLL: Duration = Duration::from_secs(10);
+/// How long none is left to rest again once that has cost a snapshot; twice as long each time.
+const RESTLESS: Duration = Duration::from_secs(3600);
 /// The same at one that is not there yet, if nothing is heard of it.
 const LOOK_FOR: Duration = Duration::from_millis(500);
 
@@ -33,8 +37,12 @@ struct Member<'s> {
     follower: Followed<'s>,
     pace: Pace,
     sum: Ticked,
+    rest_after: Option<Duration>,
+    /// A file that goes is the end of it, and no trouble.
+    may_vanish: bool,
     /// Why it cannot go on, once it cannot.
     ended: Option<OpsError>,
+    vanished: bool,
     stand: Stand,
 }
 
@@ -44,6 +52,12 @@ struct Stand {
     /// Until then it is looked at every gap.
     alert_until: Duration,
     unreadable: bool,
+    /// When there was something last, and until when it is not left to rest.
+    busy_at: Duration,
+    restless_until: Duration,
+    restless_for: Duration,
+    /// Something was heard of it.
+    heard: bool,
     alarm: Option<Alarm>,
     store_away_since: Option<Moment>,
     gaps: u64,
@@ -59,19 +73,26 @@ pub(super) async fn follow(shared: &Shared, order: Order) -> Outcome {
     let (source, note) = (order.request.source.clone(), Arc::new(Notify::new()));
     let mut over = std::pin::pin!(shared.is_over());
     shared.hear_of(&order.request.path, &note);
-    let ended = match begin(shared, &order, &note, &mut over).await {
-        Ok(Some(follower)) => {
-            // What a symbolic link leads to is known now.
-            shared.hear_of(&order.request.path, &note);
-            return Member::new(shared, &order, follower, note).run(&mut over).await;
+    let ended = loop {
+        match begin(shared, &order, &note, &mut over).await {
+            Ok(Some(follower)) => {
+                // What a symbolic link leads to is known now.
+                shared.hear_of(&order.request.path, &note);
+                match Member::new(shared, &order, follower, note.clone()).run(&mut over).await {
+                    Some(outcome) => return outcome,
+                    None => continue,
+                }
+            }
+            Ok(None) => break None,
+            Err(error) => break Some(error),
         }
-        Ok(None) => None,
-        Err(error) => Some(error),
     };
     if let Some(error) = ended.as_ref().filter(|error| error.kind() != Kind::Cancelled) {
         shared.tell(&source, Told::Ended(error));
     }
-    Outcome { source, began: None, position: None, sum: Ticked::default(), ended }
+    let vanished = order.may_vanish && matches!(ended, Some(OpsError::Sqlite(SqliteError::Missing { .. })));
+    let ended = ended.filter(|_| !vanished);
+    Outcome { source, began: None, position: None, sum: Ticked::default(), ended, vanished }
 }
 
 /// When nobody waits any longer.
@@ -148,9 +169,11 @@ impl<'s> Member<'s> {
             }
             _ => order.pace,
         };
-        let stand = Stand::begin(pace);
+        let stand = Stand::begin(pace, shared.vault.env.clock.uptime());
         let (source, sum) = (order.request.source.clone(), Ticked::default());
-        Self { shared, source, note, follower, pace, sum, ended: None, stand }
+        let (rest_after, may_vanish) = (order.rest_after, order.may_vanish);
+        let (ended, vanished) = (None, false);
+        Self { shared, source, note, follower, pace, sum, rest_after, may_vanish, ended, vanished, stand }
     }
 
     fn clock(&self) -> &'s dyn Clock {
@@ -161,11 +184,14 @@ impl<'s> Member<'s> {
         self.shared.tell(&self.source, told);
     }
 
-    async fn run(mut self, mut over: impl Over) -> Outcome {
+    /// `None` when it must be begun again.
+    async fn run(mut self, mut over: impl Over) -> Option<Outcome> {
         self.stand.began(self.follower.began(), self.clock().now());
         self.tell(Told::Started(self.follower.began()));
         if self.go_on(&mut over).await {
             self.drain(&mut over).await;
+        } else if self.follower.is_outgrown() {
+            return None;
         }
         let ended = self.ended.as_ref().map(ToString::to_string);
         let now = self.clock().now();
@@ -173,13 +199,14 @@ impl<'s> Member<'s> {
         let last = Account { ended, stopped, ..self.account(now) };
         last.write(&self.shared.vault, &self.source);
         self.shared.said(&self.source, last);
-        Outcome {
+        Some(Outcome {
             began: Some(self.follower.began().clone()),
             position: Some(self.follower.position()),
             source: self.source,
             sum: self.sum,
             ended: self.ended,
-        }
+            vanished: self.vanished,
+        })
     }
 
     /// Until told to stop. Says whether there is anything left to do.
@@ -198,21 +225,30 @@ impl<'s> Member<'s> {
                 self.end(error);
                 break;
             }
+            if self.follower.is_outgrown() {
+                return false;
+            }
             self.say();
             let pause = self.pause();
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
-                () = self.note.notified() => self.stand.alert_until = self.clock().uptime() + ALERT,
+                () = self.note.notified() => {
+                    self.stand.alert_until = self.clock().uptime() + ALERT;
+                    self.stand.heard = true;
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        self.ended.is_none()
+        self.ended.is_none() && !self.vanished
     }
 
     /// It cannot go on. That somebody wants it to stop is no reason.
     fn end(&mut self, error: OpsError) {
-        if error.kind() != Kind::Cancelled {
+        if self.may_vanish && matches!(error, OpsError::Sqlite(SqliteError::Missing { .. })) {
+            self.tell(Told::Vanished);
+            self.vanished = true;
+        } else if error.kind() != Kind::Cancelled {
             self.tell(Told::Ended(&error));
             self.ended = Some(error);
         }
@@ -220,23 +256,31 @@ impl<'s> Member<'s> {
 
     /// One look, and a put where one is due.
     async fn step(&mut self) -> Result<(), OpsError> {
-        match self.follower.catch() {
+        let heard = std::mem::take(&mut self.stand.heard);
+        if self.follower.rests() && !heard && !self.follower.is_stirred() {
+            return Ok(());
+        }
+        let looked = if self.follower.rests() { self.wake() } else { self.follower.catch() };
+        let now = self.clock().uptime();
+        match looked {
             Ok(count) => {
                 self.sum.caught += count;
                 self.stand.unreadable = false;
+                if count > 0 || heard || self.follower.has_news() {
+                    self.stand.busy_at = now;
+                }
             }
-            Err(error) if is_passing(&error) => {
+            Err(error) if self.passes(&error) => {
                 if !std::mem::replace(&mut self.stand.unreadable, true) {
                     self.tell(Told::Unreadable(&error));
                 }
             }
             Err(error) => return Err(error),
         }
-        let now = self.clock().uptime();
         if self.follower.has_news() && now >= self.stand.pacing.next {
             match self.follower.tick_in(&self.shared.turns).await {
                 Ok(ticked) => self.put(ticked, now),
-                Err(error) if is_passing(&error) => self.failed(&error),
+                Err(error) if self.passes(&error) => self.failed(&error),
                 Err(error) => return Err(error),
             }
         }
@@ -247,6 +291,42 @@ impl<'s> Member<'s> {
             Err(error) => return Err(error),
         }
         self.notice();
+        self.rest(now)
+    }
+
+    fn passes(&self, error: &OpsError) -> bool {
+        is_passing(error) && !(self.may_vanish && matches!(error, OpsError::Sqlite(SqliteError::Missing { .. })))
+    }
+
+    /// Goes on after a rest. Whoever has the source in the meantime, for a backup, is waited for.
+    fn wake(&mut self) -> Result<u64, OpsError> {
+        match self.follower.wake() {
+            Err(OpsError::Busy { .. }) => {
+                self.stand.heard = true;
+                Ok(0)
+            }
+            Ok(count) => {
+                let now = self.clock().uptime();
+                if !self.follower.rests() && self.follower.has_news() && count == 0 {
+                    // It has cost a snapshot: whoever writes like that is watched for a while.
+                    self.stand.restless_until = now + self.stand.restless_for;
+                    self.stand.restless_for *= 2;
+                }
+                Ok(count)
+            }
+            other => other,
+        }
+    }
+
+    /// Gives up every handle where nothing has happened for a while.
+    fn rest(&mut self, now: Duration) -> Result<(), OpsError> {
+        let Some(after) = self.rest_after.filter(|_| !self.follower.rests() && !self.stand.unreadable) else {
+            return Ok(());
+        };
+        let idle = now.saturating_sub(self.stand.busy_at) >= after && now >= self.stand.restless_until;
+        if idle && !self.follower.has_news() && self.follower.rest()? {
+            self.tell(Told::Rests);
+        }
         Ok(())
     }
 
@@ -346,6 +426,7 @@ impl<'s> Member<'s> {
             audit_wrong: stand.audit_wrong,
             objects: self.sum.objects,
             bytes: self.sum.bytes,
+            rests: self.follower.rests(),
             ..Account::new(&self.follower.position(), now)
         }
     }
@@ -367,7 +448,9 @@ impl<'s> Member<'s> {
     /// How long nothing needs to be done, if nothing is heard.
     fn pause(&self) -> Duration {
         let (now, poll, stand) = (self.clock().uptime(), self.pace.poll, &self.stand);
-        if stand.unreadable {
+        if self.follower.rests() {
+            if stand.heard { poll } else { REST_POLL.max(poll) }
+        } else if stand.unreadable {
             PAUSE
         } else if now < stand.alert_until {
             LOOK_GAP
@@ -380,11 +463,15 @@ impl<'s> Member<'s> {
 }
 
 impl Stand {
-    fn begin(pace: Pace) -> Self {
+    fn begin(pace: Pace, now: Duration) -> Self {
         Self {
             pacing: Pacing::new(pace),
             alert_until: Duration::ZERO,
             unreadable: false,
+            busy_at: now,
+            restless_until: Duration::ZERO,
+            restless_for: RESTLESS,
+            heard: false,
             alarm: None,
             store_away_since: None,
             gaps: 0,

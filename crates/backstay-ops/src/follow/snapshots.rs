@@ -2,8 +2,7 @@
 //!
 //! There is no log to read and none is forced upon it. Commits are noticed, and a snapshot stores the pages that
 //! differ; what is committed between two snapshots is one step, so what may be lost is as long as the interval. An
-//! interval without a change stores nothing. A database that is given a log meanwhile is followed by it from the next
-//! start.
+//! interval without a change stores nothing. One that is given a log meanwhile says so, and is followed by that.
 //!
 //! Locks: the source's lock on this host as long as it lives; those of a backup while one is made.
 
@@ -28,6 +27,8 @@ pub struct SnapshotFollower<'v> {
     branch: BranchNo,
     at: Moment,
     began: Began,
+    /// It was given a log meanwhile.
+    has_log: bool,
     _lock: SourceLock,
 }
 
@@ -39,7 +40,7 @@ impl<'v> SnapshotFollower<'v> {
         let report = backup::take(vault, &request.backup(), Purpose::Live).await?;
         let began = Began::Snapshot { id: report.snapshot, branch: report.branch, tx: Tx::FIRST, reason: None };
         let (pulse, branch, at) = (Some(pulse), report.branch, report.taken);
-        Ok(Self { vault, request, pulse, changed: None, branch, at, began, _lock: lock })
+        Ok(Self { vault, request, pulse, changed: None, branch, at, began, has_log: false, _lock: lock })
     }
 
     pub fn began(&self) -> &Began {
@@ -60,6 +61,11 @@ impl<'v> SnapshotFollower<'v> {
             alarm: None,
             audit: None,
         }
+    }
+
+    /// Whether it keeps a log now, and is to be followed by that.
+    pub fn has_log(&self) -> bool {
+        self.has_log
     }
 
     pub fn has_news(&self) -> bool {
@@ -93,7 +99,12 @@ impl<'v> SnapshotFollower<'v> {
         }
         let _turn = turns.snapshot(&self.request.path).await;
         // Noticed before it is read: what is committed meanwhile is noticed again.
-        self.pulse = Some(blocking(|| Pulse::open(&self.request.path, self.request.busy))?);
+        let pulse = blocking(|| Pulse::open(&self.request.path, self.request.busy))?;
+        self.has_log = blocking(|| pulse.is_wal())?;
+        self.pulse = Some(pulse);
+        if self.has_log {
+            return Ok(ticked);
+        }
         let report = backup::take(self.vault, &self.request.backup(), Purpose::Live).await?;
         (self.changed, self.branch, self.at) = (None, report.branch, report.taken);
         (ticked.shipped, ticked.objects, ticked.bytes) = (1, 1, report.stored.get());

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 /// What is written beside a database when something is committed or copied back.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-journal"];
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 const BUFFER: usize = 16 << 10;
 
 /// Who is told of a name.
@@ -28,6 +29,8 @@ type Notes = Vec<Arc<Notify>>;
 struct Folders {
     numbers: HashMap<i32, PathBuf>,
     names: HashMap<PathBuf, HashMap<OsString, Notes>>,
+    /// Who is told of files that appear.
+    newcomers: HashMap<PathBuf, Notes>,
 }
 
 pub struct Watch {
@@ -74,6 +77,14 @@ impl Watch {
         Ok(())
     }
 
+    /// Tells of files that appear in a folder, other than what SQLite puts beside a database.
+    pub fn add_folder(&self, folder: &Path, note: &Arc<Notify>) -> io::Result<()> {
+        let mut folders = self.folders();
+        self.open(&mut folders, folder)?;
+        folders.newcomers.entry(folder.to_owned()).or_default().push(note.clone());
+        Ok(())
+    }
+
     fn open(&self, folders: &mut Folders, folder: &Path) -> io::Result<()> {
         if !folders.names.contains_key(folder) {
             let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE;
@@ -110,15 +121,14 @@ impl Watch {
                     told = true;
                 }
                 Ok(event) => {
-                    let Some(names) = folders.numbers.get(&event.wd()).and_then(|folder| folders.names.get(folder))
-                    else {
-                        continue;
-                    };
+                    let Some(folder) = folders.numbers.get(&event.wd()) else { continue };
                     let Some(name) = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes())) else { continue };
-                    if let Some(notes) = names.get(name) {
-                        tell(notes);
-                        told = true;
-                    }
+                    let notes = folders.names.get(folder).and_then(|names| names.get(name));
+                    let appeared = event.events().intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO);
+                    let is_new = appeared && !BESIDE.iter().any(|suffix| name.as_bytes().ends_with(suffix.as_bytes()));
+                    let newcomers = folders.newcomers.get(folder).filter(|_| is_new);
+                    told |= notes.is_some() || newcomers.is_some();
+                    [notes, newcomers].into_iter().flatten().for_each(tell);
                 }
                 Err(rustix::io::Errno::AGAIN) => return Ok(told),
                 Err(rustix::io::Errno::INTR) => {}

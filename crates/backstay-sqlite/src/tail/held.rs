@@ -27,7 +27,7 @@ impl Held<'_> {
 
     /// Fills `out` with a page of the state, numbered from 1.
     pub fn read(&self, page: u32, out: &mut [u8]) -> Result<(), SqliteError> {
-        let database = self.tail.databases.get(self.hold.at).unwrap_or(&self.tail.databases[0]);
+        let database = self.tail.database(self.hold.at)?;
         let offset = u64::from(page.saturating_sub(1)) * u64::from(self.hold.cursor.page_size);
         self.view.read(&database.conn, &database.path, offset, out)
     }

@@ -38,7 +38,7 @@ impl Tail {
     }
 
     fn open_writer(&self) -> Result<Database, SqliteError> {
-        let database = Database::open(&self.databases[0].given, None, Duration::ZERO)?;
+        let database = Database::open(&self.given, None, Duration::ZERO)?;
         if database.identity != self.identity() {
             return Err(SqliteError::Replaced { path: database.path.clone() });
         }

@@ -6,6 +6,7 @@
 
 use crate::args;
 use crate::config::Settings;
+use crate::config::groups::Group;
 use crate::config::settings::SourceSettings;
 use crate::context::{Context, Done, Outcome};
 use crate::diagnostics::Diagnostic;
@@ -13,23 +14,29 @@ use crate::output::{Page, Printer, View, counted, time};
 use crate::vault;
 use backstay_model::{Kind, Kinded, SourceName, Verdict};
 use backstay_ops::OpsError;
-use backstay_ops::follow::drive::{self, Drain, Driving, Order, Patience, Tell, Told};
+use backstay_ops::follow::drive::{self, Drain, Driving, Nursery, Order, Patience, Tell, Told};
 use backstay_ops::follow::{Alarm, Began, FollowRequest, Limits, Mode, Pace, Position};
 use jiff::tz::TimeZone;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
     let settings = context.settings()?;
-    let chosen = settings.chosen(&args.sources)?;
-    if chosen.is_empty() {
+    let (chosen, groups) = (settings.chosen(&args.sources)?, settings.chosen_groups(&args.sources));
+    if chosen.is_empty() && groups.is_empty() {
         return Err(Diagnostic::new(Kind::Config, format!("{} names no source", settings.file.display()))
             .hint("Add a table such as `[sources.shop]` with the `path` of the database."));
     }
     let vault = Arc::new(vault::open(context, &settings).await?);
     // Of many one that is away is named, and waited for; a single one that is not there is most likely misspelt.
     let patience = if chosen.len() > 1 && !args.once { Patience::Missing } else { Patience::Store };
+    let (settings, printer) = (Arc::new(settings.clone()), &context.printer);
     let mut orders: Vec<Order> = chosen.into_iter().map(|source| order(&settings, source, patience)).collect();
+    let nurseries = match args.once {
+        false => groups.into_iter().map(|group| nursery(&settings, printer, group)).collect(),
+        true => Vec::new(),
+    };
     let (stop, drain) = match args.once {
         false => (context.cancel.wish(), Drain::once(drive::DRAIN)),
         true => {
@@ -38,16 +45,17 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
             (tokio::sync::watch::channel(true).1, drain)
         }
     };
-    let (show, is_single) = (telling(&context.printer), orders.len() == 1);
+    let (show, is_single) = (telling(printer), orders.len() == 1 && nurseries.is_empty());
     // That a single one cannot go on is what this program ends with.
     let tell = move |source: &_, told: Told<'_>| match told {
         Told::Ended(_) if is_single => {}
         told => show(source, told),
     };
-    let driving = Driving { stop, tell: Arc::new(tell), metrics: settings.metrics.clone(), drain };
+    let driving = Driving { stop, tell: Arc::new(tell), metrics: settings.metrics.clone(), drain, nurseries };
     let mut outcomes = drive::drive(vault, orders, driving).await;
     // A single source that cannot go on is the whole story.
     if let [drive::Outcome { ended: ended @ Some(_), .. }] = &mut outcomes[..]
+        && is_single
         && let Some(error) = ended.take()
     {
         return Err(error.into());
@@ -74,7 +82,31 @@ pub(super) fn order(settings: &Settings, source: &SourceSettings, patience: Pati
         steps: Arc::new(|_| {}),
     };
     let pace = Pace { interval: follow.interval, steady: follow.interval_steady, ..Pace::STANDARD };
-    Order { request, pace, snapshot_interval: follow.snapshot_interval, patience }
+    let may_vanish = settings.groups.iter().any(|group| group.has(source));
+    // What a pattern has named was there a moment ago.
+    let patience = if may_vanish { Patience::Store } else { patience };
+    let (snapshot_interval, rest_after) = (follow.snapshot_interval, follow.rest_after);
+    Order { request, pace, snapshot_interval, patience, rest_after, may_vanish }
+}
+
+/// Looks again and again which files fit a pattern.
+fn nursery(settings: &Arc<Settings>, printer: &Printer, group: Group) -> Nursery {
+    let (settings, printer, folder) = (settings.clone(), printer.clone(), group.folder.clone());
+    let told = Mutex::new(settings.passed_over.clone());
+    let find = move || {
+        let others = settings.sources.iter().filter(|(_, source)| !group.has(source));
+        let mut sources: BTreeMap<SourceName, SourceSettings> =
+            others.map(|(name, source)| (name.clone(), source.clone())).collect();
+        let passed_over = group.add_to(&mut sources);
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in passed_over.iter().filter(|line| !told.contains(line)) {
+            printer.warn(&format!("NOT FOLLOWED: {line}"));
+        }
+        *told = passed_over;
+        let found = sources.values().filter(|source| group.has(source));
+        found.map(|source| order(&settings, source, Patience::Store)).collect()
+    };
+    Nursery { folder, find: Arc::new(find) }
 }
 
 /// What happens while it runs, as lines.
@@ -86,6 +118,8 @@ pub(super) fn telling(printer: &Printer) -> Tell {
 fn say(printer: &Printer, source: &SourceName, told: Told<'_>) {
     let what = |error: &OpsError| Diagnostic::of(error).what;
     let line = match told {
+        Told::Rests => return,
+        Told::Vanished => return printer.talk(&format!("{source}: its file is gone; its backups stay")),
         Told::Started(began) => return printer.talk(&format!("{source}: {}", words(began))),
         Told::StoreBack => return printer.talk(&format!("{source}: the repository is back")),
         Told::AlarmEnded => return printer.talk(&format!("{source}: goes on as it should")),

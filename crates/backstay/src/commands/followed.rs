@@ -79,6 +79,7 @@ impl FollowStatus {
     pub fn render(&self, page: &mut Page, zone: &TimeZone) {
         let account = &self.account;
         let running = match (self.running, account.stopped) {
+            (Running::Yes, _) if account.rests => format!("by pid {}, at rest", account.pid),
             (Running::Yes, _) => format!("by pid {}", account.pid),
             (Running::Stopped, Some(at)) => format!("stopped {}", time::local(at, zone)),
             _ => "NOT ANY MORE".to_owned(),
@@ -153,6 +154,7 @@ mod tests {
             audit_wrong: 0,
             objects: 3,
             bytes: 900,
+            rests: false,
             stopped: None,
             ended: None,
         }

@@ -20,6 +20,7 @@ use backstay_ops::catalog::{Catalog, Vault};
 use backstay_ops::checked::CheckedSummary;
 use backstay_ops::scrub::Kept;
 use backstay_ops::{custody, retain, scrub};
+use backstay_sqlite::{FaultyEngine, faulty_writer};
 use jiff::tz::TimeZone;
 
 pub async fn run(context: &Context, args: &args::Status) -> Outcome {
@@ -88,6 +89,7 @@ async fn one(context: &Context, vault: &Vault, source: &SourceSettings) -> Resul
         checked: vault.state.checked(&source.name).summary(),
         followed: FollowStatus::of(vault, &source.name, context.clock.now())?,
         horizon,
+        faulty_sqlite: faulty_writer(&source.path),
         status,
     })
 }
@@ -146,6 +148,8 @@ pub struct SourceStatus {
     pub followed: Option<FollowStatus>,
     /// How long nobody can delete the newest good snapshot; null where no object lock is known of.
     pub horizon: Option<Horizon>,
+    /// The application's SQLite, if it wrote last and can lose commits by itself.
+    pub faulty_sqlite: Option<FaultyEngine>,
 }
 
 impl View for StatusView {
@@ -260,6 +264,10 @@ impl SourceStatus {
         }
         if let Some(followed) = &self.followed {
             followed.render(page, zone);
+        }
+        if let Some(FaultyEngine { version }) = &self.faulty_sqlite {
+            let words = format!("{version} wrote it last and can lose commits by itself; take 3.51.3 or later there");
+            page.evidence("SQLITE", &words);
         }
         for concern in self.status.concerns.iter().skip(1) {
             page.evidence("also", &concern_words(concern));

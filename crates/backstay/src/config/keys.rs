@@ -34,6 +34,7 @@ pub const KEYS: &[&str] = &[
     "follow.snapshot_interval",
     "follow.wal_limit",
     "follow.spool_limit",
+    "follow.rest_after",
     "follow.metrics",
     "limits.threads",
     "limits.upload_in_flight",
@@ -81,7 +82,7 @@ const OF_THE_PROCESS: &[&str] = &["follow.metrics"];
 pub fn source_keys() -> Vec<&'static str> {
     let shared =
         |key: &&str| OF_SOURCES.iter().any(|section| key.starts_with(section)) && !OF_THE_PROCESS.contains(key);
-    ["path", "smoke"].into_iter().chain(KEYS.iter().copied().filter(shared)).collect()
+    ["path", "glob", "smoke"].into_iter().chain(KEYS.iter().copied().filter(shared)).collect()
 }
 
 /// What may be set of a copy, below `copies.<name>`: how a repository is found and reached, and what it keeps.

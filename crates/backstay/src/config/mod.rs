@@ -14,6 +14,7 @@ pub mod azure;
 pub mod copies;
 pub mod error;
 pub mod gcs;
+pub mod groups;
 pub mod hooks;
 pub mod keys;
 pub mod origin;

@@ -2,6 +2,7 @@
 
 use super::copies::{self, CopyName, CopySettings};
 use super::error::ConfigError;
+use super::groups::{self, Group};
 use super::hooks::Hooks;
 use super::origin::Origin;
 use super::raw::{RawConfig, Written};
@@ -13,9 +14,10 @@ use backstay_model::{ByteLen, SignerKey, SourceName};
 use backstay_ops::follow::Mode;
 use backstay_store::cloud::{BadPlace, Place};
 use backstay_store::limit::Rates;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The settings in force.
@@ -39,6 +41,12 @@ pub struct Settings {
     /// What holds for a source that says nothing else.
     pub general: Policy,
     pub sources: BTreeMap<SourceName, SourceSettings>,
+    /// Tables that name many databases; those found are among the sources.
+    pub groups: Vec<Group>,
+    /// Files that fit a pattern and are no sources all the same, and why.
+    pub passed_over: Vec<String>,
+    /// The one that was asked for although its file is not there any more.
+    gone: OnceLock<SourceSettings>,
     pub copies: BTreeMap<CopyName, CopySettings>,
     /// The copy that these settings show in the place of the repository.
     pub standing_in: Option<CopyName>,
@@ -135,6 +143,7 @@ pub struct Follow {
     pub snapshot_interval: Duration,
     pub wal_limit: ByteLen,
     pub spool_limit: ByteLen,
+    pub rest_after: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,19 +168,35 @@ impl Settings {
     }
 
     pub fn source(&self, name: &SourceName) -> Result<&SourceSettings, ConfigError> {
-        self.sources.get(name).ok_or_else(|| ConfigError::NoSuchSource {
-            path: self.file.clone(),
-            name: name.clone(),
-            have: self.sources.keys().cloned().collect(),
-        })
+        if let Some(source) = self.sources.get(name).or_else(|| self.gone.get().filter(|gone| gone.name == *name)) {
+            return Ok(source);
+        }
+        let gone = self.groups.iter().find_map(|group| group.gone(name));
+        if let Some(gone) = gone.filter(|_| self.gone.get().is_none()) {
+            return Ok(self.gone.get_or_init(|| gone));
+        }
+        let have = self.sources.keys().cloned().collect();
+        Err(ConfigError::NoSuchSource { path: self.file.clone(), name: name.clone(), have })
     }
 
-    /// The sources named, or all of them when none is.
+    /// The sources named, of one pattern or by themselves, or all of them when none is.
     pub fn chosen(&self, names: &[SourceName]) -> Result<Vec<&SourceSettings>, ConfigError> {
         if names.is_empty() {
             return Ok(self.sources.values().collect());
         }
-        names.iter().map(|name| self.source(name)).collect()
+        let mut chosen = Vec::new();
+        for name in names {
+            match self.groups.iter().find(|group| group.name == *name) {
+                Some(group) => chosen.extend(self.sources.values().filter(|source| group.has(source))),
+                None => chosen.push(self.source(name)?),
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// The patterns among the names, or all of them when none is named.
+    pub fn chosen_groups(&self, names: &[SourceName]) -> Vec<Group> {
+        self.groups.iter().filter(|group| names.is_empty() || names.contains(&group.name)).cloned().collect()
     }
 }
 
@@ -179,11 +204,19 @@ impl Settings {
 pub fn build(raw: &RawConfig, file: &Path, working_dir: &Path) -> Result<Settings, ConfigError> {
     let folder = file.parent().unwrap_or(working_dir).to_owned();
     let reader = Reader { raw, file, folder: &folder, working_dir };
-    let mut sources = BTreeMap::new();
+    let (mut sources, mut groups) = (BTreeMap::new(), Vec::new());
     for (name, at) in &raw.sources {
-        let source = reader.source(name, Origin::File(at.clone()))?;
-        sources.insert(source.name.clone(), source);
+        match raw.get(&format!("sources.{name}.glob")) {
+            Some(_) => groups.push(reader.group(name, Origin::File(at.clone()))?),
+            None => {
+                let source = reader.source(name, Origin::File(at.clone()))?;
+                sources.insert(source.name.clone(), source);
+            }
+        }
     }
+    let own: BTreeSet<PathBuf> = sources.values().map(|source| source.path.clone()).collect();
+    groups.iter_mut().for_each(|group| group.apart.clone_from(&own));
+    let passed_over = groups.iter().flat_map(|group| group.add_to(&mut sources)).collect();
     let repository = reader.repository()?;
     Ok(Settings {
         file: file.to_owned(),
@@ -197,6 +230,9 @@ pub fn build(raw: &RawConfig, file: &Path, working_dir: &Path) -> Result<Setting
         metrics: reader.get("follow.metrics").map(|named| reader.path(named)).transpose()?,
         general: Below { reader: &reader, source: None }.policy()?,
         sources,
+        groups,
+        passed_over,
+        gone: OnceLock::new(),
         copies: copies::read(raw, &reader)?,
         standing_in: None,
         shown: reader.shown(),
@@ -301,30 +337,43 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn source(&self, name: &str, opened: Origin) -> Result<SourceSettings, ConfigError> {
-        let bad_name = |_| ConfigError::BadValue {
+    fn name(name: &str, opened: &Origin) -> Result<SourceName, ConfigError> {
+        name.parse().map_err(|_| ConfigError::BadValue {
             origin: opened.clone(),
             key: "sources".to_owned(),
             wanted: format!("followed by a name of a-z, 0-9, - and _ such as `sources.{}`", SourceName::suggest(name)),
             found: format!("{name:?}"),
-        };
-        let name: SourceName = name.parse().map_err(bad_name)?;
+        })
+    }
+
+    fn source(&self, name: &str, opened: Origin) -> Result<SourceSettings, ConfigError> {
+        let name = Self::name(name, &opened)?;
         let below = Below { reader: self, source: Some(&name) };
         let missing = |key| ConfigError::Missing { path: self.file.to_owned(), key };
         let path_key = below.key("path");
         let path = self.raw.get(&path_key).ok_or_else(|| missing(path_key.clone()))?;
-        let smoke_key = below.key("smoke");
-        let smoke = match self.raw.get(&smoke_key) {
-            Some(leaf) => Named { key: &smoke_key, leaf }.list("a list of SQL questions")?,
-            None => Vec::new(),
-        };
         Ok(SourceSettings {
             path: self.path(Named { key: &path_key, leaf: path })?,
-            smoke,
+            smoke: below.smoke()?,
             policy: below.policy()?,
             hooks: Hooks::read(&below)?,
             name,
         })
+    }
+
+    /// A table with a pattern in the place of a path.
+    fn group(&self, name: &str, opened: Origin) -> Result<Group, ConfigError> {
+        let name = Self::name(name, &opened)?;
+        let below = Below { reader: self, source: Some(&name) };
+        let (key, path_key) = (below.key("glob"), below.key("path"));
+        if let Some(leaf) = self.raw.get(&path_key) {
+            return Err(Named { key: &path_key, leaf }.bad("left out where there is a `glob`"));
+        }
+        let missing = || ConfigError::Missing { path: self.file.to_owned(), key: key.clone() };
+        let named = Named { key: &key, leaf: self.raw.get(&key).ok_or_else(missing)? };
+        let pattern = groups::split(named, &self.path(named)?)?;
+        let (smoke, policy, hooks) = (below.smoke()?, below.policy()?, Hooks::read(&below)?);
+        Ok(Group::new(name, pattern, (smoke, policy, hooks)))
     }
 
     /// Paths of the file start at its folder; paths a person typed start where the person stands.
@@ -393,6 +442,12 @@ impl Below<'_, '_> {
         named.map(read).transpose()
     }
 
+    fn smoke(&self) -> Result<Vec<String>, ConfigError> {
+        let key = self.key("smoke");
+        let leaf = self.reader.raw.get(&key);
+        leaf.map_or_else(|| Ok(Vec::new()), |leaf| Named { key: &key, leaf }.list("a list of SQL questions"))
+    }
+
     fn policy(&self) -> Result<Policy, ConfigError> {
         let max_age = self.with("status.max_age", |named| named.duration())?;
         let (proof, capture, follow) = (self.proof()?, self.capture()?, self.follow()?);
@@ -408,6 +463,7 @@ impl Below<'_, '_> {
             snapshot_interval: self.with("follow.snapshot_interval", |named| named.duration())?,
             wal_limit: self.with("follow.wal_limit", |named| named.size())?,
             spool_limit: self.with("follow.spool_limit", |named| named.size())?,
+            rest_after: self.maybe("follow.rest_after", |named| named.duration())?,
         })
     }
 

@@ -50,7 +50,13 @@ impl Protection {
             said.send_replace(true);
         };
         let drain = Drain { within, insists: true, hurry: hurried };
-        let driving = Driving { stop: stopped, tell: Arc::new(tell), metrics: settings.metrics.clone(), drain };
+        let driving = Driving {
+            stop: stopped,
+            tell: Arc::new(tell),
+            metrics: settings.metrics.clone(),
+            drain,
+            nurseries: Vec::new(),
+        };
         let orders = vec![order(settings, source, Patience::Log)];
         let following = Box::pin(drive::drive(vault, orders, driving));
         let mut protection = Self { following, outcome: None, stop, hurry };
