@@ -110,6 +110,8 @@ pub enum OpsError {
         #[source]
         source: LtxError,
     },
+    #[error("{} is no stand-by: {why}", path.display())]
+    NoStandby { path: PathBuf, why: &'static str },
     #[error("cancelled")]
     Cancelled,
 }
@@ -151,6 +153,7 @@ impl Kinded for OpsError {
             Self::TargetExists { .. } | Self::SameKeyFile { .. } => Kind::Conflict,
             Self::NotACopy { .. } | Self::CopyRivals { .. } => Kind::Conflict,
             Self::NoFolder { .. } => Kind::Usage,
+            Self::NoStandby { .. } => Kind::Conflict,
             Self::NotEnrolled { .. } | Self::OtherKey { .. } | Self::OutgrownKey { .. } | Self::KeyLacks { .. } => {
                 Kind::Denied
             }

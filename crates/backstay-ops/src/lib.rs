@@ -44,6 +44,7 @@ pub mod rewrite;
 pub mod rows;
 mod scan;
 pub mod scrub;
+pub mod standby;
 pub mod state;
 pub mod trust;
 mod verified;

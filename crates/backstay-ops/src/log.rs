@@ -12,6 +12,7 @@ mod pages;
 mod point;
 mod rolled;
 
+pub(crate) use apply::Applying;
 pub use apply::{Onto, apply};
 pub use link::{Commits, Link};
 pub use merge::{Merged, is_of, merged};

@@ -10,7 +10,7 @@ mod live;
 mod swap;
 
 pub use swap::Kept;
-pub(crate) use swap::{beside, siblings};
+pub(crate) use swap::{beside, into_new, siblings};
 
 use crate::catalog::{Catalog, Vault};
 use crate::disk::{self, At, DiskFile};
@@ -19,14 +19,14 @@ use crate::log::{self, LogPoint, Onto, Resolved};
 use crate::materialize::{self, Target};
 use crate::prove::with_causes;
 use crate::{Event, OpsError};
-use backstay_format::facts::Stream;
+use backstay_format::facts::{FingerprintFacts, Stream};
 use backstay_format::{Corrupt, FingerprintKey};
 use backstay_model::catalog::{self, Quality, Snapshot};
-use backstay_model::{ByteLen, Moment, ObjectId, SourceName};
+use backstay_model::{ByteLen, Digest, Moment, ObjectId, SourceName};
 use backstay_sqlite::question::{IntegrityAnswer, SmokeAnswer, SmokeState};
 use backstay_sqlite::{Exchanged, ForeignKeys, Holders, Integrity, Questions};
 use backstay_store::keys::SnapshotName;
-use backstay_store::repo::{Manifest, RepoError, SnapshotReader};
+use backstay_store::repo::{Manifest, ManifestFront, RepoError, SnapshotReader};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -208,19 +208,7 @@ fn place_of(into: &Destination) -> Result<PathBuf, OpsError> {
 /// Does exactly what was planned.
 pub async fn perform(vault: &Vault, planned: Planned) -> Result<RestoreReport, OpsError> {
     let began = vault.env.clock.now();
-    let Planned { plan, manifest, snapshot, request } = planned;
-    let reader = SnapshotReader::open(vault.repo.clone(), manifest, vault.unsealer()?)?;
-    let source = request.source.clone();
-    vault.env.tell(Event::Began { source, what: "restoring", bytes: Some(plan.length.get()) });
-    let staged = Staged::write(vault, &reader, &plan.to).await?;
-    let led = plan.log.as_ref().filter(|log| !log.links.is_empty());
-    if let Some(log) = led {
-        let fingerprint = &reader.body().facts.fingerprint;
-        let key = FingerprintKey::new(fingerprint.id, *fingerprint.key.as_bytes());
-        let main = staged.main();
-        log::apply(vault, log, (&snapshot, &key), &Onto { file: main.file.as_ref(), path: &main.path }).await?;
-    }
-    let smoke = ask_smoke(vault, &staged, &snapshot, (&request, led.is_some()))?;
+    let Whole { staged, smoke, plan, snapshot, request, .. } = write_whole(vault, planned).await?;
     let mut exchanged = None;
     let (kept, unseen) = match &request.into {
         Destination::New(_) => (swap::into_new(vault, &staged, &plan.to)?, Vec::new()),
@@ -240,18 +228,50 @@ pub async fn perform(vault: &Vault, planned: Planned) -> Result<RestoreReport, O
     Ok(RestoreReport { plan, files, kept, exchanged, smoke, millis, unseen })
 }
 
+/// What was planned, whole and looked at, under private names.
+pub(crate) struct Whole<'a> {
+    pub staged: Staged<'a>,
+    pub smoke: Vec<SmokeAnswer>,
+    pub plan: RestorePlan,
+    pub snapshot: Snapshot,
+    pub request: RestoreRequest,
+    pub front: ManifestFront,
+    pub fingerprint: FingerprintFacts,
+    /// The digest that stands for the snapshot and all of its log up to the state.
+    pub chain: Digest,
+}
+
+pub(crate) async fn write_whole(vault: &Vault, planned: Planned) -> Result<Whole<'_>, OpsError> {
+    let Planned { plan, manifest, snapshot, request } = planned;
+    let front = manifest.front.clone();
+    let reader = SnapshotReader::open(vault.repo.clone(), manifest, vault.unsealer()?)?;
+    let source = request.source.clone();
+    vault.env.tell(Event::Began { source, what: "restoring", bytes: Some(plan.length.get()) });
+    let staged = Staged::write(vault, &reader, &plan.to).await?;
+    let fingerprint = reader.body().facts.fingerprint.clone();
+    let led = plan.log.as_ref().filter(|log| !log.links.is_empty());
+    let mut chain = snapshot.root;
+    if let Some(log) = led {
+        let key = FingerprintKey::new(fingerprint.id, *fingerprint.key.as_bytes());
+        let main = staged.main();
+        chain = log::apply(vault, log, (&snapshot, &key), &Onto { file: main.file.as_ref(), path: &main.path }).await?;
+    }
+    let smoke = ask_smoke(vault, &staged, &snapshot, (&request, led.is_some()))?;
+    Ok(Whole { staged, smoke, plan, snapshot, request, front, fingerprint, chain })
+}
+
 /// The restored streams under private names; what is left of them is removed whatever happens.
-struct Staged<'a> {
+pub(crate) struct Staged<'a> {
     vault: &'a Vault,
     streams: Vec<StagedStream>,
 }
 
-struct StagedStream {
-    path: PathBuf,
+pub(crate) struct StagedStream {
+    pub path: PathBuf,
     /// What the stream's file is called after the target's name: nothing, `-wal` or `-journal`.
     suffix: &'static str,
     /// Held as long as the private name is in use.
-    file: Box<dyn DiskFile>,
+    pub file: Box<dyn DiskFile>,
 }
 
 impl StagedStream {
@@ -286,7 +306,7 @@ impl<'a> Staged<'a> {
         Ok(staged)
     }
 
-    fn main(&self) -> &StagedStream {
+    pub(crate) fn main(&self) -> &StagedStream {
         self.streams.first().expect("the first stream is main: `suffixes` sees to it")
     }
 }

@@ -71,6 +71,8 @@ pub enum SqliteError {
     NotWal { path: PathBuf },
     #[error("{path} cannot become the other state while it is open: its {what} would change")]
     Unlike { path: PathBuf, what: &'static str },
+    #[error("somebody else wrote to {path}")]
+    WrittenByOthers { path: PathBuf },
     #[error("{path} was moved or replaced by another file meanwhile")]
     Replaced { path: PathBuf },
     #[error("{path} could not be held still: {why}")]
@@ -161,6 +163,7 @@ impl Kinded for SqliteError {
             }
             SqliteError::ReadOnlyMount { .. } | SqliteError::NotWal { .. } => Kind::Config,
             SqliteError::Replaced { .. } | SqliteError::PinLost { .. } | SqliteError::Unlike { .. } => Kind::Conflict,
+            SqliteError::WrittenByOthers { .. } => Kind::Conflict,
             SqliteError::Wal { source: WalError::Io(e), .. } => Kind::of_io(e),
             SqliteError::Wal { .. } => Kind::Corrupt,
             SqliteError::Io { source, .. } | SqliteError::Seen(source) => Kind::of_io(source),

@@ -8,6 +8,10 @@
 //!
 //! A crash before the commit leaves the old state, one after it the new one: that is SQLite's own promise.
 
+mod standby;
+
+pub use standby::{Standby, Sum};
+
 use crate::error::{At, SqliteError};
 use crate::holders;
 use crate::open::{Database, Medium};

@@ -43,7 +43,7 @@ pub use capture::{Capture, CaptureOptions, CaptureReport, ChangedUnits, Fixed, H
 pub use detect::{DetectLimits, Found, detect};
 pub use engine::{Engine, FaultyEngine, assert_engine, describe_engine, faulty_writer};
 pub use error::{PinLoss, SqliteError};
-pub use exchange::{Exchange, Exchanged, Pages};
+pub use exchange::{Exchange, Exchanged, Pages, Standby, Sum};
 pub use exclusive::{ExclusiveHold, take_exclusive};
 pub use facts::{FileIdentity, JournalMode, SourceFacts};
 pub use holders::{Holder, Holders, LockState, holders};

@@ -19,6 +19,7 @@ mod repack;
 mod retention;
 mod run;
 mod schedule;
+mod standby;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub use repack::Repack;
 pub use retention::{Retention, RetentionVerb};
 pub use run::Run;
 pub use schedule::{Export, Schedule, ScheduleVerb, Scheduler, TimeOfDay};
+pub use standby::{Promote, StandbyArgs};
 
 /// Keeps SQLite databases recoverable, and proves it.
 #[derive(Debug, Parser)]
@@ -80,7 +82,8 @@ pub enum Command {
     Show(Show),
     Check(Check),
     Scrub(Scrub),
-    Restore(Restore),
+    Restore(Box<Restore>),
+    Promote(Promote),
     Query(Query),
     Diff(Diff),
     Log(Log),
@@ -274,7 +277,8 @@ pub struct Check {
 #[command(after_help = "Examples:\n  backstay restore shop --to copy.db\n  \
     backstay restore shop --at '2h ago' --to copy.db\n  backstay restore shop latest-proven --confirm shop\n  \
     backstay restore shop --at '2h ago' --table item --where 'id = 7' --into shop.db\n  \
-    backstay restore shop --to staging.db --mask profile.toml\n\n\
+    backstay restore shop --to staging.db --mask profile.toml\n  \
+    backstay restore shop --to copy.db --follow\n\n\
     Without --to the database itself is replaced: the old file stays beside it, and the name must be typed.")]
 pub struct Restore {
     /// The database, by its name in backstay.toml
@@ -306,6 +310,8 @@ pub struct Restore {
     /// Of this copy of the repository, by its name in backstay.toml
     #[arg(long, value_name = "COPY")]
     pub from_copy: Option<CopyName>,
+    #[command(flatten)]
+    pub standby: StandbyArgs,
     #[command(flatten)]
     pub rows: RowsArgs,
     #[command(flatten)]

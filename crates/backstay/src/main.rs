@@ -103,6 +103,7 @@ async fn dispatch(context: &Context, command: &Command) -> Outcome {
         Command::Run(args) => commands::run::run(context, args).await,
         Command::List(args) => commands::list::run(context, args).await,
         Command::Restore(args) => commands::restore::run(context, args).await,
+        Command::Promote(args) => commands::standby::run_promote(context, args),
         Command::Query(args) => commands::query::run(context, args).await,
         Command::Diff(args) => commands::diff::run(context, args).await,
         Command::Log(args) => commands::log::run(context, args).await,

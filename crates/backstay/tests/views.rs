@@ -242,6 +242,13 @@ golden!(
     ["restore", "shop", "--at", "now", "--confirm", "shop"],
     ["restore", "shop", "latest", "--confirm", "shop"]
 );
+golden!(
+    restore_follow,
+    followed(),
+    ["restore", "shop", "--to", "a.db", "--follow", "--once"],
+    ["restore", "shop", "--to", "b.db", "--follow", "--once"]
+);
+golden!(promote, with_standbys(), ["promote", "a.db"], ["promote", "b.db"]);
 golden!(failure, House::new(), ["restore", "shop", "--snapshot", "0000", "--to", "x.db"]);
 
 golden!(repo_copy, copied(), ["repo", "copy", "--verify"]);
@@ -320,6 +327,14 @@ fn followed() -> House {
     let house = House::new();
     house.sql("PRAGMA journal_mode=WAL");
     house.ok(&["follow", "--once"]);
+    house
+}
+
+fn with_standbys() -> House {
+    let house = followed();
+    for name in ["a.db", "b.db"] {
+        house.ok(&["restore", "shop", "--to", name, "--follow", "--once"]);
+    }
     house
 }
 

@@ -8,6 +8,7 @@ use crate::catalog::Vault;
 use crate::disk::{At, DiskFile};
 use crate::{OpsError, workers};
 use backstay_format::fingerprint::CommitHasher;
+use backstay_format::log::Record;
 use backstay_format::{Corrupt, FingerprintKey};
 use backstay_model::catalog::Snapshot;
 use backstay_model::{Digest, Tx};
@@ -28,21 +29,15 @@ pub struct Onto<'a> {
 }
 
 /// Writes a log over the snapshot it comes after, up to a state. Every record is compared with the digest
-/// it was captured under, and that with everything before it.
+/// it was captured under, and that with everything before it. Gives the digest that stands for all of it.
 pub async fn apply(
     vault: &Vault,
     point: &LogPoint,
     snapshot: (&Snapshot, &FingerprintKey),
     onto: &Onto<'_>,
-) -> Result<(), OpsError> {
+) -> Result<Digest, OpsError> {
     let (snapshot, key) = snapshot;
-    let mut applying = Applying {
-        hasher: key.commits(),
-        complete: snapshot.root,
-        running: snapshot.root,
-        tx: of_first(point),
-        length: None,
-    };
+    let mut applying = Applying::after(key, snapshot.root, of_first(point));
     let handle = Handle::current();
     let mut writing = Writing { onto, pages: HashMap::new(), bytes: 0, end: u64::MAX };
     crate::env::blocking(|| {
@@ -53,7 +48,7 @@ pub async fn apply(
             |(), link| handle.block_on(opened(vault, link, point.tx)),
             |opened| {
                 vault.env.cancel.check()?;
-                applying.object(&opened, &mut writing)
+                applying.object(&opened, &mut |record, page, bytes| writing.page(record, page, bytes))
             },
         )?;
         writing.flush()
@@ -61,11 +56,11 @@ pub async fn apply(
     if applying.tx != point.tx {
         return Err(broken("the log leads to the state that was chosen"));
     }
-    if let Some(length) = applying.length {
+    if let Some(length) = applying.length() {
         onto.file.set_len(length).at("set the length of", onto.path)?;
         onto.file.sync().at("sync", onto.path)?;
     }
-    Ok(())
+    Ok(applying.complete)
 }
 
 fn of_first(point: &LogPoint) -> Tx {
@@ -94,7 +89,10 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    fn page(&mut self, offset: u64, bytes: &[u8]) -> Result<(), OpsError> {
+    fn page(&mut self, record: &Record, page: u32, bytes: &[u8]) -> Result<(), OpsError> {
+        // A commit in parts may be making it longer: its end is known from each of them.
+        self.end = length_of(record);
+        let offset = u64::from(page - 1) * record.page_size.bytes();
         match self.pages.entry(offset) {
             Entry::Occupied(mut there) => {
                 there.get_mut().clear();
@@ -120,17 +118,41 @@ impl Writing<'_> {
     }
 }
 
-struct Applying {
+fn length_of(record: &Record) -> u64 {
+    u64::from(record.page_count) * record.page_size.bytes()
+}
+
+/// What takes a page: its record, its number, its image.
+type Put<'p> = &'p mut dyn FnMut(&Record, u32, &[u8]) -> Result<(), OpsError>;
+
+/// How far a log was read from a state, each record compared with the digest it was captured under.
+pub(crate) struct Applying {
     hasher: CommitHasher,
-    complete: Digest,
+    /// The last complete state, and the digest that stands for all that led to it.
+    pub tx: Tx,
+    pub complete: Digest,
     running: Digest,
-    /// The last complete state.
-    tx: Tx,
-    length: Option<u64>,
+    /// The record that completed it.
+    pub last: Option<Record>,
 }
 
 impl Applying {
-    fn object(&mut self, opened: &Commits, writing: &mut Writing<'_>) -> Result<(), OpsError> {
+    pub(crate) fn after(key: &FingerprintKey, complete: Digest, tx: Tx) -> Self {
+        Self { hasher: key.commits(), tx, complete, running: complete, last: None }
+    }
+
+    /// Bytes of the database in that state, if anything was read.
+    fn length(&self) -> Option<u64> {
+        self.last.as_ref().map(length_of)
+    }
+
+    /// Whether what was read ends with a part of a commit.
+    pub(crate) fn is_amid(&self) -> bool {
+        self.running != self.complete
+    }
+
+    /// Reads on, and hands out every page.
+    pub(crate) fn object(&mut self, opened: &Commits, put: Put<'_>) -> Result<(), OpsError> {
         let mut rest = opened.images.as_slice();
         for record in &opened.records {
             if Some(record.tx) != self.tx.next() {
@@ -138,14 +160,12 @@ impl Applying {
             }
             let previous = if record.part.begins() { &self.complete } else { &self.running };
             let mut hasher = self.hasher.record(previous, record);
-            // A commit in parts may be making it longer: its end is known from each of them.
-            writing.end = u64::from(record.page_count) * record.page_size.bytes();
             let short = || broken("every page of a record has its image");
             for page in &record.pages {
                 let (bytes, behind) = rest.split_at_checked(record.page_size.get() as usize).ok_or_else(short)?;
                 rest = behind;
                 hasher.page(*page, bytes);
-                writing.page(u64::from(page - 1) * record.page_size.bytes(), bytes)?;
+                put(record, *page, bytes)?;
             }
             let digest = hasher.finish();
             if digest != record.digest {
@@ -153,7 +173,7 @@ impl Applying {
             }
             self.running = digest;
             if record.part.completes() {
-                (self.complete, self.tx, self.length) = (digest, record.tx, Some(writing.end));
+                (self.complete, self.tx, self.last) = (digest, record.tx, Some(record.clone()));
             }
         }
         Ok(())

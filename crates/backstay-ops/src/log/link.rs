@@ -24,6 +24,17 @@ pub struct Commits {
     pub images: Vec<u8>,
 }
 
+impl Commits {
+    /// Without those that lead to a state or one before it.
+    pub(crate) fn behind(mut self, tx: Tx) -> Self {
+        let known = self.records.iter().take_while(|record| record.tx <= tx);
+        let bytes: u64 = known.map(|record| record.pages.len() as u64 * record.page_size.bytes()).sum();
+        self.images.drain(..usize::try_from(bytes).unwrap_or(usize::MAX).min(self.images.len()));
+        self.records.retain(|record| record.tx > tx);
+        self
+    }
+}
+
 impl Link {
     /// The whole object: this one, and no other that stands there by now.
     async fn object(&self, repo: &Repository) -> Result<LogObject, OpsError> {
@@ -98,7 +109,8 @@ impl Link {
         Ok(Some(commits))
     }
 
-    fn open(
+    /// What an object that was read has of it, behind what was read before.
+    pub(crate) fn open(
         &self,
         object: &LogObject,
         unsealer: &Unsealer,

@@ -47,7 +47,7 @@ pub fn siblings(path: &Path) -> Vec<PathBuf> {
 }
 
 /// A restore to a name nobody has. `link` refuses a name that was taken meanwhile.
-pub(super) fn into_new(vault: &Vault, staged: &Staged<'_>, to: &Path) -> Result<Vec<Kept>, OpsError> {
+pub(crate) fn into_new(vault: &Vault, staged: &Staged<'_>, to: &Path) -> Result<Vec<Kept>, OpsError> {
     let disk = vault.env.disk.as_ref();
     let mut kept = Vec::new();
     let named = clear(vault, to, &mut kept).and_then(|()| give_names(vault, staged, to));

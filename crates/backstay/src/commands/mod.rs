@@ -40,5 +40,6 @@ pub mod scrub;
 pub mod show;
 pub mod signer;
 pub mod source;
+pub mod standby;
 pub mod status;
 pub mod when;

@@ -28,6 +28,9 @@ pub async fn run(context: &Context, args: &args::Restore) -> Outcome {
     if args.masked.mask.is_some() || args.masked.mask_draft {
         return super::mask::run(context, &vault, super::mask::Wanted { args, source }).await;
     }
+    if let (true, Some(to)) = (args.standby.follow, &args.to) {
+        return super::standby::run(context, &vault, (source, args), to).await;
+    }
     let (target, asked) = match (target(context, &args.point)?, args.tx) {
         _ if args.before.is_some() => (Target::Before(args.before.clone().expect("looked at")), None),
         (_, Some(tx)) => (Target::Tx(Tx::new(tx)), None),

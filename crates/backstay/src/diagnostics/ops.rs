@@ -90,6 +90,9 @@ impl From<OpsError> for Diagnostic {
                 .hint("Run the same command again; if it stays, name an earlier time with `--at`, or `--tx`."),
             OpsError::Mask(_) | OpsError::MaskBreaks { .. } => of_mask(plain, &error),
             OpsError::NotAReplica { .. } | OpsError::NoChain(_) | OpsError::Ltx { .. } => of_replica(plain, &error),
+            OpsError::NoStandby { path, .. } => plain
+                .hint("Name a copy that `backstay restore SOURCE --to FILE --follow` made.")
+                .hint(format!("To begin anew, move {} and what is called like it away.", path.display())),
             OpsError::Cancelled => Diagnostic::cancelled(),
         }
     }

@@ -53,6 +53,10 @@ pub(super) fn hinted(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
             .hint("Or let it grow further: `capture.log_growth_max` in backstay.toml, if the disk has the room."),
         SqliteError::Unlike { .. } => plain
             .hint("Stop what has it open, and run the same `backstay restore` without `--live`: the file is exchanged as a whole."),
+        SqliteError::WrittenByOthers { path } => plain
+            .because("it is no state of its source any more, and nothing of it is overwritten")
+            .hint(format!("To keep what was written, remove {}-standby: it is an ordinary database then.", path.display()))
+            .hint("To have a stand-by again, restore one to another file with `--to FILE --follow`."),
         SqliteError::Replaced { .. } | SqliteError::PinLost { .. } => {
             plain.hint("Run the same command again when nothing replaces the file or its log.")
         }

@@ -32,6 +32,7 @@ fn of_operations() {
     insta::assert_snapshot!(all(vec![
         OpsError::Repo(RepoError::NoIdentity),
         OpsError::Path(PathError { op: "create", path: path(), source }),
+        OpsError::NoStandby { path: path(), why: "nothing beside it says of which source" },
         OpsError::Format(Corrupt::Truncated { what: "a leaf" }),
         OpsError::Exhausted(Exhausted),
         OpsError::Busy { source_name: source_name.clone(), pid: Some(17) },

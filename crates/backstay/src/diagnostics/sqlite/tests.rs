@@ -24,6 +24,7 @@ fn of_databases() {
         SqliteError::ReadOnlyMount { path: path() },
         SqliteError::TooSlow { op: "check", path: path(), waited_ms: 30_000 },
         SqliteError::LogGrew { path: path(), grown: ByteLen::new(2 << 30), limit: ByteLen::new(1 << 30) },
+        SqliteError::WrittenByOthers { path: path() },
         SqliteError::Replaced { path: path() },
         SqliteError::PinLost { path: path(), why: PinLoss::LogRestarted },
         SqliteError::Wal { path: path(), source: WalError::Io(broken()) },
