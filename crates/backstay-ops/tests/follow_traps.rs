@@ -7,7 +7,7 @@ use backstay_model::catalog::Target;
 use backstay_model::{ByteLen, Clock, Moment, Tx};
 use backstay_ops::check::Depth;
 use backstay_ops::disk::OsDisk;
-use backstay_ops::follow::{Alarm, Began, FollowRequest, Follower, Limits};
+use backstay_ops::follow::{Alarm, Began, FollowRequest, Follower, Limits, Mode};
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::os::SystemClock;
 use backstay_testkit::fault_store::FaultStore;
@@ -48,8 +48,8 @@ impl App {
         asked.is_ok_and(|busy| busy == 0)
     }
 
-    async fn follow(&self) -> Follower<'_> {
-        let request = FollowRequest {
+    fn request(&self) -> FollowRequest {
+        FollowRequest {
             source: source(),
             path: self.world.db(),
             busy: Duration::from_secs(10),
@@ -58,8 +58,11 @@ impl App {
             uploads_in_flight: 2,
             limits: Limits::STANDARD,
             steps: Arc::new(|_| {}),
-        };
-        Follower::start(&self.world.vault, request).await.expect("follow")
+        }
+    }
+
+    async fn follow(&self) -> Follower<'_> {
+        Follower::start(&self.world.vault, self.request()).await.expect("follow")
     }
 
     async fn rows_at(&self, target: Target) -> String {
@@ -185,4 +188,31 @@ async fn trap_15_a_put_that_was_applied_and_not_answered_is_one_commit() {
     for tx in [1, 4, 5, 12] {
         assert_eq!(app.rows_at(Target::Tx(Tx::new(tx))).await.lines().count() as u64, tx);
     }
+}
+
+/// Nothing is held in this mode, and yet nobody writes: that is no gap, however often it is looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_rests_is_watched_without_a_snapshot() {
+    let mut app = App::begin().await;
+    // So late that what was written a moment ago lies long back.
+    app.world.vault.env.clock = Arc::new(Jumping(AtomicI64::new(60_000)));
+    assert!(app.checkpoint("TRUNCATE"));
+    let limits = Limits { mode: Mode::Watch, ..Limits::STANDARD };
+    let request = FollowRequest { limits, ..app.request() };
+    let mut follower = Follower::start(&app.world.vault, request).await.expect("follow");
+    for _ in 0..5 {
+        follower.catch().expect("looked");
+        let ticked = follower.tick().await.expect("tick");
+        assert_eq!((ticked.began, ticked.shipped), (None, 0));
+    }
+    app.insert(100);
+    let ticked = follower.tick().await.expect("tick");
+    assert_eq!((ticked.began, ticked.shipped), (None, 1), "and what is written then is read behind it");
+    app.checkpoint("TRUNCATE");
+    app.insert(100);
+    app.checkpoint("TRUNCATE");
+    follower.catch().expect("looked");
+    assert!(follower.position().lost.is_some(), "who ends now has not made everything durable");
+    assert!(follower.tick().await.expect("tick").began.is_some(), "what was copied back unseen is a gap");
+    assert_eq!(follower.position().lost, None);
 }

@@ -29,6 +29,7 @@ use crate::images::Images;
 use crate::look::{LOG_BUFFER, main_shape, parse, pinned_log};
 use crate::open::{Database, read_start, sibling};
 use crate::pin::{IndexHeader, Live, Placement, decide, held};
+use crate::stamp::FileStamp;
 use crate::view::View;
 use aside::Aside;
 use backstay_format::sqlite::{Checksum, LOCK_BYTE, Salts, WalError, WalHeader, WalPlace, WriteFormat, wal};
@@ -209,6 +210,8 @@ pub struct Tail {
     writer: Option<Database>,
     /// The end of the log for which way was made last.
     made_way: Option<(Salts, u32)>,
+    /// The state that was let go last, and the main file then.
+    left: Option<(LogCursor, FileStamp)>,
     options: TailOptions,
     clock: Arc<dyn Clock>,
 }
@@ -222,8 +225,8 @@ impl Tail {
         }
         let (given, path, identity) = (path.to_owned(), first.path.clone(), first.identity);
         let databases = vec![first, second];
-        let (hold, next, writer, made_way, rest) = (None, None, None, None, None);
-        Ok(Self { databases, given, path, identity, rest, hold, next, writer, made_way, options, clock })
+        let (hold, next, writer, made_way, rest, left) = (None, None, None, None, None, None);
+        Ok(Self { databases, given, path, identity, rest, hold, next, writer, made_way, left, options, clock })
     }
 
     /// Which file is followed.
@@ -281,9 +284,25 @@ impl Tail {
 
     /// Gives the hold up. What happens in the log from now on may be lost to sight.
     pub fn release(&mut self) {
+        self.left = self.leaving();
         for hold in [self.hold.take(), self.next.take()].into_iter().flatten() {
             self.end(&hold);
         }
+    }
+
+    /// What is left behind, if whoever holds next can see whether anybody was at it meanwhile: all of it is in the main
+    /// file, as for a rest.
+    fn leaving(&self) -> Option<(LogCursor, FileStamp)> {
+        let hold = self.hold.as_ref().filter(|hold| hold.index.as_ref().is_none_or(|index| index.frames == 0))?;
+        let main = FileStamp::of_path(&self.path).ok().flatten()?;
+        let settled = main.is_older_than(self.clock.now(), rest::SETTLED_MILLIS) && self.is_unbroken().unwrap_or(false);
+        settled.then(|| (hold.cursor.clone(), main))
+    }
+
+    /// Whether nobody wrote the main file since a state was left. Asked after the next hold has begun.
+    fn is_untouched(&self, from: &LogCursor) -> bool {
+        let left = self.left.as_ref().filter(|(cursor, _)| cursor == from);
+        left.is_some_and(|(_, main)| FileStamp::of_path(&self.path).ok().flatten().as_ref() == Some(main))
     }
 
     fn end(&self, hold: &Hold) {
@@ -320,7 +339,10 @@ impl Tail {
         let new = self.begin(next)?;
         (self.options.steps)(Step::Begun);
         // Only the very state that is held is known to have been the newest for as long as it was.
-        let unbroken = self.hold.as_ref().is_some_and(|hold| hold.cursor == *from);
+        let unbroken = match &self.hold {
+            Some(hold) => hold.cursor == *from,
+            None => self.is_untouched(from),
+        };
         let mut caught = self.read_between(from, &new, unbroken);
         (self.options.steps)(Step::Read);
         match self.is_unbroken() {

@@ -15,7 +15,7 @@ use crate::open::{Database, sibling};
 use crate::stamp::FileStamp;
 
 /// So long ago the main file must have been written last: more than the coarsest clock of a file system.
-const SETTLED_MILLIS: i64 = 3000;
+pub(super) const SETTLED_MILLIS: i64 = 3000;
 
 /// What was left behind.
 pub(super) struct Rest {
