@@ -29,6 +29,9 @@ pub struct Points {
     reaches: HashMap<ObjectId, Reach>,
 }
 
+/// States that an object is believed to lead to without being looked into.
+const STATES_MAX: u64 = 1 << 16;
+
 /// What is quarantined is no evidence of anything.
 pub async fn points(vault: &Vault, source: &SourceName, since: Option<Moment>) -> Result<Points, OpsError> {
     let mut catalog = vault.recalled(source, None).await?;
@@ -57,8 +60,9 @@ pub async fn points(vault: &Vault, source: &SourceName, since: Option<Moment>) -
         };
         push(following.tx, snapshot.taken, false);
         for link in &reached.links {
-            if link.name.is_rolled() {
-                // It spans too long a time for its ends to stand for what is between.
+            let states = link.span.last.get().saturating_sub(link.span.first.get());
+            if link.name.is_rolled() || states > STATES_MAX {
+                // It spans too long a time for its ends to stand for what is between; or it says more than it can hold.
                 let states = link.states(&vault.repo, vault.unsealer()?).await?;
                 states.into_iter().filter(|(tx, _)| *tx <= reached.tx).for_each(|(tx, at)| push(tx, at, true));
                 continue;

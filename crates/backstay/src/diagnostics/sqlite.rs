@@ -34,14 +34,7 @@ pub(super) fn hinted(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
         SqliteError::Locked { .. } => {
             plain.hint("Wait for the other program, or raise `capture.busy_timeout` in backstay.toml.")
         }
-        SqliteError::HotJournal { path } => plain.hint(format!(
-            "Open {} once with a program that may write it, such as `sqlite3`, so that it is rolled back.",
-            path.display()
-        )),
-        SqliteError::ReadOnlyMount { path } => plain.hint(format!(
-            "Mount the folder of {} writable here (with Docker, `-v` without `:ro`); Backstay never writes to the database.",
-            path.display()
-        )),
+        SqliteError::HotJournal { .. } | SqliteError::ReadOnlyMount { .. } => of_writing(plain, error),
         SqliteError::NotWal { path } => plain
             .hint(format!("Run `sqlite3 {} 'PRAGMA journal_mode=WAL'` once, if its application agrees.", path.display()))
             .hint("Or protect it with `backstay backup` on a schedule."),
@@ -67,6 +60,31 @@ pub(super) fn hinted(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
         SqliteError::Page { .. } => {
             plain.hint("Run the same command again; `--within` gives it more time, `limits.store_deadline` the store.")
         }
+        SqliteError::NoTable { .. }
+        | SqliteError::TableTaken { .. }
+        | SqliteError::Stranger { .. }
+        | SqliteError::TableDiffers { .. }
+        | SqliteError::KeyDiffers { .. }
+        | SqliteError::Conflict { .. }
+        | SqliteError::References { .. }
+        | SqliteError::Masked { .. }
+        | SqliteError::Undo { .. }
+        | SqliteError::NoQuestion
+        | SqliteError::Query { .. } => of_rows(plain, error),
+        SqliteError::Wal { .. } => plain
+            .hint("Run the same command again; if it stays, `backstay backup --as-is` keeps the bytes as they are."),
+        SqliteError::Io { .. } | SqliteError::Seen(_) => {
+            plain.hint("Look at the disk with `df` and `dmesg`, then run the same command again.")
+        }
+        SqliteError::Sqlite { path, .. } => {
+            plain.hint(format!("Run `sqlite3 {} 'PRAGMA integrity_check'` to see what SQLite says.", path.display()))
+        }
+    }
+}
+
+/// What questions, rows that come back and masked copies meet.
+fn of_rows(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
+    match error {
         SqliteError::NoTable { .. } => plain.hint("See which there are: `backstay query SOURCE --shell`, then `.tables`."),
         SqliteError::TableTaken { .. } => plain.hint("Choose another name with `--as`."),
         SqliteError::Stranger { .. } => plain
@@ -84,13 +102,21 @@ pub(super) fn hinted(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
         SqliteError::Undo { .. } => plain.hint("Make room beside the database; the statements that undo it are written there."),
         SqliteError::NoQuestion => plain.hint("Ask one SELECT; the past cannot be written. `--shell` takes several."),
         SqliteError::Query { .. } => plain.hint("See what there is: `SELECT sql FROM sqlite_schema`, or `.schema` in `--shell`."),
-        SqliteError::Wal { .. } => plain
-            .hint("Run the same command again; if it stays, `backstay backup --as-is` keeps the bytes as they are."),
-        SqliteError::Io { .. } | SqliteError::Seen(_) => {
-            plain.hint("Look at the disk with `df` and `dmesg`, then run the same command again.")
-        }
-        SqliteError::Sqlite { path, .. } => {
-            plain.hint(format!("Run `sqlite3 {} 'PRAGMA integrity_check'` to see what SQLite says.", path.display()))
-        }
+        _ => plain,
+    }
+}
+
+/// What is in the way of opening a database that only others may write.
+fn of_writing(plain: Diagnostic, error: &SqliteError) -> Diagnostic {
+    match error {
+        SqliteError::HotJournal { path } => plain.hint(format!(
+            "Open {} once with a program that may write it, such as `sqlite3`, so that it is rolled back.",
+            path.display()
+        )),
+        SqliteError::ReadOnlyMount { path } => plain.hint(format!(
+            "Mount the folder of {} writable here (with Docker, `-v` without `:ro`); Backstay never writes to the database.",
+            path.display()
+        )),
+        _ => plain,
     }
 }
