@@ -412,6 +412,19 @@ pub struct Vault {
 }
 
 impl Vault {
+    /// The same repository with its newest configuration: what is sealed from now on is sealed to the master of now.
+    pub async fn renewed(&self) -> Result<Self, OpsError> {
+        let states = self.state.dir().parent().unwrap_or(self.state.dir());
+        let repo = crate::open::open(self.repo.store().clone(), self.repo.root(), states).await?;
+        let (repo, state) = (repo.with_lock(self.repo.lock()), self.state.clone());
+        state.remember_conf(repo.seen())?;
+        // It is a help for a day on which the repository has lost it.
+        let _ = state.keep_conf(repo.conf_bytes());
+        let unsealer =
+            self.unsealer.as_ref().map(|held| backstay_store::seal::Unsealer::of(held.identities().to_vec()));
+        Ok(Self { repo, state, signer: self.signer.clone(), unsealer, env: self.env.clone() })
+    }
+
     pub fn unsealer(&self) -> Result<&backstay_store::seal::Unsealer, OpsError> {
         Ok(self.unsealer.as_ref().ok_or(RepoError::NoIdentity)?)
     }

@@ -134,6 +134,8 @@ pub struct Position {
     pub alarm: Option<Alarm>,
     /// The last look of the audit.
     pub audit: Option<Audited>,
+    /// Why what was committed since is not known any more, until following has begun anew.
+    pub lost: Option<String>,
 }
 
 /// A state that a person should know of while it lasts.
@@ -316,6 +318,7 @@ impl<'v> Follower<'v> {
             mode: catcher.limits().mode,
             alarm: *alarm,
             audit: catcher.audited(),
+            lost: catcher.lost(),
         }
     }
 
@@ -626,7 +629,9 @@ pub fn is_passing(error: &OpsError) -> bool {
         error,
         OpsError::Sqlite(SqliteError::Missing { .. } | SqliteError::Replaced { .. } | SqliteError::PinLost { .. })
     );
-    away || matches!(error.kind(), Kind::Unavailable | Kind::NoSpace)
+    // What a snapshot was to build on was sealed again under another name meanwhile.
+    let moved = matches!(error, OpsError::BaseVanished { .. });
+    away || moved || matches!(error.kind(), Kind::Unavailable | Kind::NoSpace)
 }
 
 /// The secret behind the digests of a log, as it is remembered.

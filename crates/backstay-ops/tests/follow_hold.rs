@@ -7,7 +7,7 @@ use backstay_model::catalog::Target;
 use backstay_model::{ByteLen, Tx};
 use backstay_ops::disk::OsDisk;
 use backstay_ops::follow::account::Account;
-use backstay_ops::follow::drive::{Drain, Driving, Order, Patience, Told, drive};
+use backstay_ops::follow::drive::{CONF_EVERY, Drain, Driving, Order, Patience, Told, drive};
 use backstay_ops::follow::{Alarm, Began, FollowRequest, Followed, Follower, Limits, Mode, Pace, Ticked};
 use backstay_sqlite::Step;
 use backstay_store::local::{LocalStore, OpenMode};
@@ -295,8 +295,14 @@ async fn trap_13_an_application_that_truncates_for_itself_is_not_held_up() {
     };
     let metrics = app.world.dir().join("backstay.prom");
     let drain = Drain::once(Duration::from_secs(20));
-    let driving =
-        Driving { stop: stopped, tell: Arc::new(tell), metrics: Some(metrics.clone()), drain, nurseries: Vec::new() };
+    let driving = Driving {
+        stop: stopped,
+        tell: Arc::new(tell),
+        metrics: Some(metrics.clone()),
+        drain,
+        nurseries: Vec::new(),
+        conf_every: CONF_EVERY,
+    };
     let outcomes = drive(app.world.shared(), vec![order], driving).await;
     assert_eq!(busy.await.expect("ran"), 0, "each of its checkpoints got through");
     assert_eq!(*trouble.lock().expect("alone"), Vec::<String>::new());

@@ -4,13 +4,19 @@ mod world;
 
 use async_trait::async_trait;
 use backstay_model::catalog::Target;
-use backstay_model::{ByteLen, SourceName};
+use backstay_model::{ByteLen, Kind, Kinded, SourceName};
 use backstay_ops::Event;
+use backstay_ops::catalog::Vault;
 use backstay_ops::disk::OsDisk;
-use backstay_ops::follow::drive::{Drain, Driving, Nursery, Order, Outcome, Patience, Tell, Told, drive};
+use backstay_ops::follow::drive::{CONF_EVERY, Drain, Driving, Nursery, Order, Outcome, Patience, Tell, Told, drive};
 use backstay_ops::follow::{FollowRequest, Limits, Pace};
+use backstay_ops::masters::{self, KeyHome, NewMaster};
 use backstay_ops::restore::{self, Destination, RestoreRequest};
+use backstay_ops::trust::Custodian;
+use backstay_ops::{init, open as repository};
+use backstay_store::keyfile::KeyFile;
 use backstay_store::local::{LocalStore, OpenMode};
+use backstay_store::seal::Unsealer;
 use backstay_store::{Key, Page, Put, Store, StoreError};
 use bytes::Bytes;
 use rusqlite::Connection;
@@ -106,6 +112,7 @@ impl Store for Gate {
 struct House {
     world: World,
     store: Arc<Gate>,
+    conf_every: Duration,
 }
 
 impl House {
@@ -118,7 +125,7 @@ impl House {
         let (closed, waiting, puts) = (watch::Sender::new(Vec::new()), watch::Sender::new(0), watch::Sender::new(0));
         let store = Arc::new(Gate { inner, asked: Mutex::default(), closed, waiting, puts });
         let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
-        Self { world, store }
+        Self { world, store, conf_every: CONF_EVERY }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -181,7 +188,8 @@ impl House {
             let _ = say.send(format!("{source} {what}"));
         });
         let drain = Drain::once(Duration::from_millis(300));
-        let driving = Driving { stop: stopped, tell, metrics: None, drain, nurseries };
+        let conf_every = self.conf_every;
+        let driving = Driving { stop: stopped, tell, metrics: None, drain, nurseries, conf_every };
         let mut task = JoinSet::new();
         task.spawn(drive(self.world.shared(), orders, driving));
         Drive { task, stop, said, heard: Vec::new() }
@@ -433,4 +441,51 @@ async fn three_hundred_databases_at_rest_cost_no_handle_and_no_request_and_lose_
         let name = format!("t{n:03}");
         assert!(house.restored(&name).await == rows_of(&path(n)), "{name}");
     }
+}
+
+/// The repository as a process finds it that begins now with these keys, and nothing else.
+async fn opened(house: &House, keys: &KeyFile) -> Vault {
+    let old = &house.world.vault;
+    let states = old.state.dir().parent().expect("a folder");
+    let repo = repository::open(house.store.clone(), old.repo.root(), states).await.expect("opened");
+    let unsealer = Some(Unsealer::of(repo.unlock_for(keys).await.expect("unlocked").masters));
+    Vault { repo, state: old.state.clone(), signer: keys.signer.clone(), unsealer, env: old.env.clone() }
+}
+
+async fn latest(vault: &Vault, to: PathBuf) -> Result<String, backstay_ops::OpsError> {
+    let (into, busy) = (Destination::New(to.clone()), Duration::from_secs(1));
+    let request = RestoreRequest { source: named("a"), target: Target::Latest, into, smoke: Vec::new(), busy };
+    restore::perform(vault, restore::plan(vault, request).await?).await?;
+    Ok(rows_of(&to))
+}
+
+/// What a follower that runs for months seals is nothing for who was taken off meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_changed_beside_a_follower_are_those_it_seals_to_from_then_on() {
+    let mut house = House::new().await;
+    house.conf_every = Duration::from_millis(20);
+    let app = house.app("a");
+    let mut drive = house.drive(vec![house.order("a")]);
+    drive.says("a started").await;
+    commit(&house, &app, 2).await;
+    let path = house.world.dir().join("backstay.key");
+    let old = init::read_keys(&path).expect("a key file").expect("there");
+    let custodian = Custodian { vault: &house.world.vault, root: old.root.as_ref().expect("a root") };
+    let passphrases = std::collections::BTreeMap::new();
+    let new = NewMaster { without: None, held: &old, home: KeyHome::InUse(&path), passphrases: &passphrases };
+    masters::change(&custodian, new).await.expect("rotated");
+    drive.heard.clear();
+    commit(&house, &app, 1).await;
+    drive.says("a started").await;
+    commit(&house, &app, 1).await;
+    let (outcomes, heard) = drive.ended().await;
+    assert!(!heard.iter().any(|heard| heard == "a ended"), "{heard:?}");
+    // What waited when the keys were changed was put by the next beginning, and is not counted.
+    let last = outcomes[0].position.as_ref().map(|position| (position.tx.get(), position.waiting));
+    assert_eq!((last, outcomes[0].sum.began.is_none()), (Some((4, 0)), true), "it went on, without a gap");
+    let now = init::read_keys(&path).expect("a key file").expect("there");
+    let newest = latest(&opened(&house, &now).await, house.path("by-the-new")).await.expect("restored");
+    assert!(newest == rows_of(&house.path("a")));
+    let refused = latest(&opened(&house, &old).await, house.path("by-the-old")).await.expect_err("sealed to another");
+    assert_eq!(refused.kind(), Kind::Denied, "{refused}");
 }

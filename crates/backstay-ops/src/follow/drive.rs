@@ -24,6 +24,9 @@ use tokio::task::JoinSet;
 pub const DRAIN: Duration = Duration::from_secs(20);
 /// Between two rounds of what was heard: what is written meanwhile is read together.
 const HEAR_GAP: Duration = Duration::from_millis(5);
+/// How old the configuration may be when something is sealed by it, and a data key.
+pub const CONF_EVERY: Duration = Duration::from_secs(60);
+const DATA_KEY_MAX: Duration = Duration::from_secs(24 * 3600);
 const METRICS_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks for new sources, if nothing is heard.
 const LOOK_FOR_MORE: Duration = Duration::from_secs(10);
@@ -116,6 +119,8 @@ pub struct Driving {
     pub drain: Drain,
     /// Where more sources may appear while it runs.
     pub nurseries: Vec<Nursery>,
+    /// Between two looks whether the keys were changed: [`CONF_EVERY`], but for tests.
+    pub conf_every: Duration,
 }
 
 /// How a source ends after being told to stop.
@@ -138,7 +143,12 @@ impl Drain {
 
 /// What the tasks share.
 pub(super) struct Shared {
+    /// As it was opened first: clock and state are of every one after it.
     pub vault: Arc<Vault>,
+    /// With the newest configuration that is known.
+    pub newest: wish::Sender<Arc<Vault>>,
+    /// Somebody was told that the keys were changed.
+    pub outdated: Notify,
     pub driving: Driving,
     pub turns: Turns,
     watch: Option<Watch>,
@@ -171,6 +181,15 @@ impl Shared {
         }
     }
 
+    /// Has the repository opened anew for a source that was told that its keys were changed. False when nobody waits.
+    pub async fn is_renewed(&self, renewed: &mut wish::Receiver<Arc<Vault>>, over: impl Future<Output = ()>) -> bool {
+        self.outdated.notify_one();
+        tokio::select! {
+            changed = renewed.changed() => changed.is_ok(),
+            () = over => false,
+        }
+    }
+
     /// The account a source gave last.
     pub fn said(&self, source: &SourceName, account: Account) {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner).insert(source.clone(), account);
@@ -187,7 +206,8 @@ impl Shared {
 /// Follows until told to stop, then drains. Says what became of each source, in the order they were given.
 pub async fn drive(vault: Arc<Vault>, orders: Vec<Order>, driving: Driving) -> Vec<Outcome> {
     let (turns, watch) = (Turns::new(), Watch::begin().ok());
-    let shared = Arc::new(Shared { vault, driving, turns, watch, accounts: Mutex::default() });
+    let (newest, outdated) = (wish::Sender::new(vault.clone()), Notify::new());
+    let shared = Arc::new(Shared { vault, newest, outdated, driving, turns, watch, accounts: Mutex::default() });
     let memory = ByteLen::new((MEMORY_ALL / orders.len().max(1) as u64).clamp(MEMORY_LEAST, MEMORY_MAX));
     let mut running = Running { shared: shared.clone(), memory, tasks: JoinSet::new(), known: BTreeMap::new() };
     orders.into_iter().for_each(|order| running.add(order));
@@ -196,6 +216,7 @@ pub async fn drive(vault: Arc<Vault>, orders: Vec<Order>, driving: Driving) -> V
         () = running.all() => {}
         () = hear(shared.watch.as_ref()) => {}
         () = measure(&shared) => {}
+        () = renew(&shared) => {}
     }
     if let Some(path) = &shared.driving.metrics {
         shared.write_metrics(path);
@@ -284,6 +305,28 @@ async fn hear(watch: Option<&Watch>) {
         }
     }
     std::future::pending::<()>().await;
+}
+
+/// Opens the repository anew when its keys were changed, and before a data key grows too old. Nothing is asked while
+/// nothing is put. Never ends.
+async fn renew(shared: &Shared) {
+    let clock = shared.vault.env.clock.as_ref();
+    let (mut given, mut since, mut told) = (shared.turns.given(), clock.uptime(), false);
+    loop {
+        tokio::select! {
+            () = shared.outdated.notified() => told = true,
+            () = tokio::time::sleep(shared.driving.conf_every) => {}
+        }
+        let newest = shared.newest.borrow().clone();
+        let (puts, is_old) = (shared.turns.given(), clock.uptime().saturating_sub(since) >= DATA_KEY_MAX);
+        // A store that does not answer is asked again: what is put meanwhile waits for it as well.
+        let outdated = told || puts != given && (is_old || matches!(newest.repo.is_outdated().await, Ok(true)));
+        given = puts;
+        if outdated && let Ok(renewed) = newest.renewed().await {
+            shared.newest.send_replace(Arc::new(renewed));
+            (since, told) = (clock.uptime(), false);
+        }
+    }
 }
 
 /// Writes metrics now and then. Never ends.

@@ -8,11 +8,12 @@ use super::drive::{Order, Outcome, Patience, Shared, Told};
 use super::pace::{Pace, Pacing};
 use super::{Alarm, Audited, Began, Followed, Mode, Ticked, is_passing};
 use crate::OpsError;
+use crate::catalog::Vault;
 use backstay_model::{Clock, Kind, Kinded, Moment, SourceName};
 use backstay_sqlite::SqliteError;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Between two looks while something is being written.
 const LOOK_GAP: Duration = Duration::from_millis(10);
@@ -30,10 +31,14 @@ const RESTLESS: Duration = Duration::from_secs(3600);
 /// The same at one that is not there yet, if nothing is heard of it.
 const LOOK_FOR: Duration = Duration::from_millis(500);
 
+/// Tells of a newer configuration.
+type Renewed = watch::Receiver<Arc<Vault>>;
+
 struct Member<'s> {
     shared: &'s Shared,
     source: SourceName,
     note: Arc<Notify>,
+    renewed: Renewed,
     follower: Followed<'s>,
     pace: Pace,
     sum: Ticked,
@@ -43,6 +48,8 @@ struct Member<'s> {
     /// Why it cannot go on, once it cannot.
     ended: Option<OpsError>,
     vanished: bool,
+    /// What it follows with is not what it should follow with from now on.
+    begins_again: bool,
     stand: Stand,
 }
 
@@ -73,17 +80,23 @@ pub(super) async fn follow(shared: &Shared, order: Order) -> Outcome {
     let (source, note) = (order.request.source.clone(), Arc::new(Notify::new()));
     let mut over = std::pin::pin!(shared.is_over());
     shared.hear_of(&order.request.path, &note);
+    let (mut renewed, mut sum) = (shared.newest.subscribe(), Ticked::default());
     let ended = loop {
-        match begin(shared, &order, &note, &mut over).await {
+        let vault = renewed.borrow_and_update().clone();
+        match begin((shared, &vault), &order, &note, &mut over).await {
             Ok(Some(follower)) => {
                 // What a symbolic link leads to is known now.
                 shared.hear_of(&order.request.path, &note);
-                match Member::new(shared, &order, follower, note.clone()).run(&mut over).await {
-                    Some(outcome) => return outcome,
-                    None => continue,
+                let mut member = Member::new(shared, &order, follower, (note.clone(), renewed.clone()));
+                member.add(std::mem::take(&mut sum));
+                match member.run(&mut over).await {
+                    Ok(outcome) => return outcome,
+                    Err(done) => sum = done,
                 }
             }
             Ok(None) => break None,
+            // Between the look at the keys and the first word they were changed.
+            Err(OpsError::KeysChanged) if shared.is_renewed(&mut renewed, &mut over).await => {}
             Err(error) => break Some(error),
         }
     };
@@ -101,7 +114,7 @@ impl<F: Future<Output = ()> + Unpin> Over for F {}
 
 /// Begins to follow, however often it takes. `None` when there never was anything to follow.
 async fn begin<'s>(
-    shared: &'s Shared,
+    (shared, vault): (&'s Shared, &'s Vault),
     order: &Order,
     note: &Notify,
     mut over: impl Over,
@@ -110,7 +123,7 @@ async fn begin<'s>(
     loop {
         let error = tokio::select! {
             biased;
-            started = start(shared, order) => match started {
+            started = start((shared, vault), order) => match started {
                 Ok(follower) => return Ok(Some(follower)),
                 Err(error) => error,
             },
@@ -144,12 +157,12 @@ async fn begin<'s>(
     }
 }
 
-async fn start<'s>(shared: &'s Shared, order: &Order) -> Result<Followed<'s>, OpsError> {
+async fn start<'s>((shared, vault): (&'s Shared, &'s Vault), order: &Order) -> Result<Followed<'s>, OpsError> {
     let path = &order.request.path;
     if order.patience != Patience::Store && !path.exists() {
         return Err(SqliteError::Missing { path: path.clone() }.into());
     }
-    Followed::start_in(&shared.vault, order.request.clone(), order.patience == Patience::Log, &shared.turns).await
+    Followed::start_in(vault, order.request.clone(), order.patience == Patience::Log, &shared.turns).await
 }
 
 /// A database that is not yet what can be followed.
@@ -162,7 +175,7 @@ fn is_early(error: &OpsError, patience: Patience) -> bool {
 }
 
 impl<'s> Member<'s> {
-    fn new(shared: &'s Shared, order: &Order, follower: Followed<'s>, note: Arc<Notify>) -> Self {
+    fn new(shared: &'s Shared, order: &Order, follower: Followed<'s>, (note, renewed): (Arc<Notify>, Renewed)) -> Self {
         let pace = match follower.position().mode {
             Mode::Snapshots => {
                 Pace { interval: order.snapshot_interval, steady: order.snapshot_interval, ..order.pace }
@@ -173,7 +186,21 @@ impl<'s> Member<'s> {
         let (source, sum) = (order.request.source.clone(), Ticked::default());
         let (rest_after, may_vanish) = (order.rest_after, order.may_vanish);
         let (ended, vanished) = (None, false);
-        Self { shared, source, note, follower, pace, sum, rest_after, may_vanish, ended, vanished, stand }
+        Self {
+            shared,
+            source,
+            note,
+            renewed,
+            follower,
+            pace,
+            sum,
+            rest_after,
+            may_vanish,
+            ended,
+            vanished,
+            begins_again: false,
+            stand,
+        }
     }
 
     fn clock(&self) -> &'s dyn Clock {
@@ -184,24 +211,27 @@ impl<'s> Member<'s> {
         self.shared.tell(&self.source, told);
     }
 
-    /// `None` when it must be begun again.
-    async fn run(mut self, mut over: impl Over) -> Option<Outcome> {
+    /// What was done until then, when it must be begun again.
+    async fn run(mut self, mut over: impl Over) -> Result<Outcome, Ticked> {
         self.stand.began(self.follower.began(), self.clock().now());
         self.tell(Told::Started(self.follower.began()));
         if self.go_on(&mut over).await {
             self.drain(&mut over).await;
-        } else if self.follower.is_outgrown() {
-            return None;
+        } else if self.begins_again {
+            return Err(self.sum);
         }
-        let ended = self.ended.as_ref().map(ToString::to_string);
+        let position = self.follower.position();
+        let lost =
+            position.lost.as_ref().map(|why| format!("a gap, because {why}, and it ended before a snapshot was there"));
+        let ended = self.ended.as_ref().map(ToString::to_string).or(lost);
         let now = self.clock().now();
         let stopped = Some(now).filter(|_| ended.is_none());
         let last = Account { ended, stopped, ..self.account(now) };
         last.write(&self.shared.vault, &self.source);
         self.shared.said(&self.source, last);
-        Some(Outcome {
+        Ok(Outcome {
             began: Some(self.follower.began().clone()),
-            position: Some(self.follower.position()),
+            position: Some(position),
             source: self.source,
             sum: self.sum,
             ended: self.ended,
@@ -213,6 +243,12 @@ impl<'s> Member<'s> {
     async fn go_on(&mut self, mut over: impl Over) -> bool {
         let mut stop = self.shared.driving.stop.clone();
         while !self.shared.is_stopping() {
+            if self.is_renewed() {
+                // Everything that was read is sealed to the keys of before, and goes first.
+                self.follower.keep();
+                self.begins_again = true;
+                return false;
+            }
             let stepped = tokio::select! {
                 biased;
                 stepped = self.step() => stepped,
@@ -221,11 +257,19 @@ impl<'s> Member<'s> {
                     return false;
                 }
             };
-            if let Err(error) = stepped {
-                self.end(error);
-                break;
+            match stepped {
+                Ok(()) => {}
+                Err(OpsError::KeysChanged) if self.shared.is_renewed(&mut self.renewed, &mut over).await => {
+                    self.begins_again = true;
+                    return false;
+                }
+                Err(error) => {
+                    self.end(error);
+                    break;
+                }
             }
             if self.follower.is_outgrown() {
+                self.begins_again = true;
                 return false;
             }
             self.say();
@@ -241,6 +285,10 @@ impl<'s> Member<'s> {
             }
         }
         self.ended.is_none() && !self.vanished
+    }
+
+    fn is_renewed(&self) -> bool {
+        self.renewed.has_changed().unwrap_or(false)
     }
 
     /// It cannot go on. That somebody wants it to stop is no reason.

@@ -60,6 +60,7 @@ impl<'v> SnapshotFollower<'v> {
             mode: Mode::Snapshots,
             alarm: None,
             audit: None,
+            lost: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! the way of a small one, and neither of a put. Whoever waits for a turn holds nothing of an application meanwhile.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Sources that seal and put at once; each has at most an object of images and its sealed form in memory.
@@ -17,6 +18,8 @@ pub struct Turns {
     puts: Semaphore,
     small: Semaphore,
     large: Semaphore,
+    /// Turns to put that were given.
+    given: AtomicU64,
 }
 
 impl Turns {
@@ -25,12 +28,19 @@ impl Turns {
             puts: Semaphore::const_new(PUTS),
             small: Semaphore::const_new(SMALL_SNAPSHOTS),
             large: Semaphore::const_new(LARGE_SNAPSHOTS),
+            given: AtomicU64::new(0),
         }
     }
 
     /// To put. Given back when it is dropped; `None` never happens: the counts are never closed.
     pub async fn put(&self) -> Option<SemaphorePermit<'_>> {
+        self.given.fetch_add(1, Ordering::Relaxed);
         self.puts.acquire().await.ok()
+    }
+
+    /// How many turns to put were asked for.
+    pub fn given(&self) -> u64 {
+        self.given.load(Ordering::Relaxed)
     }
 
     /// To take a snapshot of what lies at a path.

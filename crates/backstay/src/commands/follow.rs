@@ -51,7 +51,8 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
         Told::Ended(_) if is_single => {}
         told => show(source, told),
     };
-    let driving = Driving { stop, tell: Arc::new(tell), metrics: settings.metrics.clone(), drain, nurseries };
+    let metrics = settings.metrics.clone();
+    let driving = Driving { stop, tell: Arc::new(tell), metrics, drain, nurseries, conf_every: drive::CONF_EVERY };
     let mut outcomes = drive::drive(vault, orders, driving).await;
     // A single source that cannot go on is the whole story.
     if let [drive::Outcome { ended: ended @ Some(_), .. }] = &mut outcomes[..]
@@ -199,7 +200,7 @@ impl FollowedView {
     fn verdict(&self) -> Verdict {
         match (&self.ended, &self.position) {
             (Some(_), _) if !self.was_stopped => Verdict::Fail,
-            (None, Some(position)) if position.waiting == 0 => Verdict::Pass,
+            (None, Some(position)) if position.waiting == 0 && position.lost.is_none() => Verdict::Pass,
             _ => Verdict::Partial,
         }
     }
@@ -223,6 +224,9 @@ impl FollowedView {
         if position.waiting > 0 {
             let commits = counted(position.waiting, "commit");
             page.evidence("WAITING", &format!("{commits} sealed in the state folder: the next run puts them"));
+        }
+        if let Some(why) = &position.lost {
+            page.evidence("GAP", &format!("because {why}: what was committed since is in no snapshot yet"));
         }
         if let Some(ended) = &self.ended {
             page.evidence("NOT FOLLOWED", ended);

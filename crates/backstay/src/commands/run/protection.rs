@@ -56,6 +56,7 @@ impl Protection {
             metrics: settings.metrics.clone(),
             drain,
             nurseries: Vec::new(),
+            conf_every: drive::CONF_EVERY,
         };
         let orders = vec![order(settings, source, Patience::Log)];
         let following = Box::pin(drive::drive(vault, orders, driving));
@@ -104,11 +105,13 @@ impl Protection {
     fn undone(&self) -> Option<String> {
         let outcome = self.outcome.as_ref()?;
         let waiting = outcome.position.as_ref().map_or(0, |position| position.waiting);
+        let lost = outcome.position.as_ref().and_then(|position| position.lost.clone());
         match &outcome.ended {
             Some(error) if outcome.began.is_none() => {
                 Some(format!("it could not be followed: {}", backstay_ops::prove::with_causes(error)))
             }
             Some(error) => Some(Diagnostic::of(error).what),
+            None if lost.is_some() => Some(format!("a gap, because {}", lost.unwrap_or_default())),
             None if waiting > 0 => Some(format!("{} wait in the state folder", counted(waiting, "commit"))),
             // An application that never made a database leaves nothing to make durable.
             None => None,
