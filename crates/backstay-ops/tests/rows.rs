@@ -231,7 +231,12 @@ fn undo(world: &World, report: &BackReport) {
 }
 
 fn undone(world: &World, report: &BackReport) -> bool {
-    let statements = std::fs::File::open(&report.undo).expect("the file");
+    shell(world, &report.undo)
+}
+
+/// Runs a file of statements as people do. Says whether it went well.
+fn shell(world: &World, file: &Path) -> bool {
+    let statements = std::fs::File::open(file).expect("the file");
     let ran = std::process::Command::new("sqlite3").arg(world.db()).stdin(statements).output();
     let ran = ran.expect("sqlite3 runs; `./test` installs what is missing");
     println!("{}", String::from_utf8_lossy(&ran.stderr));
@@ -467,7 +472,7 @@ async fn every_kind_of_table_comes_back_and_as_statements_too() {
         let to = world.dir().join("pair.sql");
         let rows = request("pair", OnConflict::Replace);
         let count = blocking(|| rows::to_sql(&world.vault.env, &asker, &past, (&rows, &to))).expect("written");
-        world.sql(&std::fs::read_to_string(&to).expect("the file"));
+        assert!(shell(&world, &to));
         let pairs = |dump: &BTreeSet<String>| {
             dump.iter().filter(|line| line.starts_with("pair [")).cloned().collect::<Vec<_>>()
         };

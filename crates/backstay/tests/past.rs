@@ -165,9 +165,7 @@ fn a_bad_update_is_found_looked_at_and_mended_while_the_shop_goes_on() {
     assert_eq!(one("SELECT sum(cents) FROM purchase"), 4_515_500 + 700 + 900, "what came later stayed");
     assert_eq!((one("SELECT count(*) FROM customer"), one("SELECT count(*) FROM item")), (4, 1999));
     assert_eq!(one("SELECT count(*) FROM pragma_foreign_key_check"), 0);
-    let undo = std::fs::File::open(done["undo"].as_str().expect("a file")).expect("the statements");
-    let undone = std::process::Command::new("sqlite3").arg(house.path("shop.db")).stdin(undo).status();
-    assert!(undone.expect("sqlite3 runs; `./test` installs what is missing").success());
+    assert!(shell(&house, done["undo"].as_str().expect("a file")));
     assert_eq!(one("SELECT sum(cents) FROM purchase"), 1600);
 }
 
@@ -187,9 +185,23 @@ fn a_difference_is_shown_and_written_as_statements() {
         json!([{"column": "name", "before": "item 7", "after": "a, \"b\""}])
     );
     let sql = house.ok(&["diff", "shop", "--from", "latest", "--to", "label:before-v2", "--sql"]);
-    house.sql(&sql);
+    std::fs::write(house.path("back.sql"), &sql).expect("written");
+    // What was written since is in the way of one statement: none of them counts.
+    house.sql("INSERT INTO item(id, name, note) VALUES (2000, 'in the way', '')");
+    let before = house::rows(&house.path("shop.db"));
+    assert!(!shell(&house, "back.sql"), "it says so");
+    assert_eq!(house::rows(&house.path("shop.db")), before);
+    house.sql("DELETE FROM item WHERE id = 2000");
+    assert!(shell(&house, "back.sql"));
     house.ok(&["restore", "shop", "label:before-v2", "--to", "then.db"]);
     assert_eq!(house::rows(&house.path("shop.db")), house::rows(&house.path("then.db")));
+}
+
+/// Runs a file of statements as people do. Says whether it went well.
+fn shell(house: &House, file: &str) -> bool {
+    let statements = std::fs::File::open(house.path(file)).expect("the statements");
+    let ran = std::process::Command::new("sqlite3").arg(house.path("shop.db")).stdin(statements).status();
+    ran.expect("sqlite3 runs; `./test` installs what is missing").success()
 }
 
 #[test]
@@ -198,11 +210,14 @@ fn rows_go_into_a_file_of_statements() {
     let words = ["restore", "shop", "label:before-v2", "--table", "item", "--where", "id > 1995", "--sql", "item.sql"];
     let (exit, done) = house.json(&words);
     assert_eq!((exit, &done["statements"]), (0, &json!(5)), "{done}");
-    house.sql(&std::fs::read_to_string(house.path("item.sql")).expect("the file"));
-    assert_eq!(
-        house.connection().query_row("SELECT count(*) FROM item", [], |row| row.get::<_, i64>(0)).expect("a count"),
-        1995
-    );
+    let count = || house.connection().query_row("SELECT count(*) FROM item", [], |row| row.get::<_, i64>(0));
+    let before = count().expect("a count");
+    house.sql("INSERT INTO item(id, name, note) VALUES (1999, 'in the way', '')");
+    assert!(!shell(&house, "item.sql"), "it says so");
+    assert_eq!(count().expect("a count"), before + 1, "all of them or none");
+    house.sql("DELETE FROM item WHERE id = 1999");
+    assert!(shell(&house, "item.sql"));
+    assert_eq!(count().expect("a count"), 1995);
     let (exit, _, err) = house.run(&words);
     assert_eq!(exit, 5, "nothing is overwritten: {err}");
     let (exit, _, err) = house.run(&words[..7]);

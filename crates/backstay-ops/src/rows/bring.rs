@@ -141,6 +141,7 @@ impl SqlFile {
     }
 
     fn begin(&mut self, begin: &str) -> io::Result<()> {
+        self.statement(super::BAIL)?;
         self.statement("PRAGMA foreign_keys=OFF;")?;
         self.statement(begin)
     }
@@ -176,10 +177,8 @@ impl UndoSink for Undo<'_> {
         self.backwards.push(sql)
     }
 
-    /// Durable before the commit, and under its name. Where one statement fails nothing is undone: `sqlite3` would go
-    /// on with the next.
+    /// Durable before the commit, and under its name.
     fn finish(&mut self) -> io::Result<()> {
-        self.file.statement(".bail on")?;
         self.file.begin("BEGIN IMMEDIATE;")?;
         self.backwards.each(&mut |sql| self.file.statement(sql))?;
         self.file.finish()?;

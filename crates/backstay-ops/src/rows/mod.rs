@@ -20,6 +20,10 @@ use backstay_model::ByteLen;
 use backstay_sqlite::lazy::{Go, Session};
 use backstay_sqlite::rows::{self, Change, Compared, SchemaChange, Scopes};
 
+/// What a file of statements begins with: for `sqlite3`, a statement that fails is the end of it, and nothing of the
+/// transaction counts. Without it the shell goes on with the next, and commits the rest.
+pub const BAIL: &str = ".bail on";
+
 /// What differs between two moments, but for the rows themselves.
 #[derive(Debug, Clone)]
 pub struct DiffReport {

@@ -36,7 +36,7 @@ pub async fn run(context: &Context, args: &args::Diff) -> Outcome {
 }
 
 fn script(context: &Context, args: &args::Diff, asker: &Asker<'_>, pair: (&Past, &Past)) -> Outcome {
-    let mut text = String::new();
+    let mut text = format!("{}\n", rows::BAIL);
     let left_out = rows::script(pair, args.table.as_deref(), asker.stop(), &mut |sql| {
         text.push_str(sql);
         text.push('\n');
