@@ -47,6 +47,18 @@ impl App {
         self.conn.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
+    /// A log that somebody keeps from its beginning while all rows change six times. Gives its length.
+    fn long_log(&self) -> (Connection, u64) {
+        let reader = Connection::open(self.world.db()).expect("open");
+        reader.execute_batch("BEGIN; SELECT count(*) FROM t").expect("a view that keeps the log from its beginning");
+        self.sql("PRAGMA wal_autocheckpoint=0");
+        for _ in 0..6 {
+            self.sql("UPDATE t SET x = randomblob(900)");
+        }
+        let log = fs::metadata(format!("{}-wal", self.world.db().display())).expect("a log");
+        (reader, log.len())
+    }
+
     async fn snapshot(&self) -> (String, String) {
         let report = self.world.backup().await.expect("backup");
         (report.snapshot.to_string(), self.world.rows())
@@ -310,14 +322,8 @@ impl Drop for Breaking {
 async fn a_commit_of_rows_that_fails_in_the_middle_keeps_what_undoes_it() {
     let app = App::begin("WAL", 4096).await;
     let (first, rows) = app.snapshot().await;
-    let reader = Connection::open(app.world.db()).expect("open");
-    reader.execute_batch("BEGIN; SELECT count(*) FROM t").expect("a view that keeps the log from its beginning");
-    app.sql("PRAGMA wal_autocheckpoint=0");
-    for _ in 0..6 {
-        app.sql("UPDATE t SET x = randomblob(900)");
-    }
+    let (_reader, log) = app.long_log();
     let old = app.world.rows();
-    let log = fs::metadata(format!("{}-wal", app.world.db().display())).expect("a log").len();
     let failed = {
         let _breaking = Breaking::past(log + 8192);
         app.rows_of_before(&first).await
@@ -340,14 +346,8 @@ async fn a_commit_of_rows_that_fails_in_the_middle_keeps_what_undoes_it() {
 async fn a_commit_that_fails_in_the_middle_takes_the_old_state_from_nobody() {
     let app = App::begin("WAL", 4096).await;
     let (first, _) = app.snapshot().await;
-    let reader = Connection::open(app.world.db()).expect("open");
-    reader.execute_batch("BEGIN; SELECT count(*) FROM t").expect("a view that keeps the log from its beginning");
-    app.sql("PRAGMA wal_autocheckpoint=0");
-    for _ in 0..6 {
-        app.sql("UPDATE t SET x = randomblob(900)");
-    }
+    let (_reader, log) = app.long_log();
     let old = app.world.rows();
-    let log = fs::metadata(format!("{}-wal", app.world.db().display())).expect("a log").len();
     assert!(log > 4 * fs::metadata(app.world.db()).expect("there").len(), "the copy fits below where the log ends");
     let failed = {
         let _breaking = Breaking::past(log + 8192);

@@ -8,6 +8,7 @@ use backstay_format::log::{Part, Record};
 use backstay_model::catalog::Target;
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::{ByteLen, Digest, PageSize, Sequence, StreamId, Tx, Verdict};
+use backstay_model::{Kind, Kinded};
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::{CheckReport, Depth};
 use backstay_ops::copy::{Act, CopyReport, CopyRequest, Destination, Reread, copy};
@@ -19,6 +20,7 @@ use backstay_ops::repack;
 use backstay_ops::restore;
 use backstay_ops::retain::{self, LogReport, SourceRules};
 use backstay_ops::rewrite::rewrite;
+use backstay_ops::rows;
 use backstay_ops::scrub::{ScrubReport, ScrubRequest, scrub};
 use backstay_ops::trust::Custodian;
 use backstay_ops::{OpsError, State};
@@ -528,19 +530,44 @@ async fn a_log_that_leaves_out_a_commit_is_not_intact() {
     let after = After::Log { stream, sequence: slot, digest: front.digest };
     let tx = Tx::new(before.last.get() + 2);
     let span = Span { after, first: tx, last: tx, from: before.to, ..before.clone() };
+    forge(&process, (stream, slot, &front), span).await;
+    let report = open(house.dir()).await.check(Depth::Authentic).await.expect("a report");
+    assert_eq!(report.verdict, Verdict::Fail);
+    assert!(report.problems.iter().any(|problem| problem.what.contains("does not follow")), "{:?}", report.problems);
+}
+
+/// Puts the next object of a log, whole and signed and in its chain, that says of itself what it is told to, and has
+/// one commit.
+async fn forge(process: &Process, (stream, slot, front): (StreamId, Sequence, &LogFront), span: Span) {
+    let (tx, time) = (span.first, span.from);
     let (vault, facts) = (&process.vault, Log { stream, spans: vec![span], next: None });
     let sealer = vault.repo.sealer(vault.env.random.as_ref());
     let signer = vault.signer(Role::Writer).expect("a writer");
     let with = LogSigning { signer, sealer: &sealer, random: vault.env.random.as_ref() };
     let chain = Chain { sequence: slot.next().expect("a number"), previous: front.digest };
-    let (page_size, time) = (PageSize::try_from(4096).expect("a size"), before.to);
+    let page_size = PageSize::try_from(4096).expect("a size");
     let record =
         Record { span: 0, part: Part::Whole, page_size, page_count: 1, tx, time, digest: Digest::ZERO, pages: vec![] };
     let (bytes, _) = LogDraft::begin(&facts, chain, vault.repo.fresh_id(with.random), with).finish(&[record]);
     vault.repo.put_log(&stream, chain.sequence, bytes).await.expect("put");
-    let report = open(house.dir()).await.check(Depth::Authentic).await.expect("a report");
-    assert_eq!(report.verdict, Verdict::Fail);
-    assert!(report.problems.iter().any(|problem| problem.what.contains("does not follow")), "{:?}", report.problems);
+}
+
+/// What an object says of itself is not counted out one by one: who looks through time holds what there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_claims_more_commits_than_it_has_is_not_believed() {
+    let house = House::new().await;
+    let process = open(house.dir()).await;
+    let (stream, slot, front) = open_end(&process, &house.logs("vault")).await;
+    let known = rows::points(&process.vault, &source(), None).await.expect("points").list.len();
+    let before = front.facts.spans.last().expect("a span").clone();
+    let after = After::Log { stream, sequence: slot, digest: front.digest };
+    let first = Tx::new(before.last.get() + 1);
+    let span = Span { after, first, last: Tx::new(first.get() + 1_000_000), from: before.to, ..before.clone() };
+    forge(&process, (stream, slot, &front), span).await;
+    match rows::points(&open(house.dir()).await.vault, &source(), None).await {
+        Ok(points) => assert!(points.list.len() <= known + 1, "{} of {known}", points.list.len()),
+        Err(error) => assert_eq!(error.kind(), Kind::Corrupt, "{error}"),
+    }
 }
 
 /// Every commit of the span, and what roll-ups say once more goes.

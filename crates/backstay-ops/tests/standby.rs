@@ -11,7 +11,7 @@ use backstay_ops::follow::{Began, FollowRequest, Follower, Limits};
 use backstay_ops::standby::{Came, Following, StandbyRequest, Ticked, promote};
 use backstay_sqlite::SqliteError;
 use backstay_testkit::effects::Effects;
-use rig::{Ended, Making, Process, Run, crash, image};
+use rig::{Ended, Making, Process, Run, crash, crash_anything, image};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -319,6 +319,36 @@ async fn a_promoted_copy_is_an_ordinary_database_and_says_what_it_has() {
     assert!(matches!(promote(&OsDisk, &app.copy(), BUSY), Err(OpsError::NoStandby { .. })));
     let names = std::fs::read_dir(app.world.dir()).expect("a folder").flatten().map(|entry| entry.file_name());
     assert!(names.into_iter().all(|name| !name.to_string_lossy().contains("standby")));
+}
+
+/// Stopped anywhere it is a stand-by or an ordinary database, with the same rows; asked again, it is an ordinary one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_that_was_stopped_is_done_again() {
+    let making = Making::database("WAL").repository().await;
+    let making = making
+        .having(async |process: &Process| {
+            commit_and_ship(process, "UPDATE t SET x = 'one' WHERE id % 7 = 1").await.expect("shipped");
+            let copy = asked(process.dir().join("copy.db"));
+            let mut standby = Following::start(&process.vault, copy).await.expect("restored");
+            standby.tick().await.expect("tick");
+            standby.stop().expect("stopped");
+        })
+        .await;
+    let before = making.done();
+    let copy = |run: &Run| run.dir().join("copy.db");
+    let rows = before.rows.clone();
+    let act = async |run: &Run, effects: Effects| promote(run.next(&effects).as_ref(), &copy(run), BUSY).map(drop);
+    let sweep = crash_anything("promote", &before, act, async |run, ended| {
+        let again = promote(run.next(&Effects::unstopped()).as_ref(), &copy(run), BUSY);
+        match again {
+            Ok(promoted) => assert!(!ended.done && promoted.tx == Some(Tx::new(1)), "{promoted:?}"),
+            Err(error) => assert!(matches!(error, OpsError::NoStandby { .. }), "{error}"),
+        }
+        assert!(image(&copy(run)).1 == rows);
+        Connection::open(copy(run)).expect("opens").execute_batch("UPDATE t SET x = 'ours'").expect("it is written to");
+    })
+    .await;
+    sweep.assert_stopped_at(&["disk remove", "disk sync folder"]);
 }
 
 /// A follower's commits, from the rig's own process.
