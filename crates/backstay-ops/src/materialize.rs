@@ -21,7 +21,8 @@ use tokio::runtime::Handle;
 const FETCH: u64 = 2 << 20;
 /// Unneeded bytes between two frames that are cheaper read than asked for apart.
 const GAP: u64 = 128 << 10;
-/// Bytes written after which the disk is made to take them, so that not everything is left for the end.
+/// Bytes written after which the disk is made to take them, while the work goes on, so that not everything is left
+/// for the end.
 const SYNC_EVERY: u64 = 256 << 20;
 /// Units read back from a file at a time.
 const READ_BACK_UNITS: usize = 64;
@@ -97,25 +98,29 @@ async fn write_stream(
     let wanted: Vec<Wanted<Fetch>> = fetches.into_iter().map(|fetch| fetch.wanted(reader)).collect::<Result<_, _>>()?;
     let ahead = Ahead::new(reader.repository().store().clone(), wanted.into_iter(), Handle::current());
     let mut unsynced = 0;
+    let opened = |(): &mut (), _| match ahead.next()? {
+        Some((fetch, sealed)) => writer.open_and_write(&fetch, &sealed),
+        None => Ok(0),
+    };
+    let sync = || Ok(target.file.sync().at("sync", target.path)?);
     crate::env::blocking(|| {
-        workers::ordered(
-            env.threads,
-            0..count,
-            || (),
-            |(), _| match ahead.next()? {
-                Some((fetch, sealed)) => writer.open_and_write(&fetch, &sealed),
-                None => Ok(0),
-            },
-            |bytes| {
-                env.tell(crate::Event::Advanced { bytes });
-                unsynced += bytes;
-                if unsynced >= SYNC_EVERY {
-                    unsynced = 0;
-                    target.file.sync().at("sync", target.path)?;
-                }
-                env.cancel.check()
-            },
-        )
+        workers::beside(sync, |sync| {
+            workers::ordered(
+                env.threads,
+                0..count,
+                || (),
+                opened,
+                |bytes| {
+                    env.tell(crate::Event::Advanced { bytes });
+                    unsynced += bytes;
+                    if unsynced >= SYNC_EVERY {
+                        unsynced = 0;
+                        sync();
+                    }
+                    env.cancel.check()
+                },
+            )
+        })
     })?;
     Ok(seen)
 }

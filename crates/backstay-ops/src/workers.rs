@@ -68,6 +68,26 @@ where
     })
 }
 
+/// Runs `body` beside a thread that does the chore each time it is asked to. Asked while it is at it, it does it once
+/// more afterwards, however often. A chore that fails is the last one, and its error is told when `body` went well.
+pub fn beside<R, E: Send>(
+    chore: impl Fn() -> Result<(), E> + Sync,
+    body: impl FnOnce(&dyn Fn()) -> Result<R, E>,
+) -> Result<R, E> {
+    std::thread::scope(|scope| {
+        let (ask, asked) = std::sync::mpsc::sync_channel(1);
+        let chore = &chore;
+        let doing = scope.spawn(move || asked.iter().try_for_each(|()| chore()));
+        let outcome = body(&|| {
+            // Full: it will be done anyhow. Closed: it failed.
+            let _ = ask.try_send(());
+        });
+        drop(ask);
+        let chores = doing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        outcome.and_then(|done| chores.map(|()| done))
+    })
+}
+
 struct StopOnPanic<'a, I, R>(&'a Shared<I, R>);
 
 impl<I, R> Drop for StopOnPanic<'_, I, R> {
@@ -137,6 +157,27 @@ impl<I, R> Shared<I, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chore_is_done_beside_when_asked_and_its_failure_is_told() {
+        let done = std::sync::atomic::AtomicU32::new(0);
+        let chore = |fails: bool| {
+            done.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            if fails { Err("the disk is full") } else { Ok(()) }
+        };
+        assert_eq!(beside(|| chore(false), |_| Ok(7)), Ok(7));
+        assert_eq!(done.load(std::sync::atomic::Ordering::SeqCst), 0, "nobody asked");
+        let often = |ask: &dyn Fn()| {
+            (0..9).for_each(|_| ask());
+            Ok(())
+        };
+        assert_eq!(beside(|| chore(false), often), Ok(()));
+        let times = done.swap(0, std::sync::atomic::Ordering::SeqCst);
+        assert!((1..=9).contains(&times), "{times}");
+        assert_eq!(beside(|| chore(true), often), Err("the disk is full"));
+        assert_eq!(done.load(std::sync::atomic::Ordering::SeqCst), 1, "and it was the last");
+        assert_eq!(beside(|| chore(true), |_| Err::<(), _>("something else")), Err("something else"));
+    }
 
     #[test]
     fn results_come_in_order_and_all_of_them() {
