@@ -44,7 +44,7 @@ use audit::Audit;
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{After, Log, Role};
 use backstay_model::{BranchNo, ByteLen, Kind, Kinded, Moment, ObjectId, Sequence, SourceName, StreamId, Tx, seams};
-use backstay_sqlite::{SqliteError, Step, Tail, TailOptions};
+use backstay_sqlite::{SqliteError, Step, Steps, Tail, TailOptions};
 use backstay_store::repo::{Chain, LogDraft, LogSigning, RepoError};
 use begin::Beginning;
 use catch::{Catcher, Looked};
@@ -70,7 +70,7 @@ pub struct FollowRequest {
     pub uploads_in_flight: usize,
     pub limits: Limits,
     /// Where tests let others act.
-    pub steps: Arc<dyn Fn(Step) + Send + Sync>,
+    pub steps: Steps,
 }
 
 impl FollowRequest {
@@ -250,10 +250,12 @@ fn keep_safe(shipper: &mut Shipper<'_>, catcher: &mut Catcher, alarm: &mut Optio
             catcher.lose(catch::UNREAD);
         }
     }
+    catcher.reach(Step::Sealed);
     *alarm = match kept.and_then(|()| shipper.spool()) {
         Ok(()) => None,
         Err(_) => Some(Alarm::SpoolRefused),
     };
+    catcher.reach(Step::Spooled);
 }
 
 impl<'v> Follower<'v> {
@@ -433,8 +435,11 @@ impl<'v> Follower<'v> {
                 catcher.lose("what was read of its log is gone from the state folder");
                 return Ok(());
             };
+            catcher.reach(Step::Putting);
             self.meanwhile(self.vault.repo.put_log(&stream, sequence, bytes.clone()), ticked).await??;
+            self.halves.catcher.reach(Step::Put);
             let sent = blocking(|| self.halves.shipper.confirm());
+            self.halves.catcher.reach(Step::Confirmed);
             blocking(|| self.halves.shipper.keep_to_roll(sequence, bytes));
             ticked.objects += 1;
             ticked.shipped += sent.commits;
@@ -520,12 +525,14 @@ async fn resume(
     let Some(Durable { sequence, digest: previous, standing }) = durable else {
         return say("its log goes on beyond what this host remembers");
     };
+    tail.reach(Step::Recalled);
     let caught = match blocking(|| tail.advance(&standing.cursor)) {
         Ok(Ok(caught)) => caught,
         Ok(Err(lost)) => return say(&lost.to_string()),
         Err(SqliteError::NotWal { path }) => return Err(SqliteError::NotWal { path }.into()),
         Err(error) => return Err(error.into()),
     };
+    tail.reach(Step::Resumed);
     let free = sequence.next().ok_or(backstay_model::backup::Exhausted)?;
     match close(vault, memory.stream, Chain { sequence: free, previous }, next).await {
         Ok(()) => {}
@@ -586,6 +593,7 @@ async fn begin_anew<'v>(
     tail: Tail,
     place: Anew,
 ) -> Result<(Began, Catcher, Shipper<'v>), OpsError> {
+    tail.reach(Step::Fenced);
     let identity = tail.identity();
     let at = (place.stream, place.sequence);
     let beginning = Arc::new(Beginning::new(tail, at, place.tip, place.reason, request.limits));
@@ -602,6 +610,7 @@ async fn begin_anew<'v>(
     let report = taken?;
     let problem = || OpsError::Unsound { problem: "the log is read by somebody else".into() };
     let begun = Arc::into_inner(beginning).ok_or_else(problem)?.done()?;
+    begun.tail.reach(Step::Stored);
     let standing = Standing { tx: begun.following.tx, time: report.taken, chain: report.root, cursor: begun.cursor };
     let memory = Memory::begin(identity.into(), report.branch, report.snapshot, &begun.key, place.stream);
     let after = After::Snapshot(report.snapshot);

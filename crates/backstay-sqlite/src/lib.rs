@@ -34,6 +34,7 @@ pub mod rows;
 pub mod sample;
 mod spool;
 mod stamp;
+pub mod steps;
 mod stopwatch;
 pub mod tail;
 mod view;
@@ -53,4 +54,5 @@ pub use question::{
     Answers, Asking, ForeignKeys, ForeignKeysAnswer, Integrity, IntegrityAnswer, Questions, SchemaAnswer, SmokeState,
     question,
 };
-pub use tail::{Caught, Commit, Generation, Held, LogCursor, Lost, Seen, Step, Tail, TailOptions};
+pub use steps::{Step, Steps};
+pub use tail::{Caught, Commit, Generation, Held, LogCursor, Lost, Seen, Tail, TailOptions};

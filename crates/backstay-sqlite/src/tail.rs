@@ -30,6 +30,7 @@ use crate::look::{LOG_BUFFER, main_shape, parse, pinned_log};
 use crate::open::{Database, read_start, sibling};
 use crate::pin::{IndexHeader, Live, Placement, decide, held};
 use crate::stamp::FileStamp;
+use crate::steps::{self, Step, Steps};
 use crate::view::View;
 use aside::Aside;
 use backstay_format::sqlite::{Checksum, LOCK_BYTE, Salts, WalError, WalHeader, WalPlace, WriteFormat, wal};
@@ -44,23 +45,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A place between two steps, where a test lets others act.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// The next transaction has begun; the one before still holds.
-    Begun,
-    /// What lies between them was read.
-    Read,
-    /// The hold was found unbroken.
-    Proven,
-    /// The transaction before has ended.
-    Ended,
-    /// The writer's lock is ours.
-    Locked,
-    /// The log was copied back under it.
-    CopiedBack,
-}
-
 /// How to follow.
 #[derive(Clone)]
 pub struct TailOptions {
@@ -68,13 +52,14 @@ pub struct TailOptions {
     pub busy: Duration,
     /// Where images go when they are many.
     pub spool_dir: PathBuf,
-    pub steps: Arc<dyn Fn(Step) + Send + Sync>,
+    /// Where tests let others act.
+    pub steps: Steps,
 }
 
 impl TailOptions {
     /// A second for a lock: somebody may wait for our hold meanwhile.
     pub fn in_dir(spool_dir: PathBuf) -> Self {
-        Self { busy: Duration::from_secs(1), spool_dir, steps: Arc::new(|_| {}) }
+        Self { busy: Duration::from_secs(1), spool_dir, steps: steps::nobody() }
     }
 }
 
@@ -229,6 +214,12 @@ impl Tail {
         Ok(Self { databases, given, path, identity, rest, hold, next, writer, made_way, left, options, clock })
     }
 
+    /// Lets whoever there is act. Nothing at all but in tests.
+    #[inline]
+    pub fn reach(&self, step: Step) {
+        steps::reach(&self.options.steps, step);
+    }
+
     /// Which file is followed.
     pub fn identity(&self) -> FileIdentity {
         self.identity
@@ -337,16 +328,16 @@ impl Tail {
         self.move_on();
         let next = self.hold.as_ref().map_or(0, |hold| 1 - hold.at.min(1));
         let new = self.begin(next)?;
-        (self.options.steps)(Step::Begun);
+        self.reach(Step::Begun);
         // Only the very state that is held is known to have been the newest for as long as it was.
         let unbroken = match &self.hold {
             Some(hold) => hold.cursor == *from,
             None => self.is_untouched(from),
         };
         let mut caught = self.read_between(from, &new, unbroken);
-        (self.options.steps)(Step::Read);
+        self.reach(Step::Read);
         match self.is_unbroken() {
-            Ok(true) => (self.options.steps)(Step::Proven),
+            Ok(true) => self.reach(Step::Proven),
             Ok(false) if matches!(caught, Ok(Ok(_))) => caught = Ok(Err(Lost::HoldBroken)),
             Ok(false) => {}
             Err(error) => caught = Err(error),
@@ -364,10 +355,11 @@ impl Tail {
     /// Ends the hold before the one that [`Tail::read_on`] began.
     pub fn move_on(&mut self) {
         let Some(next) = self.next.take() else { return };
+        self.reach(Step::LettingGo);
         if let Some(before) = self.hold.replace(next) {
             self.end(&before);
         }
-        (self.options.steps)(Step::Ended);
+        self.reach(Step::Ended);
     }
 
     /// Whether the live wal-index is one that the hold allows. True without a hold.
@@ -393,10 +385,12 @@ impl Tail {
     fn begin(&self, at: usize) -> Result<Hold, SqliteError> {
         let database = self.database(at)?;
         let copied_before = self.copied_back();
-        database.begin(self.clock.as_ref())?;
-        let begun = self.describe(database, at, copied_before);
+        self.reach(Step::Beginning);
+        let begun = database.begin(self.clock.as_ref()).and_then(|_| self.describe(database, at, copied_before));
         if begun.is_err() {
             let _ = database.end();
+            // A file that was put in the place of another has a log of its own: both at once are rubbish.
+            database.still_there()?;
         }
         begun
     }
@@ -480,6 +474,7 @@ impl Tail {
         if header.page_size.get() != from.page_size {
             return Ok(Err(Lost::PageSizeChanged));
         }
+        self.reach(Step::HeaderRead);
         let place = match begin {
             Some(known) if known.frames > 0 => {
                 let [first, second] = known.checksum;
@@ -500,6 +495,7 @@ impl Tail {
             Err(_) => return Ok(Err(Lost::OtherLog)),
             Ok(tail) => tail,
         };
+        self.reach(Step::FramesRead);
         let reached = (tail.end.frames, tail.end.checksum) == (index.frames, index.checksum);
         if !reached || header_of(&file, index.salts) != Some(header) {
             return Ok(Err(Lost::OtherContent));

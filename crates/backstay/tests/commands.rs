@@ -425,6 +425,19 @@ fn the_binary_links_nothing_but_the_c_library() {
     assert!(strange.is_empty(), "{strange:?}");
 }
 
+/// The places where tests let others act are not in what is shipped. The workspace's tests turn them on, so it is asked
+/// what a build of the package alone would be made of.
+#[test]
+fn what_is_shipped_has_no_place_where_others_act() {
+    let mut tree = Command::new(env!("CARGO"));
+    tree.args(["tree", "--locked", "--package", "backstay", "--edges", "normal,build", "--format", "{p} [{f}]"]);
+    let output = tree.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let ours: Vec<&str> = text.lines().filter(|line| line.contains("backstay-")).collect();
+    assert!(ours.iter().any(|line| line.contains("backstay-sqlite ")), "{text}");
+    assert!(ours.iter().all(|line| line.contains("[]") || line.ends_with("(*)")), "{ours:?}");
+}
+
 fn doctors_check(view: &Value, name: &str) -> Value {
     let mut checks = view["checks"].as_array().expect("checks").iter();
     checks.find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name} in {view}"))["verdict"].clone()

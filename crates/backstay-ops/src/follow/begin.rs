@@ -11,7 +11,7 @@ use crate::log::LogTip;
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{Following, Resync};
 use backstay_model::{BranchNo, ByteLen, Moment, Sequence, StreamId, Tx};
-use backstay_sqlite::{Caught, Fixed, LogCursor, PinLoss, Seen, SqliteError, Tail};
+use backstay_sqlite::{Caught, Fixed, LogCursor, PinLoss, Seen, SqliteError, Step, Tail};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub struct Beginning {
@@ -145,6 +145,7 @@ impl Begin for Beginning {
             return Err(SqliteError::Replaced { path: path.clone() });
         }
         got.tail.hold()?;
+        got.tail.reach(Step::Captured);
         // The capture still holds: what was committed in between is all there.
         let caught = got.tail.catch_up(&cursor)?;
         let caught = caught.map_err(|_| SqliteError::PinLost { path: path.clone(), why: PinLoss::MarkIgnored })?;

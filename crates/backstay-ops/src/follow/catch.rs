@@ -10,7 +10,7 @@ use crate::OpsError;
 use crate::disk::At;
 use backstay_format::log::{Part, Record};
 use backstay_model::{ByteLen, Clock, Moment, Tx};
-use backstay_sqlite::{Caught, Commit, Images, LogCursor, Seen, SqliteError, Tail};
+use backstay_sqlite::{Caught, Commit, Images, LogCursor, Seen, SqliteError, Step, Tail};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -203,6 +203,11 @@ impl Catcher {
 
     pub fn log_len(&self) -> u64 {
         self.tail.log_len()
+    }
+
+    /// Lets whoever there is act. Nothing at all but in tests.
+    pub fn reach(&self, step: Step) {
+        self.tail.reach(step);
     }
 
     pub fn release(&mut self) {

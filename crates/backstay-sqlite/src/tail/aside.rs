@@ -13,6 +13,7 @@ use crate::error::{At, SqliteError};
 use crate::ffi::{self, SlotLock};
 use crate::open::Database;
 use crate::pin::IndexHeader;
+use crate::steps::{self, Step};
 use std::time::Duration;
 
 /// A slot in which no mark stands.
@@ -37,7 +38,7 @@ impl Tail {
     /// Lets go of the slot our mark is in, if the log stands still behind it, and holds another.
     pub fn make_way(&mut self) -> Result<(), SqliteError> {
         let until = self.clock.uptime() + ASIDE_MAX;
-        let Self { databases, hold: Some(hold), next: None, made_way, .. } = self else { return Ok(()) };
+        let Self { databases, hold: Some(hold), next: None, made_way, options, .. } = self else { return Ok(()) };
         let Some(index) = hold.index.filter(|_| !hold.is_slot_0 && hold.aside.is_none()) else { return Ok(()) };
         let end = (index.salts, index.frames);
         if made_way.replace(end) == Some(end) {
@@ -51,8 +52,10 @@ impl Tail {
         });
         if stands && let Some(slot) = share_unused(database)? {
             hold.aside = Some(Aside { slot, until });
+            steps::reach(&options.steps, Step::SteppingAside);
             // Ending to read takes nothing that could be refused.
             let _ = database.end();
+            steps::reach(&options.steps, Step::SteppedAside);
         }
         Ok(())
     }

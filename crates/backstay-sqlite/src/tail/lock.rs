@@ -9,9 +9,10 @@
 //! which is what the versions of SQLite before 3.51.3 get wrong when two processes copy back at once.
 //! Whoever has the lock is waited for no longer than the caller says.
 
-use super::{Step, Tail};
+use super::Tail;
 use crate::error::{At, SqliteError};
 use crate::open::Database;
+use crate::steps::Step;
 use std::time::Duration;
 
 impl Tail {
@@ -29,7 +30,7 @@ impl Tail {
         self.writer = Some(database);
         match taken {
             Ok(()) => {
-                (self.options.steps)(Step::Locked);
+                self.reach(Step::Locked);
                 Ok(true)
             }
             Err(SqliteError::Locked { .. } | SqliteError::Denied { .. }) => Ok(false),
@@ -56,10 +57,11 @@ impl Tail {
         }
         let free = self.hold.as_ref().map_or(0, |hold| 1 - hold.at.min(1));
         let Some(database) = self.databases.get(free) else { return Ok(false) };
+        self.reach(Step::CopyingBack);
         let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
         let asked =
             database.conn().query_row("PRAGMA wal_checkpoint(PASSIVE)", [], row).at("copy back", &database.path);
-        (self.options.steps)(Step::CopiedBack);
+        self.reach(Step::CopiedBack);
         match asked {
             Ok((busy, frames, copied)) => Ok(busy == 0 && frames == copied),
             Err(SqliteError::Locked { .. }) => Ok(false),
@@ -69,11 +71,10 @@ impl Tail {
 
     /// Gives the writer's lock back.
     pub fn unlock_writers(&mut self) {
-        if let Some(writer) = self.writer.take_if(|writer| !writer.conn().is_autocommit())
-            && writer.conn().execute_batch("ROLLBACK").is_ok()
-        {
-            // A connection that cannot even give up a transaction without writes is closed instead.
-            self.writer = Some(writer);
-        }
+        let Some(writer) = self.writer.take_if(|writer| !writer.conn().is_autocommit()) else { return };
+        self.reach(Step::Unlocking);
+        let given_up = writer.conn().execute_batch("ROLLBACK").is_ok();
+        // A connection that cannot even give up a transaction without writes is closed instead.
+        self.writer = Some(writer).filter(|_| given_up);
     }
 }

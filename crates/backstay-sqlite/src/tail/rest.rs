@@ -13,6 +13,7 @@ use super::{Caught, LogCursor, Lost, Seen, Tail};
 use crate::error::SqliteError;
 use crate::open::{Database, sibling};
 use crate::stamp::FileStamp;
+use crate::steps::Step;
 
 /// So long ago the main file must have been written last: more than the coarsest clock of a file system.
 pub(super) const SETTLED_MILLIS: i64 = 3000;
@@ -40,10 +41,12 @@ impl Tail {
         if !self.is_unbroken()? {
             return Ok(false);
         }
+        self.reach(Step::Resting);
         self.release();
         self.writer = None;
         self.databases.clear();
         self.rest = Some(Rest { main, log });
+        self.reach(Step::Rested);
         Ok(true)
     }
 
@@ -74,7 +77,9 @@ impl Tail {
 
     fn read_after(&mut self, rest: &Rest, known: &LogCursor) -> Result<Result<Caught, Lost>, SqliteError> {
         self.databases = self.open_both()?;
+        self.reach(Step::Woken);
         self.hold()?;
+        self.reach(Step::HeldAgain);
         // Looked at after the hold has begun: nothing before it can be missing from the log that it sees.
         let untouched = self.stamps()?.0.as_ref() == Some(&rest.main);
         let Some(hold) = &self.hold else { return Ok(Err(Lost::HoldBroken)) };

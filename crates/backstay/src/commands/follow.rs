@@ -80,7 +80,7 @@ pub(super) fn order(settings: &Settings, source: &SourceSettings, patience: Pati
         log_growth_max: capture.log_growth_max,
         uploads_in_flight: settings.limits.upload_in_flight.get() as usize,
         limits,
-        steps: Arc::new(|_| {}),
+        steps: backstay_sqlite::steps::nobody(),
     };
     let pace = Pace { interval: follow.interval, steady: follow.interval_steady, ..Pace::STANDARD };
     let may_vanish = settings.groups.iter().any(|group| group.has(source));

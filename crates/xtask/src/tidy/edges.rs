@@ -87,9 +87,12 @@ impl Manifest<'_> {
             return;
         };
         let Some(allowed) = allowed else { return };
-        for dependency in self.dependencies() {
-            findings.extend(self.edge(name, allowed, &dependency));
+        for (dependency, entry) in self.dependencies() {
+            findings.extend(self.edge(name, allowed, &self.real_name(dependency, entry)));
+            findings.extend(self.simulation(dependency, entry.get("features")));
         }
+        let features = self.manifest.get("features");
+        findings.extend(self.simulation("default", features.and_then(|features| features.get("default"))));
     }
 
     fn edge(&self, name: &str, allowed: &[&str], dependency: &str) -> Option<Finding> {
@@ -114,14 +117,26 @@ impl Manifest<'_> {
         })
     }
 
-    /// What is built into the shipped crate, by the package's real name: dev-dependencies are exempt.
-    fn dependencies(&self) -> Vec<String> {
+    /// Nothing that is shipped turns the places on where tests let others act.
+    fn simulation(&self, at: &str, features: Option<&Value>) -> Option<Finding> {
+        let mut features = features.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        features.any(|feature| feature.rsplit('/').next() == Some("sim")).then(|| {
+            self.finding(
+                at,
+                format!("`{at}` turns the feature `sim` on"),
+                "what is shipped has no place where anybody else acts",
+                "turn it on in `[dev-dependencies]`".to_owned(),
+            )
+        })
+    }
+
+    /// What is built into the shipped crate, as it is named here: dev-dependencies are exempt.
+    fn dependencies(&self) -> Vec<(&String, &Value)> {
         let targets = self.manifest.get("target").and_then(Value::as_table);
         let targets = targets.into_iter().flat_map(|t| t.values().filter_map(Value::as_table));
         let tables = std::iter::once(self.manifest).chain(targets);
         let sections = tables.flat_map(|t| ["dependencies", "build-dependencies"].map(|section| t.get(section)));
-        let entries = sections.flatten().filter_map(Value::as_table).flatten();
-        entries.map(|(name, value)| self.real_name(name, value)).collect()
+        sections.flatten().filter_map(Value::as_table).flatten().collect()
     }
 
     fn real_name(&self, name: &str, value: &Value) -> String {

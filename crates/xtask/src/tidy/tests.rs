@@ -58,6 +58,10 @@ fn an_edge_against_the_stream_is_a_finding() {
         ("backstay-model", "[dependencies]\nshort = { workspace = true }", Some("`clap`")),
         ("backstay-testkit", "[dependencies]\nobject_store = \"0.14\"", None),
         ("backstay-extra", "", Some("not in the edge table")),
+        ("backstay-ops", "[dependencies]\nbackstay-sqlite = { workspace = true, features = [\"sim\"] }", Some("`sim`")),
+        ("backstay-ops", "[features]\ndefault = [\"backstay-sqlite/sim\"]", Some("`sim`")),
+        ("backstay-ops", "[features]\nsim = [\"backstay-sqlite/sim\"]", None),
+        ("backstay-ops", "[dev-dependencies]\nbackstay-ops = { path = \".\", features = [\"sim\"] }", None),
     ];
     for (name, dependencies, expected) in cases {
         let path = format!("crates/{name}/Cargo.toml");
