@@ -3,18 +3,31 @@
 
 mod world;
 
+use async_trait::async_trait;
 use backstay_model::catalog::Target;
-use backstay_model::{ByteLen, Clock, Moment, Tx};
+use backstay_model::retention::RetentionPolicy;
+use backstay_model::{ByteLen, Clock, Moment, Tx, Verdict};
+use backstay_ops::OpsError;
 use backstay_ops::check::Depth;
 use backstay_ops::disk::OsDisk;
 use backstay_ops::follow::{Alarm, Began, FollowRequest, Follower, Limits, Mode};
+use backstay_ops::retain::{self, SourceRules};
 use backstay_store::local::{LocalStore, OpenMode};
+use backstay_store::memory::MemoryStore;
 use backstay_store::os::SystemClock;
+use backstay_store::{Key, Page, Put, Store, StoreError};
 use backstay_testkit::fault_store::FaultStore;
+use bytes::Bytes;
+use jiff::tz::TimeZone;
 use rusqlite::Connection;
-use std::sync::Arc;
+use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::block_in_place;
 use world::{World, integrity_of, rows_of, source};
 
 struct App {
@@ -29,12 +42,7 @@ impl App {
         let local = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
         let store = Arc::new(FaultStore::new(Arc::new(local)));
         let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
-        let conn = Connection::open(world.db()).expect("open");
-        conn.execute_batch(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=0;
-             CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB)",
-        )
-        .expect("made");
+        let conn = application(&world);
         Self { world, store, conn }
     }
 
@@ -72,6 +80,16 @@ impl App {
         assert_eq!(integrity_of(&to), "ok");
         rows_of(&to)
     }
+}
+
+fn application(world: &World) -> Connection {
+    let conn = Connection::open(world.db()).expect("open");
+    conn.execute_batch(
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=0;
+         CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB)",
+    )
+    .expect("made");
+    conn
 }
 
 /// Trap 5: closing any descriptor on a database file drops every lock its process has there.
@@ -215,4 +233,286 @@ async fn a_database_that_rests_is_watched_without_a_snapshot() {
     assert!(follower.position().lost.is_some(), "who ends now has not made everything durable");
     assert!(follower.tick().await.expect("tick").began.is_some(), "what was copied back unseen is a gap");
     assert_eq!(follower.position().lost, None);
+}
+
+/// Makes the file without a name in which images of pages wait for their seal shorter: reading there fails from now on.
+fn lose_images(state: &Path) -> u64 {
+    let open = std::fs::read_dir("/proc/self/fd").expect("listed").map(|entry| entry.expect("an entry").path());
+    let is_it = |path: &Path| {
+        std::fs::read_link(path).is_ok_and(|to| to.starts_with(state) && to.to_string_lossy().ends_with(" (deleted)"))
+    };
+    let mut lost = 0;
+    for path in open.filter(|path| is_it(path)) {
+        let file = std::fs::OpenOptions::new().write(true).open(path).expect("opens");
+        file.set_len(file.metadata().expect("its length").len() * 3 / 4).expect("cut");
+        lost += 1;
+    }
+    lost
+}
+
+/// Trap 14: commits that were read and cannot be sealed are a gap that is told. What of them is in the repository already
+/// is no state, and what comes after them is not taken for what follows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_14_commits_that_cannot_be_sealed_are_a_recorded_gap() {
+    for is_away in [false, true] {
+        let app = App::begin().await;
+        // Nothing is sealed before it must be, and nothing copied back.
+        let limits = Limits { memory: ByteLen::new(1 << 30), stays: false, ..Limits::STANDARD };
+        let request = FollowRequest { limits, ..app.request() };
+        let mut follower = Follower::start(&app.world.vault, request).await.expect("follow");
+        app.insert(100);
+        follower.tick().await.expect("tick");
+        let (before, rows) = (follower.position(), app.world.rows());
+        if is_away {
+            app.store.go_away();
+        }
+        app.conn
+            .execute_batch(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<24)
+                 INSERT INTO t(x) SELECT randomblob(1000000) FROM n",
+            )
+            .expect("inserted");
+        follower.catch().expect("reads");
+        app.insert(10);
+        follower.catch().expect("reads");
+        assert_eq!(follower.position().waiting, 2);
+        assert_eq!(lose_images(app.world.vault.state.dir()), 1, "images of the large commit are on the disk");
+        if is_away {
+            // What frees the log has it sealed first.
+            app.checkpoint("TRUNCATE");
+            follower.catch().expect("gets out of the way");
+            assert!(app.checkpoint("TRUNCATE"), "the application does not wait for our disk");
+            assert!(follower.tick().await.is_err(), "the store is away");
+            app.store.come_back();
+        }
+        let mut began = None;
+        for _ in 0..3 {
+            // The disk's refusal is told, and does not end it.
+            began = began.or(follower.tick().await.ok().and_then(|ticked| ticked.began));
+        }
+        let Some(Began::Snapshot { reason: Some(reason), tx, .. }) = began else { panic!("{is_away}: {began:?}") };
+        assert!(reason.contains("could not be read again"), "{is_away}: {reason}");
+        assert!(tx > before.tx, "numbers go on: {tx}");
+        app.insert(20);
+        assert_eq!(follower.tick().await.expect("tick").began, None);
+        drop(follower);
+        assert_eq!(app.rows_at(Target::Latest).await, app.world.rows());
+        assert_eq!(app.rows_at(Target::Tx(before.tx)).await, rows, "what was durable before is there");
+        let to = app.world.dir().join("half.db");
+        let half = app.world.restore(Target::Tx(Tx::new(before.tx.get() + 1)), &to).await;
+        assert!(tx.get() == before.tx.get() + 1 || half.is_err(), "half a commit is no state");
+        let checked = app.world.check(Depth::Authentic).await.expect("a report");
+        assert_eq!(checked.verdict, Verdict::Pass, "{checked:?}");
+    }
+}
+
+/// Lets somebody act before one read of the repository: the one that comes after so many.
+struct Turnstile {
+    inner: Arc<dyn Store>,
+    armed: Mutex<Option<Armed>>,
+}
+
+struct Armed {
+    before: u64,
+    reached: oneshot::Sender<()>,
+    go_on: oneshot::Receiver<()>,
+}
+
+impl Turnstile {
+    fn arm(&self, before: u64) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
+        let ((reached, is_reached), (on, go_on)) = (oneshot::channel(), oneshot::channel());
+        *self.armed.lock().expect("alone") = Some(Armed { before, reached, go_on });
+        (is_reached, on)
+    }
+
+    /// Nobody is held up any more. Says whether nobody was.
+    fn disarm(&self) -> bool {
+        self.armed.lock().expect("alone").take().is_some()
+    }
+
+    async fn pass(&self) {
+        let held_up = {
+            let mut armed = self.armed.lock().expect("alone");
+            match armed.as_mut() {
+                Some(Armed { before: 0, .. }) => armed.take(),
+                Some(more) => {
+                    more.before -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some(Armed { reached, go_on, .. }) = held_up {
+            reached.send(()).expect("somebody waits");
+            go_on.await.expect("and lets it go on");
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Turnstile {
+    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
+        self.inner.put_new(key, bytes).await
+    }
+
+    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
+        self.pass().await;
+        self.inner.get(key).await
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.pass().await;
+        self.inner.get_range(key, range).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        self.pass().await;
+        self.inner.head(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.pass().await;
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.inner.delete(key).await
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+/// A clock that is set forward by hand, in seconds, and is behind that of the store all the same.
+#[derive(Default)]
+struct AnHourAgo(AtomicI64);
+
+impl Clock for AnHourAgo {
+    fn now(&self) -> Moment {
+        let behind = self.0.load(Ordering::SeqCst) - 3600;
+        Moment::from_millis(SystemClock.now().as_millis() + behind * 1000).expect("in range")
+    }
+
+    fn uptime(&self) -> Duration {
+        SystemClock.uptime() + Duration::from_secs(self.0.load(Ordering::SeqCst).cast_unsigned())
+    }
+}
+
+/// A state there was.
+struct Kept {
+    tx: Tx,
+    at: Moment,
+    rows: String,
+}
+
+/// A repository with two stretches of history, rolled up, of which retention keeps the second.
+struct Past {
+    world: World,
+    turnstile: Arc<Turnstile>,
+    old: Kept,
+    young: Kept,
+}
+
+impl Past {
+    async fn begin() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let turnstile = Arc::new(Turnstile { inner: Arc::new(MemoryStore::new()), armed: Mutex::default() });
+        let mut world = World::over(folder, turnstile.clone(), Arc::new(OsDisk)).await;
+        let clock = Arc::new(AnHourAgo::default());
+        world.vault.env.clock = clock.clone();
+        let mut conn = application(&world);
+        let mut kept = Vec::new();
+        for _ in 0..2 {
+            // Who remembers nothing begins with a snapshot.
+            let _ = std::fs::remove_file(world.vault.state.dir().join("shop/follow.json"));
+            let store = Arc::new(FaultStore::new(turnstile.clone()));
+            let app = App { world, store, conn };
+            let mut follower = app.follow().await;
+            for n in 0..5 {
+                app.insert(2000);
+                follower.tick().await.expect("tick");
+                let position = follower.position();
+                if n == 2 {
+                    kept.push(Kept { tx: position.tx, at: position.at, rows: app.world.rows() });
+                }
+                clock.0.fetch_add(20, Ordering::SeqCst);
+                while follower.roll().await.expect("rolls up").objects > 0 {}
+            }
+            drop(follower);
+            App { world, conn, .. } = app;
+        }
+        let (young, old) = (kept.pop().expect("kept"), kept.pop().expect("kept"));
+        Self { world, turnstile, old, young }
+    }
+
+    /// Everything that may go goes.
+    async fn prune(&self) -> u64 {
+        let policy = RetentionPolicy { last: 1, ..Default::default() };
+        let rules = [SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis: 0, log_millis: 0 }];
+        let mut gone = 0;
+        for _ in 0..3 {
+            let logs = retain::apply(&self.world.vault, &rules).await.expect("pruned").logs;
+            gone += logs.deleted.objects + logs.rolled.objects;
+        }
+        gone
+    }
+
+    /// Restores, with a prune before the read that comes after so many. `None` if it needs no more than those.
+    fn restored(&self, target: Target, before: u64) -> Option<Result<String, OpsError>> {
+        let to = self.world.dir().join("restored.db");
+        let _ = std::fs::remove_file(&to);
+        let (reached, go_on) = self.turnstile.arm(before);
+        let runtime = Handle::current();
+        // On a thread of its own: a restore may keep its own busy with waiting.
+        let (done, was_armed) = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                if reached.blocking_recv().is_ok() {
+                    assert!(runtime.block_on(self.prune()) > 0, "something goes");
+                    // Unless another read has missed something meanwhile, and the restore is over.
+                    let _ = go_on.send(());
+                }
+            });
+            let done = block_in_place(|| runtime.block_on(self.world.restore(target, &to)));
+            (done, self.turnstile.disarm())
+        });
+        assert!(done.is_ok() || !to.exists(), "nothing stands there that is not whole");
+        let done = done.map(|_| rows_of(&to));
+        (!was_armed).then_some(done)
+    }
+}
+
+/// Trap 11: retention and roll-ups take objects away while they are being restored from, before any read of it. What comes
+/// back is the state that was asked for, or nothing and an error; what retention keeps comes back with the next attempt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_11_a_restore_beside_retention_is_exact_or_fails_loudly() {
+    let (mut exact, mut missed) = (0, 0);
+    for is_old in [true, false] {
+        for before in 0.. {
+            let past = Past::begin().await;
+            let wanted = if is_old { &past.old } else { &past.young };
+            let target = || if before % 2 == 0 { Target::At(wanted.at) } else { Target::Tx(wanted.tx) };
+            match past.restored(target(), before) {
+                None => break,
+                Some(Ok(rows)) => {
+                    exact += 1;
+                    assert_eq!(rows, wanted.rows, "state {} is what it was, {before} reads", wanted.tx);
+                }
+                Some(Err(error)) => {
+                    missed += 1;
+                    assert!(!matches!(error, OpsError::Unsound { .. }), "{before} reads: {error}");
+                }
+            }
+            match past.restored(target(), u64::MAX) {
+                None if !is_old => {
+                    let to = past.world.dir().join("restored.db");
+                    assert_eq!(rows_of(&to), wanted.rows, "and what is kept comes back, {before} reads");
+                }
+                None => assert!(!past.world.dir().join("restored.db").exists(), "what is gone is told, {before} reads"),
+                Some(_) => panic!("nobody pruned"),
+            }
+        }
+    }
+    println!("{exact} exact, {missed} told");
+    assert!(exact > 5 && missed > 5, "{exact} {missed}");
 }

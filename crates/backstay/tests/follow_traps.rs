@@ -1,9 +1,12 @@
-//! Traps of following that need processes: one that sleeps while another takes over. Nothing here sleeps for a time; it
-//! is waited for conditions, with a deadline.
+//! Traps of following that need processes: a tail that went stale while nobody followed, a follower that sleeps while
+//! another takes over, a disk that is put back behind the repository. Nothing here sleeps for a time; it is waited for
+//! conditions, with a deadline.
 
 mod house;
 
 use house::{House, rows};
+use rusqlite::Connection;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -138,4 +141,105 @@ fn trap_10_a_follower_that_was_paused_wakes_to_find_its_place_taken() {
     all_of(&taken, &house);
     latest_is_live(&house, "latest.db");
     drop(keeper);
+}
+
+/// An application that stays: its connection keeps the log from going with the last of them.
+fn application(house: &House) -> Connection {
+    let conn = house.connection();
+    conn.execute_batch("PRAGMA wal_autocheckpoint=0; SELECT count(*) FROM item").expect("reads");
+    conn
+}
+
+/// Follows until there is nothing more, and says how it began and where it stands.
+fn once(house: &House) -> Value {
+    let (exit, view) = house.json(&["follow", "--once"]);
+    assert_eq!(exit, 0, "{view}");
+    view["sources"][0].clone()
+}
+
+/// Trap 1, the recipe by which Litestream 0.5.17 loses commits and says nothing: following ends, by a graceful stop or by
+/// a kill; the application commits, copies everything back and begins its log anew over the beginning of the old one;
+/// following begins again.
+#[test]
+fn trap_1_a_tail_that_went_stale_after_a_stop_or_a_kill_loses_no_row() {
+    for signal in ["-TERM", "-KILL"] {
+        let house = House::new();
+        let keeper = application(&house);
+        let mut first = Running::begin(&house, "first", &[]);
+        until("it follows", || first.said().contains("followed from") || first.said().contains("goes on"));
+        for n in 0..20 {
+            let before = log_objects(&house);
+            keeper.execute("INSERT INTO item(name, note) VALUES (?1, randomblob(4000))", [n]).expect("inserted");
+            until("it puts a commit", || log_objects(&house) > before);
+        }
+        first.signal(signal);
+        until("it ends", || first.child.try_wait().expect("asked").is_some());
+        for name in ["unseen", "unseen too"] {
+            keeper.execute("INSERT INTO item(name, note) VALUES (?1, x'00')", [name]).expect("inserted");
+        }
+        let copied =
+            |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)? - row.get::<_, i64>(2)?));
+        let full = keeper.query_row("PRAGMA wal_checkpoint(FULL)", [], copied).expect("asked");
+        assert_eq!(full, (0, 0), "everything is copied back");
+        insert(&house, "in the next log");
+        let began = once(&house)["began"].clone();
+        let reason = began["snapshot"]["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains("begun anew"), "{signal}: {began}");
+        latest_is_live(&house, "latest.db");
+        assert_eq!(rows(&house.path("latest.db")).len(), 2023);
+        let sound: String = Connection::open(house.path("latest.db"))
+            .and_then(|conn| conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)))
+            .expect("asked");
+        assert_eq!(sound, "ok");
+        insert(&house, "after it");
+        assert!(once(&house)["began"]["continued"].is_object(), "{signal}: and from there it goes on");
+        latest_is_live(&house, "later.db");
+        drop(keeper);
+    }
+}
+
+/// The database with everything beside it and the state folder, as a snapshot of a virtual disk has them: the database
+/// is the same file afterwards, with what it had.
+fn copy_disk(house: &House, from: &str, to: &str) {
+    let copy = "set -e; mkdir -p \"$1\"; rm -rf \"$1\"/shop.db-* \"$1\"/.backstay; cp -a \"$0\"/.backstay \"$1\"
+                for file in \"$0\"/shop.db*; do cat \"$file\" > \"$1/${file##*/}\"; done";
+    let done = Command::new("sh").args(["-c", copy, from, to]).current_dir(house.0.path()).status();
+    assert!(done.expect("sh runs").success());
+}
+
+/// Trap 10: the disk is put back to yesterday, with the state folder and all, and the repository is of today. What it
+/// has of the time between is not overwritten, and stays restorable.
+#[test]
+fn trap_10_a_disk_put_back_behind_the_repository_overwrites_nothing_of_it() {
+    let house = House::new();
+    let keeper = application(&house);
+    // A log that was never written has no place to go on from.
+    insert(&house, "the first in the log");
+    once(&house);
+    insert(&house, "of yesterday");
+    let yesterday = once(&house);
+    assert!(yesterday["began"]["continued"].is_object(), "{yesterday}");
+    copy_disk(&house, ".", "yesterday");
+    insert(&house, "of today");
+    let today = once(&house);
+    assert!(today["began"]["continued"].is_object(), "{today}");
+    let tx = today["position"]["tx"].as_u64().expect("a state");
+    let (live, taken) = (rows(&house.path("shop.db")), objects(&house));
+    // The machine is switched off; nobody has the files open when they are put back.
+    keeper.close().expect("closed");
+    copy_disk(&house, "yesterday", ".");
+    insert(&house, "another today");
+    let began = once(&house)["began"].clone();
+    assert!(began["snapshot"]["reason"].is_string(), "it did not just go on: {began}");
+    all_of(&taken, &house);
+    latest_is_live(&house, "latest.db");
+    assert!(rows(&house.path("latest.db")) != live);
+    // The today that is gone from the disk.
+    house.ok(&["restore", "shop", "--tx", &tx.to_string(), "--to", "today.db"]);
+    assert_eq!(rows(&house.path("today.db")), live);
+    house.ok(&["check", "--deep"]);
+    insert(&house, "tomorrow");
+    let later = once(&house);
+    assert!(later["position"]["tx"].as_u64().expect("a state") > tx, "no number is used twice: {later}");
+    latest_is_live(&house, "later.db");
 }
