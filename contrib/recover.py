@@ -67,7 +67,7 @@ assert (LEAF.size, RUN.size, NODE.size, CHILD.size) == (8, 24, 8, 28)
 # Where each stream of a snapshot goes: appended to the name given by --out.
 SUFFIXES = {"main": "", "wal": "-wal", "journal": "-journal"}
 HEX16, HEX32 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{32}")
-ROLLED = re.compile("[0-9a-f]{16}-[0-9a-f]{16}")
+ROLLED = re.compile("[0-9a-f]{16}-[0-9a-f]{16}([.][0-9a-f]{16})?")
 
 
 class Failure(Exception):
@@ -769,12 +769,18 @@ class Log:
                 continue
             try:
                 kind = ROLL_UP if "/rolled/" in name else LOG
-                front = self.repository.trusted(name, f"log object {name}", kind, "writer")
+                if "." in name:
+                    front = self.resealed(name, stream)
+                else:
+                    front = self.repository.trusted(name, f"log object {name}", kind, "writer")
                 facts = front.facts
                 need(facts["stream"] == stream and front.header.sequence == slot, name, "it is not what its name says")
                 if kind == ROLL_UP:
-                    says = f"{facts['first']:016x}-{facts['last']:016x}"
-                    need(name.endswith(says) and slot == facts["first"] < facts["last"], name, "it is not what its name says")
+                    again = facts.get("generation", 0)
+                    says = f"{facts['first']:016x}-{facts['last']:016x}" + (f".{again:016x}" if again else "")
+                    several = facts["first"] < facts["last"] + (1 if again else 0)
+                    need(name.endswith("/" + says) and slot == facts["first"] and several, name,
+                         "it is not what its name says")
                     need(len(facts["ends"]) == len(facts["spans"]), name, "its spans have no ends")
                 need(previous in (None, front.header.previous), name, "it does not follow the object before it")
                 return name, front
@@ -783,6 +789,16 @@ class Log:
         if problem is not None:
             raise problem
         return None
+
+    def resealed(self, name: str, stream: str) -> Front:
+        """A roll-up that was sealed again: by somebody who keeps and reads, and in a chain of its own."""
+        repository, what = self.repository, f"log object {name}"
+        front = read_front(repository.path(name), what, ROLL_UP)
+        need(front.header.repo == repository.id, what, "it belongs to another repository")
+        chain = f"data/log/resealed/{stream}/"
+        may = repository.accepts(chain, front, "keeper") and repository.accepts(chain, front, "reader")
+        need(may, what, f"{front.header.signer.hex()} may not sign it")
+        return front
 
     @staticmethod
     def span(link: Link) -> dict:

@@ -187,7 +187,7 @@ impl Span {
     }
 }
 
-/// The plain facts of a roll-up, `data/log/<stream>/rolled/<first>-<last>`: the commits of several objects of a
+/// The plain facts of a roll-up, `data/log/<stream>/rolled/<first>-<last>[.<generation>]`: the commits of several objects of a
 /// stream once more, in one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollUp {
@@ -195,6 +195,9 @@ pub struct RollUp {
     /// The slots whose commits it has.
     pub first: Sequence,
     pub last: Sequence,
+    /// Above the first: sealed again to a later master by whoever keeps and reads, perhaps of one slot.
+    #[serde(default = "first_generation", skip_serializing_if = "is_first_generation")]
+    pub generation: Generation,
     /// The front digest of the object in the last of them.
     pub digest: Digest,
     /// As in a log object: what several of them have of one source, and that follows one another, is one span.
@@ -216,8 +219,8 @@ impl RollUp {
         const WHAT: &str = "a roll-up";
         let facts: Self = parse(WHAT, bytes)?;
         let broken = |rule| Err(Corrupt::Rule { what: WHAT, rule });
-        if facts.first >= facts.last {
-            return broken("it has the commits of several slots");
+        if facts.first > facts.last || facts.first == facts.last && is_first_generation(&facts.generation) {
+            return broken("it has the commits of several slots, or is sealed again");
         }
         if facts.ends.len() != facts.spans.len() {
             return broken("each of its spans has an end");

@@ -7,6 +7,7 @@
 //! about what exists; that something is not in it frees nothing.
 
 pub mod logs;
+pub mod reseal;
 
 use crate::catalog::Snapshot;
 use crate::lock::ObjectLock;

@@ -15,7 +15,7 @@ mod rolled;
 pub(crate) use apply::Applying;
 pub use apply::{Onto, apply};
 pub use link::{Commits, Link};
-pub use merge::{Merged, is_of, merged};
+pub use merge::{IMAGES_MAX, Opens, RECORDS_MAX, is_of, roll};
 pub use pages::{Commit, Image, Lies, PageMap, PageMaps};
 pub use point::{LogPoint, Next, Resolved, resolve};
 pub use rolled::Rolled;
@@ -269,11 +269,11 @@ pub async fn tip(repo: &Repository, source: &SourceName, fronts: &[ManifestFront
         let next = last.facts.next;
         if next.is_some()
             && let Some(before) = end.get().checked_sub(1).filter(|n| *n > 0).map(Sequence::new)
-            && let Some(found) = believed(repo, (&tip.stream, before), &mut tip.fault).await?
+            && let Some(found) = last_with_commits(repo, (&tip.stream, before), &mut tip.fault).await?
         {
             last = found;
         }
-        if let Some(span) = last.facts.spans.iter().find(|span| span.source == *source && span.branch == tip.branch)
+        if let Some(span) = last.facts.spans.iter().rfind(|span| span.source == *source && span.branch == tip.branch)
             && span.last > tip.used
         {
             tip.used = span.last;
@@ -290,6 +290,30 @@ pub async fn tip(repo: &Repository, source: &SourceName, fronts: &[ManifestFront
         (tip.complete, tip.time) = (reach.tx, reach.at);
     }
     Ok(Some(tip))
+}
+
+/// The last slot of a stream that was taken over, or the roll-up that it was sealed again in and let go for.
+async fn last_with_commits(
+    repo: &Repository,
+    (stream, slot): (&StreamId, Sequence),
+    fault: &mut Option<String>,
+) -> Result<Option<LogFront>, OpsError> {
+    let found = believed(repo, (stream, slot), fault).await?;
+    if found.is_some() || fault.is_some() {
+        return Ok(found);
+    }
+    for name in Rolled::of(repo, stream).await?.over(slot).iter().filter(|name| name.last == slot) {
+        match repo.log_front_of(name).await {
+            Ok(None) => {}
+            Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
+            Err(error) => *fault = Some(with_causes(&error)),
+            found => {
+                *fault = None;
+                return Ok(found?);
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// What stands in a slot, unless it cannot be verified or had: then that is kept as the fault.

@@ -14,7 +14,7 @@ mod gather;
 mod hold;
 pub(crate) mod left_out;
 mod locked;
-mod logs;
+pub(crate) mod logs;
 mod record;
 mod report;
 pub(crate) mod turn;

@@ -15,6 +15,7 @@
 //! Locks: a keeper's turn, so that no prune decides about what comes and goes here. Backups run beside it; one that
 //! built on an earlier generation finds out before it commits.
 
+mod logs;
 mod made;
 mod map;
 
@@ -29,13 +30,13 @@ use backstay_format::table::{Reference, Table};
 use backstay_format::{Header, ObjectType, layout};
 use backstay_model::catalog::Snapshot;
 use backstay_model::{ByteLen, ObjectId, SourceName, Verdict};
-use backstay_store::Entry;
-use backstay_store::keys::{self, Place};
 use backstay_store::repo::{Manifest, RepoError, Rewrite, SnapshotReader};
 use backstay_store::seal::{SealError, Sealer, Unsealer};
+use backstay_store::{Key, keys};
 use futures::stream::{self, StreamExt};
+pub use logs::LogsReport;
 use made::{Made, Pack};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Packs fetched, sealed again and put at once: each takes twice its length of memory.
 const AT_ONCE: usize = 3;
@@ -49,6 +50,8 @@ pub struct RewriteReport {
     /// The master everything is sealed to now.
     pub master: String,
     pub sources: Vec<SourceReport>,
+    /// All logs of the repository: one may hold the commits of several sources.
+    pub logs: LogsReport,
     pub not_recorded: Option<String>,
 }
 
@@ -63,7 +66,7 @@ pub struct SourceReport {
     /// Packs that were sealed again, and their bytes.
     pub packs: u64,
     pub bytes: ByteLen,
-    /// Log objects that masters of before still open: a log is not rewritten, it goes by its own rules.
+    /// Log objects with its commits that masters of before open, and that nothing can take the place of yet.
     pub log_objects: u64,
     /// Snapshots that could not be rewritten, and why; their earlier manifests stand.
     pub problems: Vec<Problem>,
@@ -80,13 +83,13 @@ pub async fn rewrite(vault: &Vault, sources: &[SourceName]) -> Result<RewriteRep
     let mut turn = Turn::take(vault).await?;
     let done = in_turn(vault, &present, (sources, &mut turn)).await;
     turn.give_back().await;
-    let sources = done?;
+    let (sources, logs) = done?;
     let master = vault.repo.conf().master.clone();
     let snapshots: u64 = sources.iter().map(|row| row.rewritten as u64).sum();
     let act = AuditAct::SnapshotsRewritten { master: master.clone(), snapshots };
-    let not_recorded = if snapshots > 0 { journal::note(vault, act).await } else { None };
-    let verdict = sources.iter().map(|row| row.verdict).reduce(Verdict::and).unwrap_or(Verdict::Pass);
-    Ok(RewriteReport { verdict, master, sources, not_recorded })
+    let not_recorded = if snapshots > 0 || logs.roll_ups > 0 { journal::note(vault, act).await } else { None };
+    let verdict = sources.iter().map(|row| row.verdict).fold(logs.verdict, Verdict::and);
+    Ok(RewriteReport { verdict, master, sources, logs, not_recorded })
 }
 
 /// What opens only what is sealed to the present master.
@@ -100,14 +103,21 @@ async fn in_turn(
     vault: &Vault,
     present: &Unsealer,
     (sources, turn): (&[SourceName], &mut Turn<'_>),
-) -> Result<Vec<SourceReport>, OpsError> {
+) -> Result<(Vec<SourceReport>, LogsReport), OpsError> {
     let mut rows = Vec::new();
     for source in sources {
         let mut run = Run::begin(vault, present, source).await?;
         run.all(turn).await?;
-        rows.push(run.end().await?);
+        rows.push(run.end());
     }
-    Ok(rows)
+    let (logs, left): (LogsReport, BTreeMap<SourceName, u64>) = logs::rewrite(vault, present, turn).await?;
+    for row in &mut rows {
+        row.log_objects = left.get(&row.source).copied().unwrap_or(0);
+        if row.log_objects > 0 {
+            row.verdict = row.verdict.and(Verdict::Partial);
+        }
+    }
+    Ok((rows, logs))
 }
 
 /// The rewriting of one source.
@@ -254,16 +264,14 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    async fn end(mut self) -> Result<SourceReport, OpsError> {
-        self.report.log_objects = log_objects(self.vault, self.present, self.source).await?;
+    fn end(mut self) -> SourceReport {
         if self.report.problems.is_empty() {
             self.made.forget(self.vault);
         }
         let problems = self.report.problems.iter().map(|problem| problem.verdict).reduce(Verdict::and);
-        let log = if self.report.log_objects > 0 { Verdict::Partial } else { Verdict::Pass };
-        self.report.verdict = problems.unwrap_or(Verdict::Pass).and(log);
+        self.report.verdict = problems.unwrap_or(Verdict::Pass);
         self.vault.env.tell(Event::Ended);
-        Ok(self.report)
+        self.report
     }
 }
 
@@ -300,34 +308,10 @@ async fn again(
     Ok(Pack { old: reference.object, reference: new, wrap: sealer.wrap().into(), moved: sealed.moved })
 }
 
-/// How many objects of the source's log a master of before opens. Masters only go forward, so in each stream
-/// those come first.
-async fn log_objects(vault: &Vault, present: &Unsealer, source: &SourceName) -> Result<u64, OpsError> {
-    let catalog = vault.catalog(source).await?;
-    let streams = catalog.fronts.values().filter_map(|front| front.facts.following.as_ref());
-    let streams: BTreeSet<_> = streams.map(|following| following.stream).collect();
-    let mut count = 0;
-    for stream in streams {
-        let entries = vault.repo.list(&keys::log_prefix(&stream)).await?;
-        // Roll-ups are listed behind all slots, and in order as well.
-        let rolled = entries.partition_point(|entry| matches!(Place::of(&entry.key), Place::Log(..)));
-        let (slots, rolled) = entries.split_at(rolled);
-        count += of_before(vault, present, slots).await? + of_before(vault, present, rolled).await?;
-    }
-    Ok(count)
-}
-
-/// How many of the first of these a master of before opens.
-async fn of_before(vault: &Vault, present: &Unsealer, entries: &[Entry]) -> Result<u64, OpsError> {
-    let (mut low, mut high) = (0, entries.len());
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let Some(entry) = entries.get(middle) else { break };
-        let front = entry.len.min((layout::header::LEN + layout::WRAP_MAX) as u64);
-        let bytes = vault.repo.store().get_range(&entry.key, 0..front).await.map_err(RepoError::from)?;
-        let wrap = Header::parse(&bytes).map_err(|e| RepoError::damaged(&entry.key, e))?.seal.map(|seal| seal.wrap);
-        let opened = present.opens(&wrap.unwrap_or_default()).map_err(|e| RepoError::sealed(&entry.key, e))?;
-        if opened { high = middle } else { low = middle + 1 }
-    }
-    Ok(low as u64)
+/// Whether an object is sealed to the present master, by its front.
+async fn front_opens(vault: &Vault, present: &Unsealer, (key, len): (&Key, u64)) -> Result<bool, RepoError> {
+    let front = len.min((layout::header::LEN + layout::WRAP_MAX) as u64);
+    let bytes = vault.repo.store().get_range(key, 0..front).await?;
+    let wrap = Header::parse(&bytes).map_err(|e| RepoError::damaged(key, e))?.seal.map(|seal| seal.wrap);
+    present.opens(&wrap.unwrap_or_default()).map_err(|e| RepoError::sealed(key, e))
 }

@@ -6,14 +6,14 @@ mod world;
 use backstay_format::facts::{Following, RollUp, Span, SpanEnd};
 use backstay_model::catalog::Target;
 use backstay_model::retention::RetentionPolicy;
-use backstay_model::{ByteLen, Digest, Sequence, StreamId, Tx, Verdict};
+use backstay_model::{ByteLen, Digest, Generation, Sequence, StreamId, Tx, Verdict};
 use backstay_ops::check::Depth;
 use backstay_ops::follow::{Began, FollowRequest, Follower, Limits};
 use backstay_ops::log::{self, Lies, PageMap};
 use backstay_ops::retain::{self, LogReport, SourceRules};
 use backstay_ops::rows::points;
 use backstay_store::keys::{LogName, Place, log_prefix};
-use backstay_store::repo::{LogDraft, LogFront, LogSigning};
+use backstay_store::repo::{LogDraft, LogFront, LogSigning, name_of};
 use jiff::tz::TimeZone;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
@@ -320,6 +320,7 @@ impl House {
             stream,
             first: Sequence::new(1),
             last: Sequence::new(4),
+            generation: Generation::FIRST,
             digest: last.digest,
             spans: vec![span],
             ends: vec![SpanEnd { sequence: Sequence::new(4), digest: last.digest }],
@@ -330,7 +331,7 @@ impl House {
         let sealer = vault.repo.sealer(random);
         let with = LogSigning { signer: vault.signer.as_ref().expect("a signer"), sealer: &sealer, random };
         let (bytes, _) = LogDraft::roll_up(&facts, previous, vault.repo.fresh_id(random), with).finish(&[]);
-        let name = LogName { stream, first: facts.first, last: facts.last };
+        let name = name_of(&facts);
         vault.repo.put_roll_up(&name, bytes).await.expect("put");
         name
     }

@@ -63,31 +63,52 @@ pub struct LogName {
     pub stream: StreamId,
     pub first: Sequence,
     pub last: Sequence,
+    /// Of a roll-up: above the first it was sealed again to a later master.
+    pub generation: Generation,
 }
 
 impl LogName {
     pub const fn slot(stream: StreamId, slot: Sequence) -> Self {
-        Self { stream, first: slot, last: slot }
+        Self { stream, first: slot, last: slot, generation: Generation::FIRST }
     }
 
     pub fn is_rolled(&self) -> bool {
-        self.first < self.last
+        self.first < self.last || self.is_resealed()
+    }
+
+    /// Whether it was made by sealing again what was sealed to a master of before.
+    pub fn is_resealed(&self) -> bool {
+        self.generation > Generation::FIRST
+    }
+
+    /// Whether it has every slot of another.
+    pub fn has(&self, other: &Self) -> bool {
+        self.stream == other.stream && self.first <= other.first && other.last <= self.last
     }
 
     pub fn key(&self) -> Key {
         if !self.is_rolled() {
             return log(&self.stream, self.first);
         }
-        Key::new(format!("{}{:016x}-{:016x}", rolled_prefix(&self.stream), self.first.get(), self.last.get()))
+        let slots = format!("{}{:016x}-{:016x}", rolled_prefix(&self.stream), self.first.get(), self.last.get());
+        match self.is_resealed() {
+            true => Key::new(format!("{slots}.{:016x}", self.generation.get())),
+            false => Key::new(slots),
+        }
     }
 
     fn parse(stream: StreamId, rest: &str) -> Option<Self> {
         let Some(rolled) = rest.strip_prefix(ROLLED) else {
             return Some(Self::slot(stream, Sequence::new(parse_number(rest)?)));
         };
-        let (first, last) = rolled.split_once('-')?;
+        let (slots, generation) = match rolled.split_once('.') {
+            Some((slots, generation)) => (slots, Generation::new(parse_number(generation)?)),
+            None => (rolled, Generation::FIRST),
+        };
+        let (first, last) = slots.split_once('-')?;
         let (first, last) = (Sequence::new(parse_number(first)?), Sequence::new(parse_number(last)?));
-        (first < last).then_some(Self { stream, first, last })
+        let name = Self { stream, first, last, generation };
+        (first <= last && name.is_rolled()).then_some(name)
     }
 }
 
@@ -167,6 +188,11 @@ pub fn slot_number(key: &Key) -> Option<u64> {
 /// The chain of a source's rewritten manifests: no name begins like this, but the end of a removed signer's does.
 pub fn rewritten_chain(source: &SourceName) -> String {
     format!("data/{source}/rewritten/")
+}
+
+/// The chain of a stream's roll-ups that were sealed again, as [`rewritten_chain`].
+pub fn resealed_chain(stream: &StreamId) -> String {
+    format!("{LOGS_PREFIX}resealed/{stream}/")
 }
 
 /// What a manifest's name says: where its snapshot stands, and which of its manifests it is.
@@ -415,7 +441,9 @@ mod tests {
         let of_pack = Spare { of: pack(&shop(), &id), digest };
         let of_manifest = Spare { of: name.key(), digest };
         let of_log = Spare { of: log(&stream, Sequence::new(2)), digest };
-        let rolled = LogName { stream, first: Sequence::new(2), last: Sequence::new(0x1f) };
+        let first = Sequence::new(2);
+        let rolled = LogName { stream, first, last: Sequence::new(0x1f), generation: Generation::FIRST };
+        let resealed = LogName { last: first, generation: Generation::new(3), ..rolled };
         let of_rolled = Spare { of: rolled.key(), digest };
         let spare = |spare: &Spare| spare.key().expect("below data");
         assert_eq!(spare(&of_pack).as_str(), format!("data/shop/spare/pack+{id}+{digest}"));
@@ -434,6 +462,7 @@ mod tests {
             (spare(&of_manifest), Place::Spare(of_manifest.clone())),
             (spare(&of_log), Place::Spare(of_log.clone())),
             (rolled.key(), Place::RollUp(rolled)),
+            (resealed.key(), Place::RollUp(resealed)),
             (spare(&of_rolled), Place::Spare(of_rolled.clone())),
         ];
         for (key, place) in all {

@@ -21,7 +21,7 @@ mod verbatim;
 
 pub use error::RepoError;
 pub use keeper::{LeaseDraft, LeaseSlot, PruneHead};
-pub use log::{LogDraft, LogFront, LogIndex, LogObject, LogSigning};
+pub use log::{LogDraft, LogFront, LogIndex, LogObject, LogSigning, name_of};
 pub use manifest::{Draft, Fronts, Manifest, ManifestFront, Read, Rewrite, Rewriting, Root, SealedBody};
 pub use marks::{KnownMarks, MarkFault, MarkNames, Marks};
 pub use masters::{NewWrap, Unlocked};

@@ -40,7 +40,7 @@ const TYPES: [(&str, Check); 11] = [
     ("Lease", again::<Lease>),
 ];
 
-const OPTIONAL: [(&str, &str); 8] = [
+const OPTIONAL: [(&str, &str); 9] = [
     ("Conf", "older"),
     ("Conf", "recipients"),
     ("Branch", "parent"),
@@ -48,6 +48,7 @@ const OPTIONAL: [(&str, &str); 8] = [
     ("Manifest", "keep"),
     ("Manifest", "following"),
     ("Log", "next"),
+    ("RollUp", "generation"),
     ("Mark", "releases"),
 ];
 
@@ -125,8 +126,11 @@ fn a_roll_up_that_no_writer_makes_is_refused() {
         RollUp::parse(&encode(&facts)).is_ok()
     };
     assert!(one(|_| {}));
-    let wrong: [fn(&mut RollUp); 5] = [
-        |r| r.last = r.first,
+    let of_one_slot = |r: &mut RollUp| (r.first, r.ends[0].sequence) = (r.last, r.last);
+    assert!(one(of_one_slot), "sealed again it may be of one slot");
+    let wrong: [fn(&mut RollUp); 6] = [
+        |r| (r.first, r.generation) = (r.last, Generation::FIRST),
+        |r| (r.last, r.generation) = (r.first, Generation::FIRST),
         |r| (r.first, r.last) = (r.last, r.first),
         |r| r.ends.clear(),
         |r| r.ends[0].sequence = Sequence::new(r.last.get() + 1),

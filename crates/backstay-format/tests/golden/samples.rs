@@ -130,7 +130,8 @@ pub fn roll_up_facts() -> RollUp {
     let end = SpanEnd { sequence: Sequence::new(0x0102_0304_0506_070a), digest: Digest::from_bytes([0xe4; 32]) };
     let first = Sequence::new(0x0102_0304_0506_0708);
     let last = Sequence::new(0x0102_0304_0506_070b);
-    RollUp { stream, first, last, digest: Digest::from_bytes([0xe5; 32]), spans, ends: vec![end] }
+    let generation = Generation::FIRST;
+    RollUp { stream, first, last, generation, digest: Digest::from_bytes([0xe5; 32]), spans, ends: vec![end] }
 }
 
 pub fn records() -> Vec<Record> {

@@ -8,6 +8,7 @@
 
 use super::WRITER_DEADLINE_MILLIS;
 use crate::{BranchNo, Moment, Sequence, SourceName, StreamId};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A verified snapshot that stands and that a log goes on from.
@@ -31,10 +32,34 @@ pub struct Stream {
     pub slots: BTreeMap<u64, u64>,
     /// The stream it hands over to, by its last slot.
     pub next: Option<StreamId>,
-    /// Its roll-ups, by the first and the last slot they stand for.
-    pub rolled: BTreeMap<(u64, u64), RollUp>,
+    pub rolled: BTreeMap<Rolled, RollUp>,
     /// When the newest of its slots was taken, by the store's clock.
     pub newest: Option<Moment>,
+}
+
+/// Which roll-up of a stream: the first and the last slot it stands for. Of a later generation is one that was sealed
+/// again, and may stand for one slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rolled {
+    pub first: u64,
+    pub last: u64,
+    pub generation: u64,
+}
+
+impl Rolled {
+    /// Whether it has every slot from one to another.
+    pub fn spans(&self, first: u64, last: u64) -> bool {
+        self.first <= first && last <= self.last
+    }
+
+    /// Whether another says nothing more, and was not made to stand in its place.
+    fn has(&self, other: &Self) -> bool {
+        self.spans(other.first, other.last) && other != self && other.generation <= self.generation
+    }
+
+    fn is_lone(&self, slot: u64) -> bool {
+        (self.first, self.last) == (slot, slot)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +72,29 @@ pub struct RollUp {
 impl Stream {
     /// The first slot that something listed is of.
     pub fn first(&self) -> Option<u64> {
-        let rolled = self.rolled.keys().next().map(|(first, _)| *first);
+        let rolled = self.rolled.keys().next().map(|rolled| rolled.first);
         self.slots.keys().next().copied().into_iter().chain(rolled).min()
     }
 
     /// The last slot but one, below which slots may go.
     fn kept(&self) -> Option<u64> {
-        self.slots.keys().rev().nth(1).copied()
+        let before = |last: u64| last.checked_sub(1).filter(|end| self.stands_alone(*end));
+        self.end().and_then(before).or_else(|| self.slots.keys().rev().nth(1).copied())
+    }
+
+    fn end(&self) -> Option<u64> {
+        self.slots.keys().next_back().copied()
+    }
+
+    /// Whether what was in a slot is there by itself, sealed again.
+    fn stands_alone(&self, slot: u64) -> bool {
+        self.rolled.keys().any(|rolled| rolled.is_lone(slot))
+    }
+
+    /// The last slot with commits, once the stream was handed over: nobody puts into it any more.
+    pub fn closed_at(&self) -> Option<u64> {
+        let _ = self.next?;
+        self.end()?.checked_sub(1).filter(|slot| *slot > 0)
     }
 }
 
@@ -61,10 +102,10 @@ impl Stream {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Covered {
     pub stream: StreamId,
-    pub by: (u64, u64),
-    /// Slots, and smaller roll-ups, with their bytes.
+    pub by: Rolled,
+    /// Slots, and smaller or earlier roll-ups, with their bytes.
     pub slots: Vec<(u64, u64)>,
-    pub rolled: Vec<((u64, u64), u64)>,
+    pub rolled: Vec<(Rolled, u64)>,
 }
 
 /// All logs of a repository. They are found whole or not at all: one stream may hold commits of several sources.
@@ -156,16 +197,21 @@ impl Logs {
     }
 
     /// Roll-ups of a stream that begin below a number: whoever reads from there on has no use for them.
-    pub fn rolled_below(&self, stream: &StreamId, below: u64) -> impl Iterator<Item = ((u64, u64), u64)> {
+    pub fn rolled_below(&self, stream: &StreamId, below: u64) -> impl Iterator<Item = (Rolled, u64)> {
         let found = self.streams.get(stream);
-        found
-            .into_iter()
-            .flat_map(move |found| found.rolled.range(..(below, 0)))
-            .map(|(name, rolled)| (*name, rolled.len))
+        let end = Rolled { first: below, last: 0, generation: 0 };
+        found.into_iter().flat_map(move |found| found.rolled.range(..end)).map(|(name, rolled)| (*name, rolled.len))
+    }
+
+    /// Whether a snapshot leads into the middle of a roll-up: then its slots are read from there on.
+    pub fn leads_into(&self, stream: &StreamId, rolled: &Rolled) -> bool {
+        let inside = |slot: u64| rolled.first < slot && slot <= rolled.last;
+        self.anchors.iter().any(|anchor| anchor.stream == *stream && inside(anchor.slot.get()))
     }
 
     /// What roll-ups say once more. Only those that are there longer than a grace count: who began to read before has
-    /// ended. Nobody can begin to read in the middle of one, so one that a snapshot leads into is for those before it.
+    /// ended. Nobody can begin to read in the middle of one, so one that a snapshot leads into is for those before it,
+    /// and takes the place of nothing but the same sealed before.
     pub fn covered(&self, now: Moment, grace_millis: i64) -> Vec<Covered> {
         let (mut covered, free) = (Vec::new(), self.free_below(now));
         let without_rules = self.anchors.iter().filter(|anchor| !self.spans.contains_key(&anchor.source));
@@ -173,32 +219,86 @@ impl Logs {
         for (id, stream) in self.streams.iter().filter(|(id, _)| !left_alone.contains_key(id)) {
             let goes = free.get(id).copied().unwrap_or(0);
             let Some(kept) = stream.kept() else { continue };
-            let led_into = |(first, last): (u64, u64)| {
-                let inside = |anchor: &Anchor| first < anchor.slot.get() && anchor.slot.get() <= last;
-                self.anchors.iter().any(|anchor| anchor.stream == *id && inside(anchor))
-            };
             let old = |rolled: &RollUp| now.millis_since(rolled.stored) >= grace_millis;
-            let usable =
-                stream.rolled.iter().filter(|(name, rolled)| name.0 >= goes && old(rolled) && !led_into(**name));
-            let mut usable: Vec<(u64, u64)> = usable.map(|(name, _)| *name).collect();
-            usable.sort_by_key(|(first, last)| (std::cmp::Reverse(last - first), *first));
-            let mut taken: Vec<(u64, u64)> = Vec::new();
-            for by in usable {
-                let within = |(first, last): (u64, u64)| by.0 <= first && last <= by.1 && (first, last) != by;
-                if taken.iter().any(|larger| larger.0 <= by.0 && by.1 <= larger.1) {
-                    continue;
-                }
-                taken.push(by);
-                let slots = stream.slots.range(by.0..=by.1).filter(|(slot, _)| **slot < kept);
-                let slots: Vec<(u64, u64)> = slots.map(|(slot, len)| (*slot, *len)).collect();
-                let rolled = stream.rolled.iter().filter(|(name, _)| within(**name));
-                let rolled: Vec<((u64, u64), u64)> = rolled.map(|(name, rolled)| (*name, rolled.len)).collect();
+            let usable = stream.rolled.iter().filter(|(name, rolled)| name.first >= goes && old(rolled));
+            let usable: Vec<Rolled> = usable.map(|(name, _)| *name).collect();
+            for by in stands(stream, &usable, |by| self.leads_into(id, by)) {
+                let (slots, rolled) = match by {
+                    Stands::ForAll(by) => (stream.slots_within(&by, kept), stream.others(|name| by.has(name))),
+                    Stands::ForThePlace(by) => {
+                        let same = |name: &Rolled| by.has(name) && name.spans(by.first, by.last);
+                        (stream.slots_at_the_end(&by), stream.others(same))
+                    }
+                };
                 if !slots.is_empty() || !rolled.is_empty() {
-                    covered.push(Covered { stream: *id, by, slots, rolled });
+                    covered.push(Covered { stream: *id, by: by.name(), slots, rolled });
                 }
             }
         }
         covered
+    }
+}
+
+/// How a roll-up lets others go.
+#[derive(Clone, Copy)]
+enum Stands {
+    /// For every slot it has, and every roll-up with some of them.
+    ForAll(Rolled),
+    /// For those that have just its slots.
+    ForThePlace(Rolled),
+}
+
+impl Stands {
+    fn name(self) -> Rolled {
+        match self {
+            Self::ForAll(name) | Self::ForThePlace(name) => name,
+        }
+    }
+}
+
+/// The widest that nobody begins to read in the middle of, the latest of the same; and of the others those that were
+/// sealed again.
+fn stands(stream: &Stream, usable: &[Rolled], led_into: impl Fn(&Rolled) -> bool) -> Vec<Stands> {
+    let end = stream.closed_at();
+    let mut usable = usable.to_vec();
+    usable.sort_by_key(|name| (Reverse(name.last - name.first), name.first, Reverse(name.generation)));
+    let mut taken: Vec<Stands> = Vec::new();
+    for name in usable {
+        let larger = |by: &Stands| matches!(by, Stands::ForAll(by) if by.spans(name.first, name.last));
+        let is_end = end.is_some_and(|end| name.is_lone(end));
+        if !is_end && taken.iter().any(larger) {
+            continue;
+        }
+        if !is_end && !led_into(&name) {
+            taken.push(Stands::ForAll(name));
+        } else if name.generation > 0 {
+            taken.push(Stands::ForThePlace(name));
+        }
+    }
+    taken
+}
+
+impl Stream {
+    /// Slots that a roll-up has, below the ones that stay.
+    fn slots_within(&self, by: &Rolled, kept: u64) -> Vec<(u64, u64)> {
+        let slots = self.slots.range(by.first..=by.last).filter(|(slot, _)| **slot < kept);
+        slots.map(|(slot, len)| (*slot, *len)).collect()
+    }
+
+    /// The last slot with commits goes when what is in it was sealed again by itself.
+    fn slots_at_the_end(&self, by: &Rolled) -> Vec<(u64, u64)> {
+        let end = self.closed_at().filter(|end| by.is_lone(*end));
+        end.and_then(|end| Some((end, *self.slots.get(&end)?))).into_iter().collect()
+    }
+
+    /// Roll-ups that go. What the last slot stands alone in stays beside those that have it too.
+    fn others(&self, goes: impl Fn(&Rolled) -> bool) -> Vec<(Rolled, u64)> {
+        let end = self.closed_at();
+        let stays = |name: &Rolled| end.is_some_and(|end| name.is_lone(end));
+        let rolled = self.rolled.iter().filter(|(name, _)| goes(name));
+        let newest =
+            |name: &Rolled| !self.rolled.keys().any(|other| other.has(name) && name.spans(other.first, other.last));
+        rolled.filter(|(name, _)| !(stays(name) && newest(name))).map(|(name, rolled)| (*name, rolled.len)).collect()
     }
 }
 
@@ -301,7 +401,12 @@ mod tests {
 
     fn rolled(logs: &mut Logs, stream: u8, names: &[(u64, u64, i64)]) {
         let found = logs.streams.get_mut(&id(stream)).expect("there");
-        found.rolled = names.iter().map(|(a, b, days)| ((*a, *b), RollUp { len: 1, stored: at(*days) })).collect();
+        let name = |first, last| Rolled { first, last, generation: 0 };
+        found.rolled = names.iter().map(|(a, b, days)| (name(*a, *b), RollUp { len: 1, stored: at(*days) })).collect();
+    }
+
+    fn slots(name: Rolled) -> (u64, u64) {
+        (name.first, name.last)
     }
 
     /// By which roll-up, how many slots, which roll-ups.
@@ -309,7 +414,8 @@ mod tests {
 
     fn covered(logs: &Logs) -> Vec<Said> {
         let all = logs.covered(at(0), DAY);
-        all.into_iter().map(|c| (c.by, c.slots.len(), c.rolled.into_iter().map(|(name, _)| name).collect())).collect()
+        let rolled = |c: Covered| c.rolled.into_iter().map(|(name, _)| slots(name)).collect();
+        all.into_iter().map(|c| (slots(c.by), c.slots.len(), rolled(c))).collect()
     }
 
     #[test]
@@ -339,7 +445,7 @@ mod tests {
         let mut all = logs(vec![anchor(1, 30, 1, 1), anchor(2, 9, 1, 40)]);
         rolled(&mut all, 1, &[(1, 9, 2), (30, 60, 2), (40, 60, 2)]);
         assert_eq!(free(&all), [(1, 40)]);
-        let goes: Vec<(u64, u64)> = all.rolled_below(&id(1), 40).map(|(name, _)| name).collect();
+        let goes: Vec<(u64, u64)> = all.rolled_below(&id(1), 40).map(|(name, _)| slots(name)).collect();
         assert_eq!(goes, [(1, 9), (30, 60)]);
         assert_eq!(covered(&all), [((40, 60), 21, vec![])], "what goes anyway is not looked at");
         let stream = all.streams.get_mut(&id(1)).expect("there");

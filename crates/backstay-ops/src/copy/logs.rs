@@ -73,7 +73,7 @@ impl Run<'_> {
             wanted = number.checked_add(1);
             // A prune of the copy let go what a roll-up there has.
             let sent = there.slots.get(number) == Some(len);
-            if !sent && there.rolled.keys().any(|rolled| rolled.first <= name.first && name.last <= rolled.last) {
+            if !sent && there.rolled.keys().any(|rolled| rolled.has(&name)) {
                 continue;
             }
             if !self.log_object(&name, there.slots.contains_key(number), sent).await? {
@@ -82,7 +82,8 @@ impl Run<'_> {
         }
         for (name, len) in here.rolled.iter().filter(|(name, _)| name.first.get() >= from) {
             let sent = there.rolled.get(name) == Some(len);
-            let within = |other: &LogName| other != name && other.first <= name.first && name.last <= other.last;
+            // What was sealed again there is not sent as it was before.
+            let within = |other: &LogName| other != name && other.has(name) && other.generation >= name.generation;
             let wanted = sent || !there.rolled.keys().any(within);
             if wanted && !self.log_object(name, there.rolled.contains_key(name), sent).await? {
                 return Ok(None);

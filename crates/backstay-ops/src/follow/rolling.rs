@@ -7,19 +7,16 @@
 
 use crate::OpsError;
 use crate::catalog::Vault;
-use crate::log::{self, Merged};
-use backstay_format::layout::FRAME_TARGET;
+use crate::log::{self, IMAGES_MAX, RECORDS_MAX};
+use backstay_model::Generation;
 use backstay_store::keys::LogName;
-use backstay_store::repo::{LogDraft, LogFront, LogObject, LogSigning};
+use backstay_store::repo::{LogObject, LogSigning};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How long what one roll-up of each level holds was committed in. Each is made of those of the level before.
 pub const LEVELS: [Duration; 3] = [Duration::from_secs(30), Duration::from_secs(5 * 60), Duration::from_secs(60 * 60)];
-/// Raw images, and bytes of records, in one roll-up: it is made before its time when there are so many.
-const IMAGES_MAX: u64 = 8 << 20;
-const RECORDS_MAX: u64 = 512 << 10;
 /// Between two attempts to put one.
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -129,42 +126,11 @@ pub struct Rolled<'a> {
 impl Rolled<'_> {
     fn of(&self, run: &[Held]) -> Result<Held, OpsError> {
         let parts: Vec<&LogObject> = run.iter().map(|held| &held.object).collect();
-        let (name, bytes) = self.roll(&parts)?;
+        let parts = (parts.as_slice(), Generation::FIRST);
+        let (name, bytes) = log::roll(&self.vault.repo, parts, log::Opens::Own(self.with.sealer), self.with)?;
         let object = self.vault.repo.parse_log(&name, bytes)?;
         let (images, records) = object.raw()?;
         let since = run.first().map_or(Duration::ZERO, |held| held.since);
         Ok(Held { object, images, records, since })
     }
-
-    /// The same commits in one object: what the parts hold, in their order.
-    fn roll(&self, parts: &[&LogObject]) -> Result<(LogName, Bytes), OpsError> {
-        let fronts: Vec<&LogFront> = parts.iter().map(|part| &part.front).collect();
-        let Merged { facts, previous, spans } = log::merged(&fronts).ok_or_else(unsound)?;
-        let name = LogName { stream: facts.stream, first: facts.first, last: facts.last };
-        let id = self.vault.repo.fresh_id(self.with.random);
-        let mut draft = LogDraft::roll_up(&facts, previous, id, self.with);
-        let (mut records, mut frame) = (Vec::new(), Vec::with_capacity(FRAME_TARGET));
-        for (part, numbers) in parts.iter().zip(spans) {
-            let own = part.open_own::<OpsError>(self.with.sealer, |_, _, _, image| {
-                if frame.len() + image.len() > FRAME_TARGET {
-                    draft.images(&frame);
-                    frame.clear();
-                }
-                frame.extend_from_slice(image);
-                Ok(())
-            })?;
-            for mut record in own {
-                record.span = numbers.get(usize::from(record.span)).copied().ok_or_else(unsound)?;
-                records.push(record);
-            }
-        }
-        if !frame.is_empty() {
-            draft.images(&frame);
-        }
-        Ok((name, draft.finish(&records).0))
-    }
-}
-
-fn unsound() -> OpsError {
-    OpsError::Unsound { problem: "the parts of a roll-up do not follow one another".into() }
 }

@@ -1,9 +1,10 @@
 //! One object of a log on the way to a state, and the commits it has of one source.
 
+use super::rolled::Rolled;
 use crate::OpsError;
 use backstay_format::facts::Span;
 use backstay_format::log::Record;
-use backstay_model::{Digest, Kind, Kinded, Moment, Tx};
+use backstay_model::{Digest, Kind, Kinded, Moment, Sequence, Tx};
 use backstay_store::keys::LogName;
 use backstay_store::repo::{LogFront, LogIndex, LogObject, Repository};
 use backstay_store::seal::Unsealer;
@@ -67,7 +68,7 @@ impl Link {
     }
 
     /// Its commits, with images up to a state. Of a roll-up that is damaged, or does not have what it says, those
-    /// of the slots it stands for: every record has a digest that says whether it is the one.
+    /// of what it stands for: every record has a digest that says whether it is the one.
     pub async fn commits(
         &self,
         repo: &Repository,
@@ -82,31 +83,42 @@ impl Link {
             Ok(commits) if self.is_whole(&commits.records) => Ok(commits),
             Err(error) if error.kind() != Kind::Corrupt => Err(error),
             other if !self.name.is_rolled() => other,
-            other => match self.slots(repo, unsealer, images).await? {
+            other => match self.others(repo, unsealer, images).await? {
                 Some(commits) => Ok(commits),
                 None => other,
             },
         }
     }
 
-    /// The same from slots; nothing if they are not all there.
-    async fn slots(
+    /// The same from slots, or from other roll-ups where those are gone; nothing if they are not all there.
+    async fn others(
         &self,
         repo: &Repository,
         unsealer: &Unsealer,
         images: Option<Tx>,
     ) -> Result<Option<Commits>, OpsError> {
+        let rolled = Rolled::of(repo, &self.name.stream).await?;
         let (mut commits, mut slot) = (Commits::default(), self.name.first);
         while slot <= self.name.last {
-            commits = match repo.log_object(&self.name.stream, slot).await {
-                Ok(Some(object)) => self.open(&object, unsealer, images, commits)?,
-                Err(error) if error.is_outage() => return Err(error.into()),
-                _ => return Ok(None),
-            };
-            let Some(next) = slot.next() else { break };
+            let Some(object) = self.instead(repo, &rolled, slot).await? else { return Ok(None) };
+            commits = self.open(&object, unsealer, images, commits)?;
+            let Some(next) = object.front.name.last.next() else { break };
             slot = next;
         }
         Ok(Some(commits))
+    }
+
+    /// What is in a slot, or a roll-up that begins with it and says no more than this one.
+    async fn instead(&self, repo: &Repository, rolled: &Rolled, slot: Sequence) -> Result<Option<LogObject>, OpsError> {
+        let own = [LogName::slot(self.name.stream, slot)];
+        for name in own.into_iter().chain(rolled.inside(&self.name, slot)) {
+            match repo.log_object_of(&name).await {
+                Err(error) if error.is_outage() => return Err(error.into()),
+                Ok(Some(object)) => return Ok(Some(object)),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     /// What an object that was read has of it, behind what was read before.

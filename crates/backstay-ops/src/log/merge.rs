@@ -3,10 +3,17 @@
 use crate::OpsError;
 use crate::catalog::Vault;
 use backstay_format::facts::{After, RollUp, Span, SpanEnd};
+use backstay_format::layout::FRAME_TARGET;
 use backstay_format::log::Record;
-use backstay_model::Digest;
+use backstay_model::{Digest, Generation};
 use backstay_store::keys::LogName;
-use backstay_store::repo::{LogFront, LogObject};
+use backstay_store::repo::{LogDraft, LogFront, LogObject, LogSigning, Repository, name_of};
+use backstay_store::seal::{Sealer, Unsealer};
+use bytes::Bytes;
+
+/// Raw images, and bytes of records, in one roll-up: it is made before its time when there are so many.
+pub const IMAGES_MAX: u64 = 8 << 20;
+pub const RECORDS_MAX: u64 = 512 << 10;
 
 /// The facts of the roll-up that several objects make.
 pub struct Merged {
@@ -18,7 +25,7 @@ pub struct Merged {
 }
 
 /// What parts say together; `None` if they do not follow one another.
-pub fn merged(parts: &[&LogFront]) -> Option<Merged> {
+pub fn merged(parts: &[&LogFront], generation: Generation) -> Option<Merged> {
     let (first, last) = (parts.first()?, parts.last()?);
     let follow = |pair: &[&LogFront]| matches!(pair, [before, part] if follows(before, part));
     if !parts.windows(2).all(follow) || parts.iter().any(|part| part.facts.next.is_some()) {
@@ -45,7 +52,7 @@ pub fn merged(parts: &[&LogFront]) -> Option<Merged> {
     }
     let (spans, ends) = merged.into_iter().unzip();
     let LogName { stream, last: slot, .. } = last.name;
-    let facts = RollUp { stream, first: first.name.first, last: slot, digest: last.end, spans, ends };
+    let facts = RollUp { stream, first: first.name.first, last: slot, generation, digest: last.end, spans, ends };
     Some(Merged { facts, previous: first.chain.previous, spans: numbers })
 }
 
@@ -60,6 +67,53 @@ fn goes_on(first: &LogFront, (known, end): &(Span, SpanEnd), span: &Span) -> boo
     known.branch == span.branch && span.after == After::Log { stream: first.name.stream, sequence, digest }
 }
 
+/// What opens the parts of a roll-up.
+#[derive(Clone, Copy)]
+pub enum Opens<'a> {
+    /// This run sealed them.
+    Own(&'a Sealer),
+    Any(&'a Unsealer),
+}
+
+/// The same commits in one object: what the parts hold, in their order.
+pub fn roll(
+    repo: &Repository,
+    (parts, generation): (&[&LogObject], Generation),
+    opens: Opens<'_>,
+    with: LogSigning<'_>,
+) -> Result<(LogName, Bytes), OpsError> {
+    let fronts: Vec<&LogFront> = parts.iter().map(|part| &part.front).collect();
+    let Merged { facts, previous, spans } = merged(&fronts, generation).ok_or_else(unsound)?;
+    let mut draft = LogDraft::roll_up(&facts, previous, repo.fresh_id(with.random), with);
+    let (mut records, mut frame) = (Vec::new(), Vec::with_capacity(FRAME_TARGET));
+    for (part, numbers) in parts.iter().zip(spans) {
+        let visit = |_: &[Record], _, _, image: &[u8]| {
+            if frame.len() + image.len() > FRAME_TARGET {
+                draft.images(&frame);
+                frame.clear();
+            }
+            frame.extend_from_slice(image);
+            Ok(())
+        };
+        let own = match opens {
+            Opens::Own(sealer) => part.open_own::<OpsError>(sealer, visit),
+            Opens::Any(unsealer) => part.open::<OpsError>(unsealer, visit),
+        };
+        for mut record in own? {
+            record.span = numbers.get(usize::from(record.span)).copied().ok_or_else(unsound)?;
+            records.push(record);
+        }
+    }
+    if !frame.is_empty() {
+        draft.images(&frame);
+    }
+    Ok((name_of(&facts), draft.finish(&records).0))
+}
+
+fn unsound() -> OpsError {
+    OpsError::Unsound { problem: "the parts of a roll-up do not follow one another".into() }
+}
+
 /// Whether a roll-up has just the commits of its parts, which were put before it: every record and every image.
 pub async fn is_of(vault: &Vault, name: &LogName, parts: &[LogName]) -> Result<bool, OpsError> {
     let Some(rolled) = vault.repo.log_object_of(name).await? else { return Ok(false) };
@@ -71,7 +125,7 @@ pub async fn is_of(vault: &Vault, name: &LogName, parts: &[LogName]) -> Result<b
         fronts.push(object.front);
     }
     let fronts: Vec<&LogFront> = fronts.iter().collect();
-    let Some(Merged { facts, previous, spans }) = merged(&fronts) else { return Ok(false) };
+    let Some(Merged { facts, previous, spans }) = merged(&fronts, name.generation) else { return Ok(false) };
     let mut all = Vec::new();
     for (records, numbers) in records.into_iter().zip(spans) {
         for record in records {
@@ -84,8 +138,7 @@ pub async fn is_of(vault: &Vault, name: &LogName, parts: &[LogName]) -> Result<b
     let front = &rolled.front;
     let ends: Vec<SpanEnd> = (0..front.facts.spans.len()).map(|span| front.span_end(span)).collect();
     let says = (front.name, front.chain.previous, front.end, &front.facts.spans, &ends);
-    let should = LogName { stream: facts.stream, first: facts.first, last: facts.last };
-    let same_facts = says == (should, previous, facts.digest, &facts.spans, &facts.ends);
+    let same_facts = says == (name_of(&facts), previous, facts.digest, &facts.spans, &facts.ends);
     Ok(same_records && same_facts && own.finalize() == images.finalize())
 }
 

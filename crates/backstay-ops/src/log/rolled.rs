@@ -3,9 +3,10 @@
 //! A listing is a hint. What a roll-up says counts once its signature holds and it fits what is before and behind it;
 //! one that does not is forgotten, and the slots are read.
 
-use backstay_model::{Sequence, StreamId};
+use backstay_model::{Generation, Sequence, StreamId};
 use backstay_store::keys::LogName;
 use backstay_store::repo::{RepoError, Repository};
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 #[derive(Debug, Default)]
@@ -16,18 +17,17 @@ impl Rolled {
         Ok(Self(repo.roll_ups(stream).await?.into_iter().collect()))
     }
 
-    /// The longest roll-up that begins at a slot, or else the slot.
+    /// The longest roll-up that begins at a slot, the latest of the same, or else the slot.
     pub fn at(&self, stream: StreamId, slot: Sequence) -> LogName {
         let own = LogName::slot(stream, slot);
-        let longest = LogName { last: Sequence::new(u64::MAX), ..own };
-        self.0.range(own..=longest).next_back().copied().unwrap_or(own)
+        self.0.range(own..=ending(own, Sequence::new(u64::MAX))).next_back().copied().unwrap_or(own)
     }
 
     /// Those that have a slot, the longest first.
     pub fn over(&self, slot: Sequence) -> Vec<LogName> {
         let mut over: Vec<LogName> =
             self.0.iter().filter(|name| name.first <= slot && slot <= name.last).copied().collect();
-        over.sort_by_key(|name| std::cmp::Reverse(name.last.get() - name.first.get()));
+        over.sort_by_key(|name| Reverse((name.last.get() - name.first.get(), name.generation)));
         over
     }
 
@@ -36,13 +36,17 @@ impl Rolled {
         let (mut parts, mut slot) = (Vec::new(), name.first);
         while slot <= name.last {
             let own = LogName::slot(name.stream, slot);
-            let longest = LogName { last: name.last, ..own };
-            let shortest = || self.0.range(own..=longest).find(|part| *part != name).copied();
-            let part = if is_there(slot) { Some(own) } else { shortest() }?;
+            let part = if is_there(slot) { Some(own) } else { self.inside(name, slot).next() }?;
             parts.push(part);
             slot = part.last.next()?;
         }
         Some(parts)
+    }
+
+    /// Those that begin at a slot and end no later than another one, the shortest first.
+    pub fn inside(&self, name: &LogName, slot: Sequence) -> impl Iterator<Item = LogName> {
+        let (own, name) = (LogName::slot(name.stream, slot), *name);
+        self.0.range(own..=ending(own, name.last)).filter(move |part| **part != name).copied()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &LogName> {
@@ -52,6 +56,11 @@ impl Rolled {
     pub fn forget(&mut self, name: &LogName) {
         self.0.remove(name);
     }
+}
+
+/// The last name of those that begin where one does and end there.
+fn ending(own: LogName, last: Sequence) -> LogName {
+    LogName { last, generation: Generation::new(u64::MAX), ..own }
 }
 
 impl FromIterator<LogName> for Rolled {
@@ -67,7 +76,13 @@ mod tests {
     #[test]
     fn the_longest_roll_up_that_begins_at_a_slot_stands_for_it() {
         let stream = StreamId::from_bytes([1; 16]);
-        let name = |first, last| LogName { stream, first: Sequence::new(first), last: Sequence::new(last) };
+        let again = |first, last, generation| LogName {
+            stream,
+            first: Sequence::new(first),
+            last: Sequence::new(last),
+            generation: Generation::new(generation),
+        };
+        let name = |first, last| again(first, last, 0);
         let mut rolled: Rolled = [name(1, 3), name(1, 9), name(1, 5), name(4, 5), name(6, 9)].into_iter().collect();
         let at = |rolled: &Rolled, slot| rolled.at(stream, Sequence::new(slot));
         assert_eq!(at(&rolled, 1), name(1, 9));
@@ -79,5 +94,9 @@ mod tests {
         assert_eq!(parts(name(6, 9), &[6, 7, 8]), None, "slot 9 is in nothing else");
         rolled.forget(&name(1, 9));
         assert_eq!(at(&rolled, 1), name(1, 5));
+        let rolled: Rolled = [name(1, 5), again(1, 5, 2), again(1, 5, 1), again(6, 6, 1)].into_iter().collect();
+        assert_eq!([at(&rolled, 1), at(&rolled, 6)], [again(1, 5, 2), again(6, 6, 1)], "the latest");
+        let parts = |name: LogName| rolled.parts(&name, |_| false);
+        assert_eq!(parts(again(1, 5, 2)), Some(vec![name(1, 5)]), "compared with what it was made of");
     }
 }

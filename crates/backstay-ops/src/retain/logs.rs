@@ -14,8 +14,8 @@ use crate::catalog::Vault;
 use crate::log::{self, Rolled};
 use backstay_format::facts::{CondemnedSlots, Prune, PrunedStream};
 use backstay_model::prune::GivenUp;
-use backstay_model::prune::logs::{Anchor, Logs, RollUp, Stream};
-use backstay_model::{ByteLen, Kind, Kinded, Moment, Sequence, StreamId};
+use backstay_model::prune::logs::{Anchor, Logs, RollUp, Rolled as Name, Stream};
+use backstay_model::{ByteLen, Generation, Kind, Kinded, Moment, Sequence, StreamId};
 use backstay_store::keys::{self, LogName, Place};
 use backstay_store::{Entry, Key};
 use std::collections::BTreeMap;
@@ -94,6 +94,17 @@ pub async fn gather(
 /// What is listed of logs; nothing if a listing left something out, or an end cannot be read: what it leads to
 /// would count as needed by nobody.
 async fn streams(vault: &Vault) -> Result<Option<BTreeMap<StreamId, Stream>>, OpsError> {
+    let mut streams = listed(vault).await?;
+    for (id, stream) in &mut streams {
+        if !walk_to_its_end(vault, id, stream).await? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(streams))
+}
+
+/// What a listing shows of logs: nothing of where they lead.
+pub(crate) async fn listed(vault: &Vault) -> Result<BTreeMap<StreamId, Stream>, OpsError> {
     let mut streams: BTreeMap<StreamId, Stream> = BTreeMap::new();
     for Entry { key, len, modified } in vault.repo.list(keys::LOGS_PREFIX).await? {
         let stream = match Place::of(&key) {
@@ -104,25 +115,28 @@ async fn streams(vault: &Vault) -> Result<Option<BTreeMap<StreamId, Stream>>, Op
             }
             Place::RollUp(name) => {
                 let stream = streams.entry(name.stream).or_default();
-                stream.rolled.insert((name.first.get(), name.last.get()), RollUp { len, stored: modified });
+                stream.rolled.insert(name_in(&name), RollUp { len, stored: modified });
                 stream
             }
             _ => continue,
         };
         stream.newest = stream.newest.max(Some(modified));
     }
-    for (id, stream) in &mut streams {
-        if !walk_on(vault, id, stream).await? {
-            return Ok(None);
-        }
-        let Some(last) = stream.slots.keys().next_back().map(|last| Sequence::new(*last)) else { continue };
-        stream.next = match vault.repo.log_front(id, last).await {
-            Ok(front) => front.and_then(|front| front.facts.next),
-            Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
-            Err(_) => return Ok(None),
-        };
+    Ok(streams)
+}
+
+/// Finds the end of a stream, and where it leads. False if that cannot be found or read.
+pub(crate) async fn walk_to_its_end(vault: &Vault, id: &StreamId, stream: &mut Stream) -> Result<bool, OpsError> {
+    if !walk_on(vault, id, stream).await? {
+        return Ok(false);
     }
-    Ok(Some(streams))
+    let Some(last) = stream.slots.keys().next_back().map(|last| Sequence::new(*last)) else { return Ok(true) };
+    stream.next = match vault.repo.log_front(id, last).await {
+        Ok(front) => front.and_then(|front| front.facts.next),
+        Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
+        Err(_) => return Ok(false),
+    };
+    Ok(true)
 }
 
 /// A follower puts while others list. What came behind the listing is found by its name, up to the slot that is free.
@@ -193,8 +207,14 @@ fn due(record: &Prune, logs: &Logs, (now, grace_millis): (Moment, i64)) -> Vec<(
     due
 }
 
-fn named(stream: &StreamId, (first, last): (u64, u64)) -> LogName {
-    LogName { stream: *stream, first: Sequence::new(first), last: Sequence::new(last) }
+/// Of a roll-up among those of its stream.
+pub(crate) fn name_in(name: &LogName) -> Name {
+    Name { first: name.first.get(), last: name.last.get(), generation: name.generation.get() }
+}
+
+pub(crate) fn named(stream: &StreamId, name: Name) -> LogName {
+    let (first, last) = (Sequence::new(name.first), Sequence::new(name.last));
+    LogName { stream: *stream, first, last, generation: Generation::new(name.generation) }
 }
 
 /// What a run that condemns now would say.
@@ -207,7 +227,7 @@ pub fn report(
     for pruned in next {
         let before = last.into_iter().flat_map(|last| &last.streams).find(|known| known.stream == pruned.stream);
         let before = before.map_or(1, PrunedStream::below);
-        let rolled = logs.rolled_below(&pruned.stream, pruned.below()).map(|((first, _), len)| (first, len));
+        let rolled = logs.rolled_below(&pruned.stream, pruned.below()).map(|(name, len)| (name.first, len));
         for (slot, len) in logs.below(&pruned.stream, pruned.below()).chain(rolled) {
             match slot < before {
                 true => report.waiting.add(len),
@@ -250,7 +270,7 @@ pub async fn delete_covered(
             }
         }
         // Smaller roll-ups last: with them the rest can be compared again.
-        let slots = covered.slots.iter().map(|(slot, len)| (named(&covered.stream, (*slot, *slot)).key(), *len));
+        let slots = covered.slots.iter().map(|(slot, len)| (keys::log(&covered.stream, Sequence::new(*slot)), *len));
         let rolled = covered.rolled.iter().map(|(name, len)| (named(&covered.stream, *name).key(), *len));
         for objects in [slots.collect::<Vec<_>>(), rolled.collect()] {
             report.refused += delete_all(vault, turn, (&objects, &mut report.rolled)).await?;

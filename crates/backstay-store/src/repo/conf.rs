@@ -2,7 +2,7 @@
 
 use super::records::{self, Record};
 use super::{Chain, RepoError, Repository};
-use crate::keys;
+use crate::keys::{self, LogName};
 use crate::seam::{Entry, Key};
 use crate::signing::SigningKey;
 use backstay_format::ObjectType;
@@ -88,10 +88,15 @@ impl Repository {
         Ok(ends.0)
     }
 
-    /// A stream of log objects belongs to one writer: the newest that can be read says to whom.
+    /// A stream of log objects belongs to one writer: the newest that can be read says to whom. What of it was
+    /// sealed again is a chain of its own.
     async fn add_streams(&self, ends: &mut Ends, signer: &SignerKey) -> Result<(), RepoError> {
         let mut done: Option<String> = None;
         for entry in self.list(keys::LOGS_PREFIX).await?.iter().rev() {
+            if let keys::Place::RollUp(name) = keys::Place::of(&entry.key) {
+                self.add_resealed(ends, signer, &name).await?;
+                continue;
+            }
             let Some((stream, _)) = entry.key.as_str().rsplit_once('/') else { continue };
             if done.as_deref() == Some(stream) || keys::slot_number(&entry.key).is_none() {
                 continue;
@@ -102,6 +107,20 @@ impl Repository {
             if record.signer == *signer && record.repo == self.id {
                 ends.add(format!("{stream}/"), record.chain.sequence, record.digest);
             }
+        }
+        Ok(())
+    }
+
+    async fn add_resealed(&self, ends: &mut Ends, signer: &SignerKey, name: &LogName) -> Result<(), RepoError> {
+        if !name.is_resealed() {
+            return Ok(());
+        }
+        match self.log_front_of(name).await {
+            Ok(Some(front)) if front.signer == *signer => {
+                ends.add(keys::resealed_chain(&name.stream), name.first, front.digest);
+            }
+            Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error),
+            _ => {}
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use backstay_format::facts::{self, After, Log, Role, RollUp, SpanEnd};
 use backstay_format::log::{self, Record};
 use backstay_format::object::{Ending, Front, Object, Signed};
 use backstay_format::{Corrupt, FramePlace, Header, ObjectType};
-use backstay_model::{Digest, ObjectId, Random, Sequence, StreamId};
+use backstay_model::{Digest, ObjectId, Random, Sequence, SignerKey, StreamId};
 use bytes::Bytes;
 
 /// How much of a log object is read to get its front in one request, nearly always.
@@ -35,6 +35,7 @@ pub struct LogFront {
     pub digest: Digest,
     /// The front digest of the object in its last slot, which the slot after it names: of a slot, its own.
     pub end: Digest,
+    pub signer: SignerKey,
     /// Of a roll-up: where each span ends.
     ends: Vec<SpanEnd>,
 }
@@ -97,6 +98,12 @@ impl LogIndex {
         }
         Ok(places)
     }
+}
+
+/// The name of the roll-up that says this.
+pub fn name_of(facts: &RollUp) -> LogName {
+    let RollUp { stream, first, last, generation, .. } = *facts;
+    LogName { stream, first, last, generation }
 }
 
 /// A log object being sealed, frame by frame.
@@ -349,24 +356,37 @@ impl Repository {
         Ok(entries.iter().filter_map(|entry| keys::slot_number(&entry.key)).max().map(Sequence::new))
     }
 
+    /// A writer; of one that was sealed again, somebody who keeps and reads.
+    fn check_maker(&self, key: &Key, origin: &Origin, name: &LogName) -> Result<(), RepoError> {
+        if !name.is_resealed() {
+            return self.check_origin(key, origin, &[Role::Writer]);
+        }
+        let of_chain = Key::new(keys::resealed_chain(&name.stream));
+        for role in [Role::Keeper, Role::Reader] {
+            self.check_origin(&of_chain, origin, &[role]).map_err(|error| error.about(key))?;
+        }
+        Ok(())
+    }
+
     fn verify_log(&self, key: &Key, front: &Front<'_>, name: &LogName) -> Result<LogFront, RepoError> {
         let kind = if name.is_rolled() { ObjectType::RollUp } else { ObjectType::Log };
         let signed = verify_front(key, front, kind)?;
         let chain = Chain { sequence: signed.sequence, previous: signed.previous };
         let origin = Origin { repo: front.header.repo, signer: signed.signer, chain, digest: front.digest };
-        self.check_origin(key, &origin, &[Role::Writer])?;
+        self.check_maker(key, &origin, name)?;
         let damaged = |e| RepoError::damaged(key, e);
-        let (facts, (first, last), end, ends) = if name.is_rolled() {
-            let RollUp { stream, first, last, digest, spans, ends } = RollUp::parse(front.facts).map_err(damaged)?;
-            (Log { stream, spans, next: None }, (first, last), digest, ends)
+        let (facts, says, end, ends) = if name.is_rolled() {
+            let facts = RollUp::parse(front.facts).map_err(damaged)?;
+            let says = name_of(&facts);
+            (Log { stream: facts.stream, spans: facts.spans, next: None }, says, facts.digest, facts.ends)
         } else {
             let facts: Log = facts::parse("a log object", front.facts).map_err(damaged)?;
-            (facts, (chain.sequence, chain.sequence), front.digest, Vec::new())
+            let says = LogName::slot(facts.stream, chain.sequence);
+            (facts, says, front.digest, Vec::new())
         };
-        let says = LogName { stream: facts.stream, first, last };
-        if says != *name || chain.sequence != first {
+        if says != *name || chain.sequence != says.first {
             return Err(RepoError::misplaced(key, "it is not the log object its name says"));
         }
-        Ok(LogFront { name: *name, facts, chain, digest: front.digest, end, ends })
+        Ok(LogFront { name: *name, facts, chain, digest: front.digest, end, signer: signed.signer, ends })
     }
 }

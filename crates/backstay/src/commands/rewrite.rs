@@ -40,16 +40,26 @@ impl View for RewrittenView {
     fn render(&self, page: &mut Page) {
         let report = &self.report;
         let rewritten: usize = report.sources.iter().map(|row| row.rewritten).sum();
-        let words = match rewritten {
-            0 => "nothing that stands was sealed to a key of before, or could be rewritten".to_owned(),
-            count => format!("{} sealed to the present key", counted(count, "older snapshot")),
+        let objects = report.logs.objects as usize;
+        let words = match (rewritten, objects) {
+            (0, 0) => "nothing that stands was sealed to a key of before, or could be rewritten".to_owned(),
+            (count, 0) => format!("{} sealed to the present key", counted(count, "older snapshot")),
+            (0, objects) => format!("{} sealed to the present key", counted(objects, "older log object")),
+            (count, objects) => {
+                let (snapshots, objects) = (counted(count, "older snapshot"), counted(objects, "log object"));
+                format!("{snapshots} and {objects} sealed to the present key")
+            }
         };
         page.verdict(report.verdict, "key", &words);
         rows(report, page);
         if let Some(why) = &report.not_recorded {
             page.evidence("NOT RECORDED", why);
         }
-        page.next(if rewritten > 0 { "backstay retention apply" } else { "backstay repo key list" });
+        page.next(match () {
+            () if report.logs.left > 0 => "backstay repo key rewrite",
+            () if rewritten > 0 || objects > 0 => "backstay retention apply",
+            () => "backstay repo key list",
+        });
     }
 }
 
@@ -66,11 +76,25 @@ pub fn rows(report: &RewriteReport, page: &mut Page) {
             page.evidence("until then", "the key of before opens what these replace, until a prune has deleted it");
         }
         if row.log_objects > 0 {
-            let log = counted(row.log_objects as usize, "log object");
-            page.evidence("NOT REWRITTEN", &format!("{log} of {}: a key of before still opens them", row.source));
+            let log = counted(row.log_objects as usize, "object");
+            let words = format!(
+                "{log} at the end of the log of {}: a key of before opens them until following has begun a new \
+                 stream, and this has run again",
+                row.source
+            );
+            page.evidence("NOT REWRITTEN", &words);
         }
-        for problem in &row.problems {
-            page.evidence("NOT REWRITTEN", &format!("{}: {}", problem.object, problem.what));
-        }
+    }
+    let logs = &report.logs;
+    if logs.roll_ups > 0 {
+        let (objects, made) = (counted(logs.objects as usize, "object"), counted(logs.roll_ups as usize, "roll-up"));
+        page.evidence("logs", &format!("{objects} of {} as {made}, {}", counted(logs.streams, "stream"), logs.bytes));
+        page.evidence(
+            "until then",
+            "the key of before opens what these replace, until a prune that reads has let it go",
+        );
+    }
+    for problem in report.sources.iter().flat_map(|row| &row.problems).chain(&logs.problems) {
+        page.evidence("NOT REWRITTEN", &format!("{}: {}", problem.object, problem.what));
     }
 }
