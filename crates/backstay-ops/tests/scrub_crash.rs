@@ -4,6 +4,7 @@
 mod rig;
 mod world;
 
+use async_trait::async_trait;
 use backstay_format::facts::AuditAct;
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::{ObjectId, Verdict};
@@ -14,19 +15,23 @@ use backstay_ops::disk::OsDisk;
 use backstay_ops::journal;
 use backstay_ops::scrub::{ScrubRequest, scrub, unfinished};
 use backstay_ops::{OpsError, State};
-use backstay_store::Key;
 use backstay_store::keys::{Place, Spare};
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::repo::Repository;
+use backstay_store::{Key, Page, Put, Store, StoreError};
 use backstay_testkit::effects::Effects;
+use bytes::Bytes;
 use jiff::tz::TimeZone;
 use rig::{Before, Ended, Making, Process, Run, crash_anything};
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use world::source;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use world::{Hands, source};
 
 const CHANGE: &str = "UPDATE t SET x = printf('%0300d', id) WHERE id % 50 = 3; DELETE FROM t WHERE id % 97 = 5";
 
@@ -86,6 +91,22 @@ async fn hurt() -> (Before, BTreeMap<Key, Vec<u8>>, [Key; 2]) {
     (making.done(), good, damaged)
 }
 
+/// Makes the store say that it got what it holds under such names two days ago.
+fn age(vault: &Path, what: &str) {
+    let mut folders = vec![vault.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.display().to_string().contains(what) {
+                let then = std::time::SystemTime::now() - Duration::from_secs(2 * 86_400);
+                fs::File::options().write(true).open(&path).expect("open").set_modified(then).expect("set");
+            }
+        }
+    }
+}
+
 /// How often the audit says of an object that it was replaced.
 async fn recorded(process: &Process, object: &Key) -> usize {
     let said = journal::read(&process.vault).await.expect("the audit").records;
@@ -136,7 +157,10 @@ async fn healing_stopped_anywhere() {
         for spare in &spares {
             assert!(after.get(&spare.of) == Some(&good[&spare.of]), "{} is finished without the copy", spare.of);
         }
-        // With it: everything.
+        // With it: everything. What another run left is kept for a day, and not for longer.
+        let kept = data(&vault).keys().filter(|key| Spare::parse(key).is_some()).count();
+        assert_eq!(kept, spares.len(), "whoever put them may only be asleep");
+        age(&vault, "/spare/");
         let healed = heal(&process).await.expect("and the next with the copy");
         assert_eq!(healed.verdict, Verdict::Pass, "{healed:?}");
         let after = data(&vault);
@@ -161,4 +185,91 @@ async fn healing_stopped_anywhere() {
 
 fn is_as_hurt(original: &[u8], bytes: &[u8]) -> bool {
     original.len() == bytes.len() && original.iter().zip(bytes).filter(|(a, b)| a != b).count() == 1
+}
+
+/// A store in which whoever deletes a pack first has slept for two hours before that, and another host has healed meanwhile.
+struct Asleep {
+    inner: Arc<dyn Store>,
+    clock: Arc<Hands>,
+    dir: PathBuf,
+    slept: AtomicBool,
+    /// The process is killed as soon as it has deleted.
+    dies: bool,
+}
+
+#[async_trait]
+impl Store for Asleep {
+    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
+        self.inner.put_new(key, bytes).await
+    }
+    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
+        self.inner.get(key).await
+    }
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.inner.get_range(key, range).await
+    }
+    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        self.inner.head(key).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.inner.list(prefix, after, limit).await
+    }
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        let is_pack = matches!(Place::of(key), Place::Pack(..));
+        if !is_pack || self.slept.swap(true, Ordering::SeqCst) {
+            return self.inner.delete(key).await;
+        }
+        self.clock.pass(2 * 3600);
+        age(&self.dir.join("vault"), "/lease/");
+        let handle = tokio::runtime::Handle::current();
+        let another = || handle.block_on(heal_elsewhere(&self.dir));
+        let healed = tokio::task::block_in_place(|| {
+            std::thread::scope(|scope| scope.spawn(another).join().expect("another heals"))
+        });
+        assert!(healed.contains(&key.to_string()), "{healed:?}");
+        self.inner.delete(key).await?;
+        if self.dies {
+            return Err(StoreError::Unknown { op: "delete", key: key.to_string(), source: "killed".into() });
+        }
+        Ok(())
+    }
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+/// Another host heals. What it has healed.
+async fn heal_elsewhere(dir: &Path) -> Vec<String> {
+    let mut other = Process::open(dir, Arc::new(OsDisk), None).await.expect("open");
+    let state = State::open(Arc::new(OsDisk), &dir.join("state-of-another"), other.vault.repo.id());
+    other.vault.state = state.expect("state");
+    let healed = heal(&other).await.expect("another heals").healed;
+    healed.into_iter().map(|healed| healed.object).collect()
+}
+
+/// What it deletes when it wakes up is the good object that another has put: nothing depends on the copy then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_slept_before_the_delete_loses_nothing_that_another_has_healed() {
+    for dies in [false, true] {
+        let (before, good, _) = hurt().await;
+        let dir = before.dir();
+        let (inner, clock) = (Process::plain_store(dir), Arc::new(Hands::default()));
+        let asleep = Asleep { inner, clock: clock.clone(), dir: dir.to_owned(), slept: AtomicBool::new(false), dies };
+        let mut process = Process::over(dir, Arc::new(OsDisk), Arc::new(asleep)).await.expect("open");
+        process.vault.env.clock = clock;
+        let ended = heal(&process).await.expect_err("its turn is over");
+        assert!(dies || matches!(ended, OpsError::LeaseOver), "{ended}");
+        drop(process);
+        // The copy is gone; whoever comes next finds everything here.
+        fs::remove_dir_all(dir.join("usb")).expect("removed");
+        let mut next = Process::open(dir, Arc::new(OsDisk), None).await.expect("open");
+        let state = State::open(Arc::new(OsDisk), &dir.join("state-of-another"), next.vault.repo.id());
+        next.vault.state = state.expect("state");
+        age(&dir.join("vault"), "/lease/");
+        scrub(&next.vault, &ScrubRequest { depth: Depth::Authentic, from: None }).await.expect("the next scrub");
+        let after = data(&dir.join("vault"));
+        for (key, bytes) in &good {
+            assert!(after.get(key) == Some(bytes), "{key}, and it dies: {dies}");
+        }
+    }
 }

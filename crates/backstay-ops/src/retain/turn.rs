@@ -60,16 +60,21 @@ impl<'v> Turn<'v> {
 
     /// Whether it is still this keeper's turn; asked before every batch of deletions.
     pub async fn check(&mut self) -> Result<(), OpsError> {
-        let passed = self.vault.env.clock.uptime().saturating_sub(self.began);
-        if passed + MARGIN >= LENGTH {
+        if self.is_over() {
             return Err(OpsError::LeaseOver);
         }
+        let passed = self.vault.env.clock.uptime().saturating_sub(self.began);
         if passed >= LENGTH / 2 {
             let began = self.vault.env.clock.uptime();
             self.held = put(self.vault, Some(self.held.clone()), LENGTH).await?;
             self.began = began;
         }
         Ok(())
+    }
+
+    /// Whether it may be somebody else's by now. Asks nobody.
+    pub fn is_over(&self) -> bool {
+        self.vault.env.clock.uptime().saturating_sub(self.began) + MARGIN >= LENGTH
     }
 
     /// Gives the turn back. If that fails it runs out by itself.

@@ -17,11 +17,16 @@ use backstay_store::{Key, Put, StoreError};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
+/// How long a run that was paused may wake up and delete what it had decided on: as long as a prune's usual grace.
+const SLEEP_MAX_MILLIS: i64 = 24 * 3_600_000;
+
 pub(super) struct Healer<'a> {
     vault: &'a Vault,
     from: Option<&'a Vault>,
     /// Spares that were listed.
     spares: Vec<(Key, Spare)>,
+    /// Those that this run put: nobody else relies on them.
+    own: BTreeSet<Key>,
     turn: Option<Turn<'a>>,
     outcome: Outcome,
     /// Names that are as they must be by now.
@@ -52,7 +57,8 @@ impl<'a> Healer<'a> {
     pub fn new(vault: &'a Vault, from: Option<&'a Vault>, looked: &Looked) -> Self {
         let spares = looked.entries.keys().filter_map(|key| Some((key.clone(), Spare::parse(key)?)));
         let outcome = Outcome::default();
-        Self { vault, from, spares: spares.collect(), turn: None, outcome, whole: BTreeSet::new() }
+        let (spares, own, whole) = (spares.collect(), BTreeSet::new(), BTreeSet::new());
+        Self { vault, from, spares, own, turn: None, outcome, whole }
     }
 
     /// Whether this run heals at all.
@@ -240,6 +246,10 @@ impl<'a> Healer<'a> {
 
     async fn put(&mut self, key: &Key, (good, wanted): (&Good, Wanted<'_>), replaced: bool) -> Result<(), OpsError> {
         self.turn().await?;
+        self.lay(key, (good, wanted), replaced).await
+    }
+
+    async fn lay(&mut self, key: &Key, (good, wanted): (&Good, Wanted<'_>), replaced: bool) -> Result<(), OpsError> {
         self.vault.repo.put_slot(key, good.bytes.clone()).await?;
         let there = self.vault.repo.store().get(key).await?;
         if !self.fits(key, &there, wanted) {
@@ -259,8 +269,10 @@ impl<'a> Healer<'a> {
         if self.is_whole(key, wanted).await? {
             return Ok(());
         }
-        if store.put_new(&at, good.bytes.clone()).await? == Put::Exists && store.get(&at).await? != good.bytes {
-            return Err(RepoError::misplaced(&at, "it is not the spare its name says; delete it").into());
+        match store.put_new(&at, good.bytes.clone()).await? {
+            Put::Created => drop(self.own.insert(at.clone())),
+            Put::Exists if store.get(&at).await? == good.bytes => {}
+            Put::Exists => return Err(RepoError::misplaced(&at, "it is not the spare its name says; delete it").into()),
         }
         if !self.spares.iter().any(|(known, _)| *known == at) {
             self.spares.push((at.clone(), spare));
@@ -275,7 +287,13 @@ impl<'a> Healer<'a> {
         }
         self.turn().await?;
         store.delete(key).await?;
-        self.put(key, (good, wanted), true).await
+        if self.turn.as_ref().is_none_or(Turn::is_over) {
+            // It slept: what it deleted may have been whole by then, or a prune's. The spare says what to do, and whoever
+            // finished with it meanwhile is put right.
+            store.put_new(&at, good.bytes.clone()).await?;
+            return Err(OpsError::LeaseOver);
+        }
+        self.lay(key, (good, wanted), true).await
     }
 
     /// Looks once more at what lies under a name, and remembers if it is as it must be after all.
@@ -314,7 +332,7 @@ impl<'a> Healer<'a> {
         let mut kept = Vec::new();
         for (at, spare) in self.spares.clone() {
             let over = self.is_over(&spare, referenced).await? || clean && !self.is_needed(&spare, referenced);
-            if over && self.vault.signer(Role::Keeper).is_ok() {
+            if over && self.is_nobodys(&at, looked).await? && self.vault.signer(Role::Keeper).is_ok() {
                 self.turn().await?;
                 let act = AuditAct::ObjectHealed { object: spare.of.to_string(), digest: spare.digest };
                 // One that was whole before this run was replaced by a run that may have died before it said so.
@@ -327,6 +345,20 @@ impl<'a> Healer<'a> {
             }
         }
         Ok(kept)
+    }
+
+    /// Whoever put a spare may sleep between the last look and the delete, and delete the good object that another has
+    /// put since. So the spare of another run is kept for as long as anybody is thought to sleep.
+    async fn is_nobodys(&mut self, at: &Key, looked: &Looked) -> Result<bool, OpsError> {
+        if self.own.contains(at) {
+            return Ok(true);
+        }
+        if self.vault.signer(Role::Keeper).is_err() {
+            return Ok(false);
+        }
+        self.turn().await?;
+        let (entry, now) = (looked.entries.get(at), self.turn.as_ref().map(Turn::now));
+        Ok(entry.zip(now).is_some_and(|(entry, now)| now.millis_since(entry.modified) >= SLEEP_MAX_MILLIS))
     }
 
     async fn is_recorded(&self, act: &AuditAct) -> Result<bool, OpsError> {

@@ -50,6 +50,10 @@ pub struct Before {
 }
 
 impl Before {
+    pub fn dir(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Gives a file a copy under another name, and says what is in it.
     pub fn copy(&self, from: &str, to: &str) -> Vec<u8> {
         fs::copy(self.folder.path().join(from), self.folder.path().join(to)).expect("copy");
