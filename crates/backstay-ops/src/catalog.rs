@@ -340,6 +340,19 @@ impl Catalog {
 enum Finding {
     ByNotice,
     ByName,
+    /// By name, and some of what is known is read again: another part each day.
+    InTurns,
+}
+
+/// Days in which every mark that is known is read again once. A prime, so that checks of any rhythm come to all of them.
+const TURNS: u64 = 17;
+/// So many marks are read each time.
+const MARKS_READ: usize = 256;
+
+/// Whether a mark's turn is on a day.
+fn is_its_turn(key: &Key, day: u64) -> bool {
+    let [first, ..] = *blake3::hash(key.as_str().as_bytes()).as_bytes();
+    u64::from(first) % TURNS == day % TURNS
 }
 
 /// Names of manifests, and what each says of itself.
@@ -461,6 +474,20 @@ impl Vault {
         self.read_remembered(source, (None, Finding::ByName)).await
     }
 
+    /// The same for a check that leaves some things for another day. Manifests are read, and of the marks those that are new
+    /// and those whose turn it is; all of them where there are few.
+    pub(crate) async fn in_turns(&self, source: &SourceName) -> Result<Catalog, OpsError> {
+        self.read_remembered(source, (None, Finding::InTurns)).await
+    }
+
+    fn read_in_turns(&self, remembered: &Remembered, source: &SourceName) {
+        let day = self.env.clock.now().as_millis() / 86_400_000;
+        let stays = |key: &Key| keys::parse_mark(source, key).is_some() && !is_its_turn(key, day.unsigned_abs());
+        if remembered.read_again(|key| !stays(key)) < MARKS_READ {
+            remembered.read_again(|_| true);
+        }
+    }
+
     async fn read_remembered(
         &self,
         source: &SourceName,
@@ -469,16 +496,23 @@ impl Vault {
         let remembered = Arc::new(Remembered::new(self.repo.store().clone()));
         let sound = remembered.load(&self.state.remembered(source)?, source, self.seal());
         let (repo, seen) = (self.repo.through(remembered.clone()), self.state.seen(source)?);
+        if finding == Finding::InTurns {
+            self.read_in_turns(&remembered, source);
+        }
         let (marks, noticed) = match finding {
             Finding::ByNotice => Catalog::read_noticed(&repo, source, &seen, remembered.known_marks(source)).await?,
-            Finding::ByName => (Catalog::read_marks(&repo, source, &seen).await?, None),
+            Finding::ByName | Finding::InTurns => (Catalog::read_marks(&repo, source, &seen).await?, None),
         };
         let mut catalog = Catalog::gather_with(&repo, source, marks, newest).await?;
         catalog.noticed = noticed;
         let catalog = self.not_older(catalog, source, &seen)?;
         let verified = Verified { keys: &catalog.verified_keys(source), source, height: catalog.noticed };
-        // A full or read-only state folder must not stand between a person and a restore.
-        let _ = self.state.remember_more(source, sound, &remembered.verified(verified));
+        // What is wrong with a mark makes what was known void: else it would be well again on the day after its turn. And a
+        // full or read-only state folder must not stand between a person and a restore.
+        let _ = match finding == Finding::InTurns && !catalog.mark_faults.is_empty() {
+            true => self.state.remember_nothing(source),
+            false => self.state.remember_more(source, sound, &remembered.verified(verified)),
+        };
         Ok(catalog)
     }
 

@@ -234,7 +234,10 @@ pub(crate) async fn examine(
     (scope, marking): (Scope, Marking),
 ) -> Result<Examined, OpsError> {
     let began = vault.env.clock.now();
-    let catalog = vault.catalog(&request.source).await?;
+    let catalog = match scope.select {
+        Select::All => vault.catalog(&request.source).await?,
+        _ => vault.in_turns(&request.source).await?,
+    };
     vault.env.tell(Event::Began { source: request.source.clone(), what: "checking", bytes: None });
     let chosen = memory::chosen(vault, request, (&catalog, scope.select)).await?;
     let mut objects = Objects { chosen, ..Objects::default() };

@@ -293,6 +293,17 @@ impl State {
         written.and_then(|_| file.write_all(more)).at("write", &path)
     }
 
+    /// What was verified before counts no more: everything is read again.
+    pub fn remember_nothing(&self, source: &SourceName) -> Result<(), PathError> {
+        let dir = self.source_dir(source)?;
+        let _lock = wait_for(&dir.join("state.lock"))?;
+        let path = dir.join(REMEMBERED);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", &path),
+            _ => Ok(()),
+        }
+    }
+
     /// A value of its own that a caller under the source's lock keeps beside the rest.
     pub(crate) fn recall<T: DeserializeOwned>(&self, source: &SourceName, file: &str) -> Result<Option<T>, PathError> {
         read(&self.dir.join(source.as_str()).join(file))

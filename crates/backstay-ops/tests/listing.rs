@@ -5,8 +5,10 @@ mod world;
 use async_trait::async_trait;
 use backstay_format::facts::Mark;
 use backstay_model::catalog::{MarkKind, Target};
+use backstay_model::checking::Select;
 use backstay_ops::State;
 use backstay_ops::catalog::{Catalog, Vault};
+use backstay_ops::check::{CheckRequest, Depth, Holes, Scope, check_within};
 use backstay_ops::disk::OsDisk;
 use backstay_store::memory::MemoryStore;
 use backstay_store::meter::{Meter, Reading};
@@ -17,7 +19,7 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::Notify;
-use world::{World, env, source};
+use world::{Hands, World, env, source};
 
 async fn world(store: Arc<dyn Store>) -> World {
     let world = World::over(tempfile::tempdir().expect("a folder"), store, Arc::new(OsDisk)).await;
@@ -94,6 +96,50 @@ async fn a_list_costs_the_same_whatever_the_history() {
     let (catalog, asked) = list(&world, store, &mut memory).await;
     assert!(catalog.snapshots[0].is_quarantined());
     assert_eq!(asked.calls(), 6, "and the one that is new: {asked:?}");
+}
+
+/// A check as the command makes it on some day, with what it asked for.
+async fn checked(world: &World, store: Arc<dyn Store>, clock: &Arc<Hands>) -> (bool, u64) {
+    let meter = Arc::new(Meter::new(store));
+    let mut vault = beside(world, meter.clone()).await;
+    vault.env.clock = clock.clone();
+    let request = CheckRequest { source: source(), snapshot: None, depth: Depth::Intact };
+    let scope = Scope { select: Select::Newest { budget: 1 << 30 }, holes: Holes::Damage };
+    let report = check_within(&vault, &request, scope).await.expect("a report");
+    (report.problems.is_empty(), meter.read().calls())
+}
+
+/// A check read every mark every time, ten thousand of them one by one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_reads_the_marks_it_knows_in_turns() {
+    let store = Arc::new(MemoryStore::new());
+    let world = world(store.clone()).await;
+    for _ in 0..600 {
+        put_in_chain(&world.vault).await;
+    }
+    let clock = Arc::new(Hands::default());
+    let first = checked(&world, store.clone(), &clock).await;
+    let second = checked(&world, store.clone(), &clock).await;
+    println!("{} requests, then {}", first.1, second.1);
+    assert!(first.0 && first.1 > 600, "what is new is read: {first:?}");
+    assert!(second.0 && second.1 < 100, "what is known is not, but for those whose turn it is: {second:?}");
+    // Whatever happens to one is found when its turn comes.
+    let marks = store.list(&keys::mark_prefix(&source()), None, 1000).await.expect("marks").entries;
+    let bad = &marks[marks.len() / 2].key;
+    store.delete(bad).await.expect("deleted");
+    store.put_new(bad, Bytes::from_static(b"rubbish")).await.expect("put");
+    let mut days = Vec::new();
+    for day in 0..17 {
+        if !checked(&world, store.clone(), &clock).await.0 {
+            days.push(day);
+        }
+        clock.pass(86_400);
+    }
+    let found = days.first().copied().expect("on one day of seventeen");
+    assert!(days == (found..17).collect::<Vec<_>>(), "and from then on: {days:?}");
+    let all = CheckRequest { source: source(), snapshot: None, depth: Depth::Intact };
+    let report = check_within(&beside(&world, store.clone()).await, &all, Scope::EVERYTHING).await.expect("a report");
+    assert!(!report.problems.is_empty(), "and a check of everything reads everything");
 }
 
 /// One after the other, without reading them all each time.

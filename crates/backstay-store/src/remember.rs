@@ -59,6 +59,8 @@ struct Memory {
     known: HashMap<Key, Part>,
     /// Read in this run, not yet known to be good.
     fresh: HashMap<Key, Part>,
+    /// Known, and asked for all the same.
+    again: HashSet<Key>,
     /// Of the source that was loaded last.
     source: Loaded,
 }
@@ -135,12 +137,20 @@ impl Remembered {
         Some(KnownMarks { height, marks: marks.cloned().collect() })
     }
 
+    /// What is known under these names is read from the store all the same. How many names stay that are not.
+    pub fn read_again(&self, which: impl Fn(&Key) -> bool) -> usize {
+        let mut memory = self.memory();
+        memory.again = memory.known.keys().filter(|key| which(key)).cloned().collect();
+        memory.known.len() - memory.again.len()
+    }
+
     /// What was verified and is new, encoded to stand behind what was loaded.
     pub fn verified(&self, verified: Verified<'_>) -> Vec<u8> {
         let mut memory = self.memory();
         let mut encoded = Vec::new();
-        let fresh = std::mem::take(&mut memory.fresh);
-        for (key, part) in fresh.into_iter().filter(|(key, _)| verified.keys.contains(key)) {
+        let (fresh, again) = (std::mem::take(&mut memory.fresh), std::mem::take(&mut memory.again));
+        let is_new = |key: &Key| verified.keys.contains(key) && !again.contains(key);
+        for (key, part) in fresh.into_iter().filter(|(key, _)| is_new(key)) {
             encode(&mut encoded, &key, &part);
             memory.known.insert(key, part);
         }
@@ -172,7 +182,9 @@ impl Remembered {
 
     /// A notice is its mark under another name, and is remembered as that.
     fn recall(&self, key: &Key) -> Option<Part> {
-        self.memory().known.get(keys::noticed(key).as_ref().unwrap_or(key)).cloned()
+        let (memory, mark) = (self.memory(), keys::noticed(key));
+        let key = mark.as_ref().unwrap_or(key);
+        memory.known.get(key).filter(|_| !memory.again.contains(key)).cloned()
     }
 
     fn note(&self, key: &Key, bytes: &Bytes, holds: Holds) {

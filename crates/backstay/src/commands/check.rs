@@ -41,7 +41,7 @@ async fn one(
     let named = match &args.snapshot {
         None => None,
         Some(prefix) => {
-            let catalog = vault.catalog(&source.name).await?;
+            let catalog = vault.recalled(&source.name, None).await?;
             let target = Target::Id(prefix.as_str().to_owned());
             Some(choose(&catalog.snapshots, &target).map_err(OpsError::from)?.id)
         }
@@ -49,7 +49,7 @@ async fn one(
     let depth = if vault.unsealer.is_some() { Depth::Authentic } else { Depth::Intact };
     let request = CheckRequest { source: source.name.clone(), snapshot: named, depth };
     let report = check::check_within(vault, &request, scope).await?;
-    let catalog = vault.catalog(&source.name).await?;
+    let catalog = vault.recalled(&source.name, None).await?;
     let newest = choose(&catalog.snapshots, &Target::Latest).ok().map(|snapshot| snapshot.id);
     let proof = match (args.deep, named.or(newest)) {
         (true, Some(snapshot)) => Some(deep(vault, source, (snapshot, args.from_copy.is_some())).await?),
