@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the machine's own clock")]
 
+mod far;
 #[allow(dead_code, reason = "the other measurement uses the rest")]
 #[path = "../bench/generate.rs"]
 mod generate;

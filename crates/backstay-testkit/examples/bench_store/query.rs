@@ -1,11 +1,10 @@
 //! Asking the past: the release binary from its start to its answer, beside a full restore in the same run, from a
 //! folder and from a bucket thirty milliseconds away; and a scan beside Litestream's own file system.
 
+use crate::far::Far;
 use crate::report::{Bound, Table, median};
 use crate::{Failed, Options, generate};
 use backstay_testkit::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -33,7 +32,7 @@ pub fn measure(options: &Options) -> Result<Table, Failed> {
     generate::database(&source, options.megabytes << 20, generate::Kind::Text)?;
     let rows = count(&source)?;
     let server = S3Server::start();
-    let far = distant(server.address())?;
+    let far = Far::to(server.address(), FAR)?;
     let work = tempfile::tempdir_in(&options.dir)?;
     let mut table =
         Table::new(format!("query: {} MiB, {rows} rows, median of {} rounds", options.megabytes, options.rounds));
@@ -41,7 +40,7 @@ pub fn measure(options: &Options) -> Result<Table, Failed> {
     near.begin(&source, "./vault")?;
     let bucket = House { program, dir: work.path().join("far"), endpoint: Some(server.endpoint()) };
     bucket.begin(&source, &format!("s3://{BUCKET}/ours"))?;
-    let bucket = House { endpoint: Some(format!("http://{far}")), ..bucket };
+    let bucket = House { endpoint: Some(format!("http://{}", far.address())), ..bucket };
     for (name, house) in [("folder", &near), ("bucket 30 ms away", &bucket)] {
         measure_points(&mut table, options, (name, house, rows))?;
     }
@@ -194,40 +193,4 @@ fn timed(command: &mut Command) -> Result<(Cost, String), Failed> {
     } else {
         Err(format!("{command:?}: {out}{err}").into())
     }
-}
-
-/// A way to a server on which every request takes its time. Ends with the process.
-fn distant(server: SocketAddr) -> Result<SocketAddr, Failed> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    on_a_thread(move || {
-        for client in listener.incoming().flatten() {
-            on_a_thread(move || {
-                if let Ok(server) = TcpStream::connect(server)
-                    && let (Ok(from_server), Ok(to_client)) = (server.try_clone(), client.try_clone())
-                {
-                    on_a_thread(move || pass(from_server, to_client, Duration::ZERO));
-                    pass(client, server, FAR);
-                }
-            });
-        }
-    });
-    Ok(address)
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream, wait: Duration) {
-    let mut bytes = vec![0; 256 << 10];
-    let _ = to.set_nodelay(true);
-    while let Ok(read @ 1..) = from.read(&mut bytes) {
-        std::thread::sleep(wait);
-        if to.write_all(&bytes[..read]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Write);
-}
-
-#[expect(clippy::disallowed_methods, reason = "a proxy lives as long as the measurement")]
-fn on_a_thread(work: impl FnOnce() + Send + 'static) {
-    std::thread::spawn(work);
 }
