@@ -11,6 +11,7 @@ use crate::disk::{self, At, Disk, PathError};
 use backstay_format::facts::{FingerprintFacts, Prune};
 use backstay_model::{BranchNo, Digest, Moment, ObjectId, Position, RepoId, Sequence, SignerKey, SourceName};
 use backstay_sqlite::FileIdentity;
+use backstay_store::foresee::Trail;
 use backstay_store::remember::REMEMBERED_MAX;
 use backstay_store::repo::{Record, RepoError, SeenConf};
 use rustix::fs::{FlockOperation, flock};
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 const SMALL: u64 = 1 << 20;
 const REMEMBERED: &str = "remembered";
+const TRAIL: &str = "trail.json";
 
 /// The bytes of the newest configuration.
 const KEPT_CONF: &str = "conf.object";
@@ -277,6 +279,26 @@ impl State {
     pub fn remembers(root: &Path, source: &SourceName) -> bool {
         let folders = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
         folders.into_iter().any(|folder| folder.join(source.as_str()).join(REMEMBERED).exists())
+    }
+
+    /// What the last who asked this source's past in a store read first. A help: damaged or gone, it is as good as none.
+    pub fn trails(root: &Path, source: &SourceName) -> Vec<Trail> {
+        let folders = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+        folders.filter_map(|folder| read(&folder.join(source.as_str()).join(TRAIL)).ok()?).collect()
+    }
+
+    /// Not synced: what a crash takes is found again.
+    pub fn keep_trail(&self, source: &SourceName, trail: &Trail) -> Result<(), PathError> {
+        let dir = self.source_dir(source)?;
+        let path = dir.join(TRAIL);
+        if read::<Trail>(&path)?.is_some_and(|known| known == *trail) {
+            return Ok(());
+        }
+        let _lock = wait_for(&dir.join("state.lock"))?;
+        let bytes = serde_json::to_vec(trail).expect("plain facts can be written to memory");
+        let mut file =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(&path).at("open", &path)?;
+        file.write_all(&bytes).at("write", &path)
     }
 
     /// Appends to it, behind the part of it that makes sense. Not synced: what a crash takes is read again.

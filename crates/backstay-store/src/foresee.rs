@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use backstay_model::SourceName;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, Shared};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,12 @@ const PAGE: usize = 1000;
 const WHOLE_MAX: u64 = 2 << 20;
 /// As much of an object as has its front, nearly always.
 const BEGINNING: u64 = 8 << 10;
+
+/// Listings and reads of a trail: opening a moment takes half of them, and a search the other half.
+const LISTED_MAX: usize = 4;
+const READ_MAX: usize = 16;
+/// Bytes of all the pieces of a trail.
+const PIECES_MAX: u64 = 2 << 20;
 
 /// What a listing leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,20 +48,82 @@ enum Then {
 }
 
 /// Whether this host has read the source's marks and manifests before, and remembers them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
     Blank,
-    Remembers,
+    Remembers(Trail),
+}
+
+/// What somebody read of a store first, by its names. For a host to keep, who may believe it or not: what it leads to
+/// is verified like everything else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trail {
+    /// Whose names they are.
+    store: String,
+    /// Beside those that everyone lists.
+    listed: Vec<String>,
+    read: Vec<Read>,
+}
+
+/// An object or, by its first byte and the one behind its last, a piece of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Read {
+    name: String,
+    piece: Option<(u64, u64)>,
+}
+
+impl Trail {
+    pub fn is_of(&self, store: &dyn Store) -> bool {
+        self.store == store.describe()
+    }
+
+    /// As far as it makes sense, and no more than a trail can be.
+    fn listings(&self, (store, source): (&dyn Store, &SourceName)) -> Vec<String> {
+        let possible =
+            |prefix: &&String| **prefix == keys::mark_prefix(source) || prefix.starts_with(keys::LOGS_PREFIX);
+        let listed = self.listed.iter().filter(|_| self.is_of(store));
+        listed.filter(possible).take(LISTED_MAX).cloned().collect()
+    }
+
+    fn reads(&self, store: &dyn Store) -> Vec<(Key, Option<Range<u64>>)> {
+        let mut bytes = 0;
+        let read = self.read.iter().filter(|_| self.is_of(store)).take(READ_MAX);
+        let sane = read.filter_map(|Read { name, piece }| {
+            bytes += piece.map_or(0, |(start, end)| end.saturating_sub(start));
+            let is_one = piece.is_none_or(|(start, end)| start < end) && bytes <= PIECES_MAX;
+            Some((Key::parse(name).ok().filter(|_| is_one)?, piece.map(|(start, end)| start..end)))
+        });
+        sane.collect()
+    }
+
+    fn note_listed(&mut self, prefix: &str) {
+        if self.listed.len() < LISTED_MAX && self.listed.iter().all(|known| known != prefix) {
+            self.listed.push(prefix.to_owned());
+        }
+    }
+
+    fn note_read(&mut self, key: &Key, piece: Option<Range<u64>>) {
+        let read = Read { name: key.as_str().to_owned(), piece: piece.map(|piece| (piece.start, piece.end)) };
+        if self.read.len() < READ_MAX && !self.read.contains(&read) {
+            self.read.push(read);
+        }
+    }
 }
 
 type Coming<T> = Shared<BoxFuture<'static, Option<T>>>;
 /// Bytes from the beginning of objects, and whether they are all there are.
 type Objects = Arc<Mutex<HashMap<Key, (bool, Coming<Bytes>)>>>;
+type Pieces = HashMap<(Key, Range<u64>), Coming<Bytes>>;
 
 pub struct Foreseen {
     inner: Arc<dyn Store>,
     listings: Mutex<HashMap<String, Coming<Page>>>,
     objects: Objects,
+    /// Of the trail.
+    pieces: Mutex<Pieces>,
+    /// What everyone lists.
+    usual: Vec<String>,
+    trail: Mutex<Trail>,
     /// What is under way ends with this.
     _tasks: JoinSet<()>,
 }
@@ -64,7 +133,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Foreseen {
-    /// For whoever will open the newest moment of a source. Must be called inside a runtime.
+    /// For whoever will open a moment of a source. Must be called inside a runtime.
     pub fn of_source(inner: Arc<dyn Store>, (source, host): (&SourceName, Host)) -> Self {
         let is_blank = host == Host::Blank;
         let beginnings = if is_blank { 31 } else { 0 };
@@ -74,23 +143,30 @@ impl Foreseen {
             (keys::snapshot_prefix(source), Then::First { beginnings }),
             (keys::notice_prefix(source), Then::Nothing),
         ];
+        let usual = wanted.iter().map(|(prefix, _)| prefix.clone()).collect();
         if is_blank {
             wanted.push((keys::mark_prefix(source), Then::All { most: 64 }));
         }
-        let objects = Objects::default();
-        let (mut listings, mut tasks) = (HashMap::new(), JoinSet::new());
-        for (prefix, then) in wanted {
-            let (store, under, found) = (inner.clone(), prefix.clone(), objects.clone());
-            let listing = async move {
-                let page = store.list(&under, None, PAGE).await.ok()?;
-                let mut found = lock(&found);
-                for (key, wanted, is_whole) in led_to(&page.entries, then) {
-                    found.entry(key.clone()).or_insert((is_whole, bytes_of(store.clone(), key, wanted, is_whole)));
+        let (mut objects, mut pieces) = (HashMap::new(), Pieces::new());
+        if let Host::Remembers(trail) = host {
+            let listings = trail.listings((inner.as_ref(), source)).into_iter();
+            wanted.extend(listings.map(|prefix| (prefix, Then::Nothing)));
+            for (key, piece) in trail.reads(inner.as_ref()) {
+                let coming = bytes_of(inner.clone(), key.clone(), piece.clone());
+                match piece {
+                    None => drop(objects.insert(key, (true, coming))),
+                    Some(piece) => drop(pieces.insert((key, piece), coming)),
                 }
-                drop(found);
-                Some(page)
-            };
-            let listing = listing.boxed().shared();
+            }
+        }
+        let mut tasks = JoinSet::new();
+        for coming in objects.values().map(|(_, coming)| coming).chain(pieces.values()).cloned() {
+            tasks.spawn(async move { drop(coming.await) });
+        }
+        let objects: Objects = Arc::new(Mutex::new(objects));
+        let mut listings = HashMap::new();
+        for (prefix, then) in wanted {
+            let listing = listing_of((inner.clone(), prefix.clone()), then, objects.clone());
             listings.insert(prefix, listing.clone());
             let found = objects.clone();
             tasks.spawn(async move {
@@ -99,7 +175,13 @@ impl Foreseen {
                 futures::future::join_all(under_way).await;
             });
         }
-        Self { inner, listings: Mutex::new(listings), objects, _tasks: tasks }
+        let trail = Mutex::new(Trail { store: inner.describe(), ..Trail::default() });
+        Self { inner, listings: Mutex::new(listings), objects, pieces: Mutex::new(pieces), usual, trail, _tasks: tasks }
+    }
+
+    /// What was read first, so far.
+    pub fn trail(&self) -> Trail {
+        lock(&self.trail).clone()
     }
 
     fn object(&self, key: &Key) -> Option<(bool, Coming<Bytes>)> {
@@ -107,9 +189,28 @@ impl Foreseen {
     }
 }
 
-fn bytes_of(store: Arc<dyn Store>, key: Key, wanted: u64, is_whole: bool) -> Coming<Bytes> {
+/// A listing, and right behind it what it leads to.
+fn listing_of((store, under): (Arc<dyn Store>, String), then: Then, found: Objects) -> Coming<Page> {
+    let listing = async move {
+        let page = store.list(&under, None, PAGE).await.ok()?;
+        let mut found = lock(&found);
+        for (key, wanted, is_whole) in led_to(&page.entries, then) {
+            let piece = (!is_whole).then_some(0..wanted);
+            found.entry(key.clone()).or_insert_with(|| (is_whole, bytes_of(store.clone(), key, piece)));
+        }
+        drop(found);
+        Some(page)
+    };
+    listing.boxed().shared()
+}
+
+/// An object, or a piece of it.
+fn bytes_of(store: Arc<dyn Store>, key: Key, piece: Option<Range<u64>>) -> Coming<Bytes> {
     let bytes = async move {
-        let read = if is_whole { store.get(&key).await } else { store.get_range(&key, 0..wanted).await };
+        let read = match piece {
+            None => store.get(&key).await,
+            Some(piece) => store.get_range(&key, piece).await,
+        };
         read.ok()
     };
     bytes.boxed().shared()
@@ -139,6 +240,7 @@ impl Store for Foreseen {
     }
 
     async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
+        lock(&self.trail).note_read(key, None);
         match self.object(key) {
             Some((true, coming)) => match coming.await {
                 Some(bytes) => Ok(bytes),
@@ -156,6 +258,13 @@ impl Store for Foreseen {
         {
             return Ok(bytes.slice(range.start as usize..range.end as usize));
         }
+        lock(&self.trail).note_read(key, Some(range.clone()));
+        let foreseen = lock(&self.pieces).get(&(key.clone(), range.clone())).cloned();
+        if let Some(coming) = foreseen
+            && let Some(bytes) = coming.await
+        {
+            return Ok(bytes);
+        }
         self.inner.get_range(key, range).await
     }
 
@@ -165,6 +274,9 @@ impl Store for Foreseen {
 
     async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
         let foreseen = if after.is_none() { lock(&self.listings).remove(prefix) } else { None };
+        if after.is_none() && self.usual.iter().all(|usual| usual != prefix) {
+            lock(&self.trail).note_listed(prefix);
+        }
         if let Some(coming) = foreseen
             && let Some(page) = coming.await
         {
@@ -175,6 +287,7 @@ impl Store for Foreseen {
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         lock(&self.objects).remove(key);
+        lock(&self.pieces).retain(|(of, _), _| of != key);
         self.inner.delete(key).await
     }
 
@@ -237,5 +350,51 @@ mod tests {
         assert_eq!(meter.read().since(&before).calls(), 4);
         let none = Key::parse("ctl/conf/09").expect("legal");
         assert!(matches!(foreseen.get(&none).await, Err(StoreError::NotFound { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_trail_is_gone_along_at_once_and_leads_nowhere_else() {
+        let names = ["ctl/conf/01", "data/shop/snap/01-aa", "data/shop/pack/cc"];
+        let (meter, source) = (store(&names).await, "shop".parse().expect("a name"));
+        let [conf, snapshot, pack] = [names[0], names[1], names[2]].map(|name| Key::parse(name).expect("legal"));
+        let ask = async |foreseen: &Foreseen| {
+            assert_eq!(foreseen.list(&keys::mark_prefix(&source), None, 10).await.expect("listed").entries.len(), 0);
+            assert_eq!(foreseen.get(&conf).await.expect("read"), names[0].repeat(1000));
+            assert_eq!(foreseen.get(&snapshot).await.expect("read"), names[1].repeat(1000));
+            assert_eq!(foreseen.get_range(&pack, 7..900).await.expect("read"), names[2].repeat(1000)[7..900]);
+        };
+        let first = Foreseen::of_source(meter.clone(), (&source, Host::Remembers(Trail::default())));
+        ask(&first).await;
+        let trail = first.trail();
+        drop(first);
+        assert_eq!((trail.listed.len(), trail.read.len()), (1, 3), "{trail:?}");
+        let encoded = serde_json::to_vec(&trail).expect("written");
+        let again: Trail = serde_json::from_slice(&encoded).expect("read");
+        let before = meter.read();
+        let second = Foreseen::of_source(meter.clone(), (&source, Host::Remembers(again)));
+        while meter.read().since(&before).calls() < 8 {
+            tokio::task::yield_now().await;
+        }
+        ask(&second).await;
+        assert_eq!(meter.read().since(&before).calls(), 8, "four listings of all, and four steps of the trail");
+        assert_eq!(second.trail(), trail, "what is used stays");
+        // What everyone lists, and what two of those listings lead to.
+        for (other, calls) in [
+            (Trail { store: "another".to_owned(), ..trail.clone() }, 6),
+            (Trail { listed: vec!["ctl/".to_owned(), "../".to_owned()], read: Vec::new(), ..trail.clone() }, 6),
+            (Trail { read: vec![Read { name: "../x".to_owned(), piece: None }; 99], ..trail.clone() }, 7),
+            (Trail { read: vec![Read { name: names[2].to_owned(), piece: Some((0, u64::MAX)) }], ..trail.clone() }, 7),
+        ] {
+            let before = meter.read();
+            let foreseen = Foreseen::of_source(meter.clone(), (&source, Host::Remembers(other)));
+            while meter.read().since(&before).calls() < calls {
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(meter.read().since(&before).calls(), calls);
+            drop(foreseen);
+        }
     }
 }

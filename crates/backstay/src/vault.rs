@@ -42,13 +42,28 @@ pub async fn open(context: &Context, settings: &Settings) -> Result<Vault, Diagn
     open_with(context, settings, store, keys).await
 }
 
+/// A vault for whoever asks a source's past, and what was read of it first.
+pub struct Asked {
+    pub vault: Vault,
+    source: SourceName,
+    foreseen: Arc<Foreseen>,
+}
+
+impl Asked {
+    /// Leaves a trail for the next who asks.
+    pub fn leave_trail(&self) {
+        // A full or read-only state folder must not stand between a person and an answer.
+        let _ = self.vault.state.keep_trail(&self.source, &self.foreseen.trail());
+    }
+}
+
 /// The same for whoever asks a source's past: what opening it takes is asked for at once, and what was read of packs
 /// is kept, sealed as it is, for the next who asks.
 pub async fn open_to_ask(
     context: &Context,
     settings: &Settings,
     (source, keep): (&SourceName, Keep),
-) -> Result<Vault, Diagnostic> {
+) -> Result<Asked, Diagnostic> {
     let keys = load_keys(context, settings.key.as_ref()).await?;
     let bare = store(context, &Reached::of(settings), OpenMode::Existing).await?;
     let kept = || Kept::open(bare.clone(), &settings.state_dir.join(KEPT), KEPT_MAX);
@@ -57,8 +72,14 @@ pub async fn open_to_ask(
         Some(Ok(kept)) => Arc::new(kept),
         _ => bare.clone(),
     };
-    let host = if State::remembers(&settings.state_dir, source) { Host::Remembers } else { Host::Blank };
-    open_with(context, settings, Arc::new(Foreseen::of_source(store, (source, host))), keys).await
+    let trail = || State::trails(&settings.state_dir, source).into_iter().find(|trail| trail.is_of(store.as_ref()));
+    let host = match State::remembers(&settings.state_dir, source) {
+        true => Host::Remembers(trail().unwrap_or_default()),
+        false => Host::Blank,
+    };
+    let foreseen = Arc::new(Foreseen::of_source(store, (source, host)));
+    let vault = open_with(context, settings, foreseen.clone(), keys).await?;
+    Ok(Asked { vault, source: source.clone(), foreseen })
 }
 
 /// Whether what was read may be kept on this host.

@@ -22,7 +22,7 @@ pub async fn run(context: &Context, args: &args::Diff) -> Outcome {
     let settings = context.settings()?.on_copy(args.reading.from_copy.as_ref())?;
     let source = settings.source(&args.source)?;
     let (from, to) = (past::word_target(context, args.from.clone())?, past::word_target(context, args.to.clone())?);
-    let vault = vault::open_to_ask(context, &settings, (&source.name, past::keep(&args.reading))).await?;
+    let vault = vault::open_to_ask(context, &settings, (&source.name, past::keep(&args.reading))).await?.vault;
     let asker = Asker::new(&vault, past::reading(&args.reading));
     asker.stop().within(args.reading.within.as_ref().map(|age| age.span));
     let (from, to) = (asker.open(&source.name, &from).await?, asker.open(&source.name, &to).await?);

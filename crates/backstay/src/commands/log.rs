@@ -17,7 +17,7 @@ pub async fn run(context: &Context, args: &args::Log) -> Outcome {
     let settings = context.settings()?.on_copy(args.reading.from_copy.as_ref())?;
     let source = settings.source(&args.source)?;
     let since = args.since.as_ref().map(|text| context.read_time(text)).transpose()?;
-    let vault = vault::open_to_ask(context, &settings, (&source.name, past::keep(&args.reading))).await?;
+    let vault = vault::open_to_ask(context, &settings, (&source.name, past::keep(&args.reading))).await?.vault;
     let asker = Asker::new(&vault, past::reading(&args.reading));
     asker.stop().within(args.reading.within.as_ref().map(|age| age.span));
     let mut walk = Walk::new(&asker, rows::points(&vault, &source.name, since).await?);

@@ -21,8 +21,8 @@ pub async fn run(context: &Context, args: &args::Query) -> Outcome {
     let settings = context.settings()?.on_copy(args.reading.from_copy.as_ref())?;
     let source = settings.source(&args.source)?;
     let target = past::target(context, &args.moment, word)?;
-    let vault = vault::open_to_ask(context, &settings, (&source.name, past::keep(&args.reading))).await?;
-    let asker = Asker::new(&vault, past::reading(&args.reading));
+    let asked = vault::open_to_ask(context, &settings, (&source.name, past::keep(&args.reading))).await?;
+    let asker = Asker::new(&asked.vault, past::reading(&args.reading));
     asker.stop().within(args.reading.within.as_ref().map(|age| age.span));
     let past = asker.open(&source.name, &target).await?;
     context.printer.talk(&past::said(&past.facts, &context.zone));
@@ -33,7 +33,11 @@ pub async fn run(context: &Context, args: &args::Query) -> Outcome {
     let asking = Asking { context, args, past: &past, stop: asker.stop() };
     match sql {
         None => shell(&asking).await,
-        Some(sql) => blocking(|| asking.once(&sql)),
+        Some(sql) => {
+            let outcome = blocking(|| asking.once(&sql));
+            asked.leave_trail();
+            outcome
+        }
     }
 }
 
