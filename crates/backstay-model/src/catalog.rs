@@ -127,6 +127,8 @@ pub enum NoPoint {
         .after.map_or_else(String::new, |tx| format!(", and goes on at {tx}"))
     )]
     TxNotHeld { tx: u64, before: u64, after: Option<u64> },
+    #[error("state {tx} is older than what is kept: the oldest that can be restored is {oldest}")]
+    TxBeforeFirst { tx: u64, oldest: u64 },
     #[error("{at} lies in a gap of the log: the state before it is of {before}, the one behind it of {after}")]
     InGap { at: Moment, before: Moment, after: Moment },
     #[error("the history has two newest snapshots, {a} and {b}: two writers backed up this source at once")]

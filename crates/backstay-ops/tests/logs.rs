@@ -5,7 +5,7 @@ mod world;
 
 use backstay_format::facts::{After, Log, Role, Span};
 use backstay_format::log::{Part, Record};
-use backstay_model::catalog::Target;
+use backstay_model::catalog::{NoPoint, Target};
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::{ByteLen, Digest, PageSize, Sequence, StreamId, Tx, Verdict};
 use backstay_model::{Kind, Kinded};
@@ -447,6 +447,11 @@ async fn every_commit_of_the_span_stays_whatever_the_rules_say_of_snapshots() {
     let gone = retain::apply(&process.vault, &rules(0)).await.expect("pruned");
     assert_eq!(gone.sources[0].deleted.snapshots, 2, "{gone:?}");
     the_span_is_whole(&process, (house.began, house.last)).await;
+    // What is older is not there any more; the oldest that is has its name in the answer.
+    let error = rows_at(&process, Tx::new(1)).await.expect_err("gone");
+    let OpsError::NoPoint(NoPoint::TxBeforeFirst { tx: 1, oldest }) = error else { panic!("{error}") };
+    assert!(oldest <= house.began.get() && house.began.get() <= oldest + 1, "{oldest}, and {}", house.began);
+    rows_at(&process, Tx::new(oldest)).await.expect("it can be restored");
 }
 
 /// Puts a slot of a stream after each listing that shows it, as a follower does that never rests.

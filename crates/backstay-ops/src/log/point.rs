@@ -120,7 +120,8 @@ async fn by_tx(vault: &Vault, catalog: &mut Catalog, tx: Tx) -> Result<Resolved,
         }
         return Ok(Resolved { snapshot, log, fault: None });
     }
-    Err(NoPoint::NotFollowed.into())
+    let oldest = reaches.ok_or(NoPoint::NotFollowed)?;
+    Err(NoPoint::TxBeforeFirst { tx: tx.get(), oldest }.into())
 }
 
 /// An instant inside a recorded gap is nobody's state: the two sides are named, or the nearer one taken.

@@ -188,6 +188,9 @@ fn of_point(plain: Diagnostic, error: &NoPoint) -> Diagnostic {
         NoPoint::AmbiguousId { .. } => plain.hint("Write more digits of it; `backstay list --json` shows them all."),
         NoPoint::NotFollowed => plain.hint("Run `backstay follow` to have its commits kept from now on."),
         NoPoint::TxNotHeld { before, .. } => plain.hint(format!("Ask for an earlier state, such as `--tx {before}`.")),
+        NoPoint::TxBeforeFirst { oldest, .. } => plain
+            .hint(format!("Ask for a later state, such as `--tx {oldest}`."))
+            .hint("What is older may be in a snapshot, without a number: `backstay list` shows them."),
         NoPoint::InGap { before, after, .. } => plain
             .hint(format!("Ask for one of them: `--at {before}` or `--at {after}`."))
             .hint("Or add `--nearest`, which takes the nearer one."),

@@ -99,6 +99,7 @@ fn of_points_that_are_not_there() {
         NoPoint::Rivals { a: id(1), b: id(2) },
         NoPoint::NotFollowed,
         NoPoint::TxNotHeld { tx: 9, before: 7, after: Some(12) },
+        NoPoint::TxBeforeFirst { tx: 3, oldest: 12 },
         NoPoint::InGap { at, before: oldest, after: at },
     ];
     insta::assert_snapshot!(all(points.into_iter().map(OpsError::NoPoint).collect()));
