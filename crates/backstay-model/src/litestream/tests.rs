@@ -35,3 +35,31 @@ fn a_hole_is_named_and_never_jumped_over() {
     assert_eq!(lead(&[(0, 2, 2)], None), Err(NoChain::NoSnapshot { upto: None }));
     assert_eq!(lead(&[], Some(4)), Err(NoChain::NoSnapshot { upto: Some(4) }));
 }
+
+#[test]
+fn a_time_means_the_last_transaction_that_was_made_by_then() {
+    let moment = |millis: i64| Moment::from_millis(millis).expect("a moment");
+    let written = |files: &[((u8, u64, u64), i64)]| -> Vec<(LtxFile, Moment)> {
+        files.iter().map(|(known, millis)| (file(*known), moment(*millis))).collect()
+    };
+    // A snapshot is written later than its last transaction.
+    let usual = written(&[
+        ((0, 1, 1), 10),
+        ((0, 2, 2), 20),
+        ((1, 1, 2), 20),
+        ((9, 1, 2), 35),
+        ((0, 3, 3), 30),
+        ((1, 4, 6), 60),
+    ]);
+    for (at, txid) in [(10, 1), (19, 1), (20, 2), (29, 2), (30, 3), (59, 3), (60, 6), (999, 6)] {
+        assert_eq!(newest_at(&usual, moment(at)), Ok(txid), "{at}");
+    }
+    let early = NoChain::BeforeFirst { at: moment(9), oldest: moment(10) };
+    assert_eq!(newest_at(&usual, moment(9)), Err(early));
+    // The clock went back between the second and the third.
+    let back = written(&[((0, 1, 1), 10), ((0, 2, 2), 50), ((0, 3, 3), 20), ((0, 4, 4), 60)]);
+    for (at, txid) in [(20, 1), (49, 1), (50, 3), (60, 4)] {
+        assert_eq!(newest_at(&back, moment(at)), Ok(txid), "{at}");
+    }
+    assert_eq!(newest_at(&[], moment(9)), Err(NoChain::NoSnapshot { upto: None }));
+}

@@ -44,21 +44,30 @@ pub enum LitestreamVerb {
     Restore(Replica),
 }
 
-/// Restore from a replica of Litestream 0.5 in a folder
+/// Restore from a replica of Litestream 0.5
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  backstay adopt litestream restore /backup/shop --to shop.db\n  \
-    backstay adopt litestream restore /backup/shop --txid 000000000000002a --to then.db\n\n\
-    Every file is compared with its checksum; a transaction that is in no file is named. Nothing is overwritten.")]
+    backstay adopt litestream restore s3://backups/shop --at '2 days ago' --to then.db\n  \
+    backstay adopt litestream restore /var/lib/shop.db --settings /etc/litestream.yml --to shop.db\n\n\
+    Every file is compared with its checksum; a transaction that is in no file is named. Nothing is overwritten.\n\
+    Keys of a bucket come from the settings, or from the variables and files that are read for a repository there.")]
 pub struct Replica {
-    /// The folder that has the folder `ltx`
+    /// The folder that has the folder `ltx`, s3://BUCKET/PATH, gs://BUCKET/PATH, abs://ACCOUNT@CONTAINER/PATH, or
+    /// with --settings the path of a database
     #[arg(value_name = "REPLICA")]
-    pub replica: PathBuf,
+    pub replica: String,
+    /// Litestream's own settings, which say where the replica is and how it is reached
+    #[arg(long, value_name = "FILE")]
+    pub settings: Option<PathBuf>,
     /// Write this new file
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
     /// The state after this transaction, as Litestream writes its number
     #[arg(long, value_name = "TXID", value_parser = txid)]
     pub txid: Option<u64>,
+    /// The last state that is kept of this time or before it
+    #[arg(long, value_name = "TIME", conflicts_with = "txid")]
+    pub at: Option<String>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,

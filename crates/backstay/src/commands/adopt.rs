@@ -1,6 +1,7 @@
 //! `backstay adopt`: moving in from another tool. Works without a configuration and without a repository.
 
 mod litestream;
+mod replica;
 mod yaml;
 
 use crate::args::{Adopt, AdoptFrom, LitestreamVerb, Replica};
@@ -11,7 +12,7 @@ use crate::vault;
 use backstay_model::litestream::txid;
 use backstay_model::{Kind, Verdict};
 use backstay_ops::env::blocking;
-use backstay_ops::litestream::{ReplicaPlan, ReplicaRequest, ReplicaRestored, perform, plan};
+use backstay_ops::litestream::{ReplicaPlan, ReplicaRequest, ReplicaRestored, Until, perform, plan};
 use jiff::tz::TimeZone;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -20,10 +21,11 @@ use std::path::{Path, PathBuf};
 pub async fn run(context: &Context, args: &Adopt) -> Outcome {
     let AdoptFrom::Litestream(args) = &args.from;
     if let Some(LitestreamVerb::Restore(args)) = &args.verb {
-        return restore(context, args);
+        return restore(context, args).await;
     }
     let dir = &context.layers.working_dir;
-    let text = litestream::settings(context, &dir.join(&args.config), !args.no_expand_env)?;
+    let variables = if args.no_expand_env { litestream::Variables::AsWritten } else { litestream::Variables::Expanded };
+    let text = litestream::settings(context, &dir.join(&args.config), variables)?;
     match &args.write {
         None => context.printer.data(&text),
         Some(to) => {
@@ -45,9 +47,15 @@ fn create(path: &Path, text: &str) -> Result<(), Diagnostic> {
     })
 }
 
-fn restore(context: &Context, args: &Replica) -> Outcome {
+async fn restore(context: &Context, args: &Replica) -> Outcome {
     let dir = &context.layers.working_dir;
-    let request = ReplicaRequest { replica: dir.join(&args.replica), to: dir.join(&args.to), txid: args.txid };
+    let until = match (args.txid, &args.at) {
+        (Some(txid), _) => Until::Txid(txid),
+        (None, Some(text)) => Until::At(context.read_time(text)?),
+        (None, None) => Until::Last,
+    };
+    let replica = replica::of(context, &args.replica, args.settings.as_deref()).await?;
+    let request = ReplicaRequest { replica, to: dir.join(&args.to), until };
     let planned = blocking(|| plan(&request))?;
     let env = vault::env_without_settings(context);
     let report = if args.dry_run { None } else { Some(blocking(|| perform(&env, &planned, &request))?) };
@@ -56,7 +64,7 @@ fn restore(context: &Context, args: &Replica) -> Outcome {
     let view = ReplicaView {
         verdict,
         dry_run: args.dry_run,
-        replica: request.replica,
+        replica: request.replica.to_string(),
         to: request.to,
         plan: planned,
         report,
@@ -70,7 +78,7 @@ fn restore(context: &Context, args: &Replica) -> Outcome {
 pub struct ReplicaView {
     pub verdict: Verdict,
     pub dry_run: bool,
-    pub replica: PathBuf,
+    pub replica: String,
     pub to: PathBuf,
     pub plan: ReplicaPlan,
     /// What was done; absent after `--dry-run`.
@@ -82,7 +90,7 @@ pub struct ReplicaView {
 impl View for ReplicaView {
     fn render(&self, page: &mut Page) {
         let done = if self.report.is_some() { "restored" } else { "would be restored" };
-        page.verdict(self.verdict, &self.replica.display().to_string(), &format!("{done} to {}", self.to.display()));
+        page.verdict(self.verdict, &self.replica, &format!("{done} to {}", self.to.display()));
         let at = self.plan.at.map_or_else(String::new, |at| format!(", written {}", time::resolved(at, &self.zone)));
         page.evidence("state", &format!("after transaction {}{at}", txid(self.plan.txid)));
         let files = self.plan.files.iter().map(|file| format!("{}/{}-{}", file.level, txid(file.min), txid(file.max)));

@@ -60,6 +60,14 @@ impl Env {
         self.0.keys().map(String::as_str)
     }
 
+    /// The same with other values for some, and without what names a repository.
+    pub fn for_another<'a>(&self, more: impl Iterator<Item = (&'a str, String)>) -> Self {
+        let mut env = self.0.clone();
+        env.remove("BACKSTAY_REPOSITORY");
+        env.extend(more.map(|(name, value)| (name.to_owned(), value)));
+        Self(env)
+    }
+
     /// Variables that look like ours and name nothing: most likely misspelt.
     pub fn unknown(&self) -> Vec<String> {
         let ours = keys::variables();

@@ -114,9 +114,12 @@ fn of_replica(plain: Diagnostic, error: &OpsError) -> Diagnostic {
         OpsError::NotAReplica { is_old: true, .. } => plain
             .hint("Restore it with the release of Litestream that wrote it, and run `backstay import SOURCE FILE`."),
         OpsError::NotAReplica { .. } => plain
-            .hint("Name the folder that has the folder `ltx`; a replica in a bucket is brought here first, such as with `aws s3 sync`."),
+            .hint("Name the folder that has the folder `ltx`, or the address of a replica in a bucket, such as s3://BUCKET/PATH."),
         OpsError::NoChain(NoChain::Inside { before, .. }) => plain
             .hint(format!("Ask for `--txid {}`.", txid(*before))),
+        OpsError::NoChain(NoChain::BeforeFirst { oldest, .. }) => {
+            plain.hint(format!("Ask for a later time, such as `--at {oldest}`."))
+        }
         OpsError::NoChain(NoChain::Gap { first, .. }) => plain
             .hint(format!("Ask for the last state before the hole: `--txid {}`.", txid(first - 1)))
             .hint("Bring the whole replica here, if a part of it was left behind."),

@@ -68,11 +68,23 @@ const OTHERWISE: [(&str, &str); 30] = [
     ("snapshot-interval", "snapshots are made by `backstay backup`: see `backstay schedule export systemd`"),
 ];
 
-pub fn settings(context: &Context, path: &Path, expand: bool) -> Result<String, Diagnostic> {
+/// Whether names of variables in its text are replaced by their values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variables {
+    Expanded,
+    AsWritten,
+}
+
+/// What the file says.
+pub fn tree(context: &Context, path: &Path, variables: Variables) -> Result<Yaml, Diagnostic> {
     let text = read(path)?;
     let env = |name: &str| context.env().get(name).unwrap_or_default().to_owned();
-    let text = if expand { expanded(&text, &env) } else { text };
-    let tree = yaml::parse(&text).map_err(|what| unreadable(path, &what))?;
+    let text = if variables == Variables::Expanded { expanded(&text, &env) } else { text };
+    yaml::parse(&text).map_err(|what| unreadable(path, &what))
+}
+
+pub fn settings(context: &Context, path: &Path, variables: Variables) -> Result<String, Diagnostic> {
+    let tree = tree(context, path, variables)?;
     let mut found = Found::of(&tree, &context.layers.working_dir);
     if found.sources.is_empty() && found.notes.is_empty() {
         return Err(unreadable(path, "it names no database under `dbs`"));
