@@ -41,6 +41,10 @@ impl FileStamp {
         }))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Whether it was written and changed last so long before.
     pub(crate) fn is_older_than(&self, now: Moment, millis: i64) -> bool {
         let of = |(seconds, nanos): (i64, i64)| seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000);

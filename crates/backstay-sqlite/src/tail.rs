@@ -264,6 +264,11 @@ impl Tail {
         })
     }
 
+    /// Whether a look would find nothing, and there is no way to make for anybody. Never waits.
+    pub fn is_quiet(&self) -> bool {
+        self.hold.is_some() && self.has_made_way() && matches!(self.look(), Ok(Seen::Nothing))
+    }
+
     /// Begins to hold, while somebody else (a capture) holds as well. Gives the state held.
     pub fn hold(&mut self) -> Result<LogCursor, SqliteError> {
         self.release();

@@ -139,6 +139,26 @@ fn a_log_that_the_last_user_removed_during_a_rest_had_nothing_new() {
     conn.execute_batch("INSERT INTO t VALUES (7)").expect("inserted");
 }
 
+/// Without anybody else SQLite makes an empty log for us, and removes it when we close.
+#[test]
+fn a_rest_is_not_stirred_by_the_empty_log_that_goes_with_our_own_close() {
+    let App { dir, conn } = App::begin();
+    drop(conn);
+    let path = dir.path().join("app.db");
+    let mut tail = Tail::open(&path, TailOptions::in_dir(dir.path().to_owned()), Arc::new(Ahead)).expect("opens");
+    let mut known = tail.hold().expect("held");
+    for _ in 0..2 {
+        assert!(dir.path().join("app.db-wal").exists() && tail.rest(&known).expect("readable"));
+        assert!(!dir.path().join("app.db-wal").exists() && !tail.is_stirred());
+        known = tail.wake(&known).expect("opens").expect("nothing is lost").end;
+    }
+    assert!(tail.rest(&known).expect("readable"));
+    let app = Connection::open(&path).expect("opens");
+    app.execute_batch("INSERT INTO t VALUES (3)").expect("written");
+    assert!(tail.is_stirred(), "a log that appears is somebody's");
+    assert_eq!(woken(&mut tail, &known), Ok(1));
+}
+
 #[test]
 fn nothing_rests_that_was_written_just_now_or_is_not_copied_back_and_no_handle_stays() {
     let app = App::begin();

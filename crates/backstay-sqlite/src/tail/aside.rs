@@ -60,6 +60,12 @@ impl Tail {
         Ok(())
     }
 
+    /// Whether way was made, or there is nobody to make it for.
+    pub(super) fn has_made_way(&self) -> bool {
+        let waits = self.hold.as_ref().and_then(|hold| hold.index.filter(|_| !hold.is_slot_0 && hold.aside.is_none()));
+        self.next.is_some() || waits.is_none_or(|index| self.made_way == Some((index.salts, index.frames)))
+    }
+
     pub(super) fn is_aside_too_long(&self, hold: &super::Hold) -> bool {
         hold.aside.as_ref().is_some_and(|aside| self.clock.uptime() >= aside.until)
     }

@@ -45,6 +45,8 @@ impl Tail {
         self.release();
         self.writer = None;
         self.databases.clear();
+        // An empty log that was there for us alone went with our close: nobody else did that.
+        let log = log.filter(|log| !log.is_empty() || sibling(&self.path, "-wal").try_exists().unwrap_or(true));
         self.rest = Some(Rest { main, log });
         self.reach(Step::Rested);
         Ok(true)
