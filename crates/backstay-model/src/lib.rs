@@ -4,6 +4,7 @@
 //! the catalog of restore points and every decision that can be made from values alone. Anything
 //! here can be tested with a table; nothing here can fail because of the world outside.
 
+pub mod allowance;
 pub mod backup;
 pub mod catalog;
 pub mod checking;
@@ -25,6 +26,7 @@ pub mod space;
 pub mod status;
 pub mod verdict;
 
+pub use allowance::{Allowance, Need};
 pub use id::{Digest, FingerprintKeyId, ObjectId, RepoId, SignerKey, StreamId};
 pub use kind::{Kind, Kinded};
 pub use moment::Moment;

@@ -150,6 +150,8 @@ pub enum Alarm {
 
 /// Above this what was read does not stay in memory.
 const MEMORY_MAX: u64 = 16 << 20;
+/// So many objects that are sealed and not put yet are put soon: waiting makes no fewer of them.
+const SEALED_MANY: usize = 4;
 
 /// One database being followed.
 pub struct Follower<'v> {
@@ -177,6 +179,11 @@ impl<'v> Halves<'v> {
 
     fn waiting_bytes(&self) -> u64 {
         self.catcher.waiting_bytes() + self.shipper.waiting_bytes()
+    }
+
+    /// Whether nothing waits and nothing is to be read.
+    fn is_quiet(&self) -> bool {
+        self.alarm.is_none() && self.shipper.is_clear() && self.catcher.is_quiet()
     }
 
     /// One look at the log. Gives the number of commits read.
@@ -329,8 +336,12 @@ impl<'v> Follower<'v> {
         self.halves.catcher.hurry_audit();
     }
 
-    /// Reads what was committed, without putting it anywhere yet.
+    /// Reads what was committed, without putting it anywhere yet. Of a thousand databases most are quiet: to see that
+    /// takes less than to leave the worker to others meanwhile.
     pub fn catch(&mut self) -> Result<u64, OpsError> {
+        if self.halves.is_quiet() {
+            return Ok(0);
+        }
         blocking(|| self.halves.look())
     }
 
@@ -371,6 +382,13 @@ impl<'v> Follower<'v> {
     pub fn has_news(&self) -> bool {
         let Halves { catcher, shipper, .. } = &self.halves;
         catcher.waiting() > 0 || !shipper.is_clear() || catcher.lost().is_some()
+    }
+
+    /// Whether waiting would cost more than the request it saves: a gap lasts longer, or there is an object's worth.
+    pub(crate) fn is_pressing(&self) -> bool {
+        let Halves { catcher, shipper, .. } = &self.halves;
+        let is_much = self.halves.waiting_bytes() >= catcher.limits().memory.get();
+        catcher.is_lost() || is_much || shipper.sealed() >= SEALED_MANY
     }
 
     /// Keeps on the disk what could not be put, for the next run. Gives the number of commits.
@@ -451,6 +469,9 @@ impl<'v> Follower<'v> {
     /// given up: following does not need it.
     pub async fn roll(&mut self) -> Result<Ticked, OpsError> {
         let mut ticked = Ticked::default();
+        if !self.halves.shipper.is_roll_up_due() {
+            return Ok(ticked);
+        }
         let Some((name, bytes)) = blocking(|| self.halves.shipper.next_roll_up()) else { return Ok(ticked) };
         let len = bytes.len() as u64;
         let put = self.vault.repo.put_roll_up(&name, bytes);

@@ -8,6 +8,7 @@ use backstay_model::{ByteLen, Kind, Kinded, SourceName};
 use backstay_ops::Event;
 use backstay_ops::catalog::Vault;
 use backstay_ops::disk::OsDisk;
+use backstay_ops::follow::account::Account;
 use backstay_ops::follow::drive::{CONF_EVERY, Drain, Driving, Nursery, Order, Outcome, Patience, Tell, Told, drive};
 use backstay_ops::follow::{FollowRequest, Limits, Pace};
 use backstay_ops::masters::{self, KeyHome, NewMaster};
@@ -20,6 +21,7 @@ use backstay_store::seal::Unsealer;
 use backstay_store::{Key, Page, Put, Store, StoreError};
 use bytes::Bytes;
 use rusqlite::Connection;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,6 +115,7 @@ struct House {
     world: World,
     store: Arc<Gate>,
     conf_every: Duration,
+    puts_per_day: Option<NonZeroU32>,
 }
 
 impl House {
@@ -125,7 +128,7 @@ impl House {
         let (closed, waiting, puts) = (watch::Sender::new(Vec::new()), watch::Sender::new(0), watch::Sender::new(0));
         let store = Arc::new(Gate { inner, asked: Mutex::default(), closed, waiting, puts });
         let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
-        Self { world, store, conf_every: CONF_EVERY }
+        Self { world, store, conf_every: CONF_EVERY, puts_per_day: None }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -188,8 +191,8 @@ impl House {
             let _ = say.send(format!("{source} {what}"));
         });
         let drain = Drain::once(Duration::from_millis(300));
-        let conf_every = self.conf_every;
-        let driving = Driving { stop: stopped, tell, metrics: None, drain, nurseries, conf_every };
+        let (conf_every, puts_per_day) = (self.conf_every, self.puts_per_day);
+        let driving = Driving { stop: stopped, tell, metrics: None, drain, nurseries, conf_every, puts_per_day };
         let mut task = JoinSet::new();
         task.spawn(drive(self.world.shared(), orders, driving));
         Drive { task, stop, said, heard: Vec::new() }
@@ -249,10 +252,15 @@ impl Drive {
 
 /// Commits rows, and waits until a log object was taken by the store.
 async fn commit(house: &House, conn: &Connection, rows: usize) {
+    commit_of(house, conn, &vec![300; rows]).await;
+}
+
+/// The same with rows of so many bytes.
+async fn commit_of(house: &House, conn: &Connection, rows: &[u32]) {
     let mut puts = house.store.puts.subscribe();
     house.store.asked();
-    for _ in 0..rows {
-        conn.execute("INSERT INTO t(x) VALUES (randomblob(300))", []).expect("inserted");
+    for bytes in rows {
+        conn.execute("INSERT INTO t(x) VALUES (randomblob(?1))", [bytes]).expect("inserted");
     }
     while !house.store.asked.lock().expect("alone").iter().any(|asked| asked.starts_with("put data/log/")) {
         puts.changed().await.expect("a store");
@@ -441,6 +449,127 @@ async fn three_hundred_databases_at_rest_cost_no_handle_and_no_request_and_lose_
         let name = format!("t{n:03}");
         assert!(house.restored(&name).await == rows_of(&path(n)), "{name}");
     }
+}
+
+/// Of a database that nobody has open our own close removes the log that was made for us.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn databases_that_nobody_opens_rest_once_while_others_are_written_to() {
+    const MANY: usize = 20;
+    let house = House::new().await;
+    let name = |n: usize| format!("t{n:02}");
+    (0..MANY).for_each(|n| drop(house.app(&name(n))));
+    let busy = house.app("busy");
+    let orders = (0..MANY).map(|n| tenant(&house.path(&name(n)))).chain([house.order("busy")]);
+    let mut drive = house.drive(orders.collect());
+    for n in 0..MANY {
+        drive.says(&format!("{} rests", name(n))).await;
+    }
+    // Each time that would be long enough to wake and to rest again.
+    for _ in 0..30 {
+        commit(&house, &busy, 1).await;
+    }
+    let open = open_below(house.world.dir());
+    let is_busy = |path: &PathBuf| path.to_string_lossy().contains("busy");
+    assert!(open.iter().all(is_busy), "{open:?}");
+    let (outcomes, heard) = drive.ended().await;
+    assert_eq!(heard.iter().filter(|heard| heard.ends_with(" rests")).count(), MANY, "{heard:?}");
+    assert!(outcomes.iter().all(|outcome| outcome.ended.is_none()), "{outcomes:?}");
+}
+
+/// How many commits a source has read that are not durable yet, by its own account.
+fn waiting(house: &House, name: &str) -> u64 {
+    let account = Account::recall(&house.world.vault, &named(name)).expect("readable");
+    account.map_or(0, |account| account.waiting)
+}
+
+fn logged(asked: &[String]) -> usize {
+    asked.iter().filter(|asked| asked.starts_with("put data/log/")).count()
+}
+
+/// Ten minutes' worth of 10,000 a day are 69 puts: enough for the first commit of each of sixty databases, and then
+/// one for all of them in nine seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_databases_written_to_at_once_keep_to_what_they_may_put_and_hold_up_no_other() {
+    const MANY: usize = 60;
+    let mut house = House::new().await;
+    house.puts_per_day = NonZeroU32::new(10_000);
+    let name = |n: usize| format!("s{n:02}");
+    let apps: Vec<Connection> = (0..=MANY).map(|n| house.app(&name(n))).collect();
+    let mut drive = house.drive((0..=MANY).map(|n| house.order(&name(n))).collect());
+    for n in 0..=MANY {
+        drive.says(&format!("{} started", name(n))).await;
+    }
+    let insert = |conn: &Connection| {
+        conn.execute("INSERT INTO t(x) VALUES (randomblob(300))", []).expect("inserted");
+    };
+    let (seldom, busy) = apps.split_last().expect("some");
+    house.store.asked();
+    let (mut puts, mut asked) = (house.store.puts.subscribe(), Vec::new());
+    busy.iter().for_each(insert);
+    while logged(&asked) < MANY {
+        puts.changed().await.expect("a store");
+        asked.extend(house.store.asked());
+    }
+    assert!(asked.iter().all(|asked| asked.starts_with("put data/log/")), "a put for each, and no other request");
+    // Four more commits each: all of them are read, and wait.
+    (0..4).for_each(|_| busy.iter().for_each(insert));
+    while (0..MANY).any(|n| waiting(&house, &name(n)) < 4) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let meanwhile = logged(&house.store.asked());
+    assert!(meanwhile <= 8, "{meanwhile} puts although none may be made");
+    insert(seldom);
+    while house.store.asked.lock().expect("alone").is_empty() {
+        puts.changed().await.expect("a store");
+    }
+    let (outcomes, heard) = drive.ended().await;
+    assert!(!heard.iter().any(|heard| !heard.ends_with("started")), "{heard:?}");
+    let position = |outcome: &Outcome| outcome.position.as_ref().map(|at| (at.tx.get(), at.waiting));
+    let (last, others) = outcomes.split_last().expect("some");
+    assert_eq!((position(last), last.sum.objects), (Some((1, 0)), 1), "it did not wait for the end");
+    assert!(others.iter().all(|outcome| position(outcome) == Some((5, 0))), "what waited was put in the end");
+    let objects: u64 = others.iter().map(|outcome| outcome.sum.objects).sum();
+    assert!(objects <= 2 * MANY as u64 + 8, "{objects} objects for {} commits", 5 * MANY);
+    for n in 0..=MANY {
+        assert!(house.restored(&name(n)).await == rows_of(&house.path(&name(n))), "{}", name(n));
+    }
+}
+
+/// A hundred puts a day are one in a quarter of an hour.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_a_gap_nor_what_fills_an_object_waits_for_a_turn() {
+    let mut house = House::new().await;
+    house.puts_per_day = NonZeroU32::new(100);
+    let app = house.app("a");
+    let mut drive = house.drive(vec![house.order("a")]);
+    drive.says("a started").await;
+    commit(&house, &app, 1).await;
+    let small = || app.execute("INSERT INTO t(x) VALUES (randomblob(300))", []).expect("inserted");
+    let waits = async |commits: u64| {
+        while waiting(&house, "a") != commits {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    house.store.asked();
+    small();
+    waits(1).await;
+    assert_eq!(house.store.asked(), Vec::<String>::new());
+    // As much as an object takes goes, and the commit before it.
+    commit_of(&house, &app, &[17 << 20]).await;
+    waits(0).await;
+    small();
+    waits(1).await;
+    // Another file at its path: what was read goes, and a snapshot follows.
+    drop((app, house.app("other")));
+    for beside in ["a.db-wal", "a.db-shm"] {
+        std::fs::remove_file(house.world.dir().join(beside)).expect("removed");
+    }
+    std::fs::rename(house.path("other"), house.path("a")).expect("replaced");
+    drive.says("a began").await;
+    let (outcomes, _) = drive.ended().await;
+    let waiting = outcomes[0].position.as_ref().map(|at| at.waiting);
+    assert_eq!((outcomes[0].sum.shipped, waiting), (4, Some(0)), "{outcomes:?}");
+    assert!(house.restored("a").await == rows_of(&house.path("a")), "the newest state is the live one");
 }
 
 /// The repository as a process finds it that begins now with these keys, and nothing else.

@@ -219,6 +219,11 @@ impl Catcher {
         self.lost.clone().filter(|_| self.queue.is_empty())
     }
 
+    /// Whether it must, and something that was caught before may still wait.
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+
     /// Looks whether something was committed or we are in the way, and reads on then. `clear`: all that was read
     /// is durable.
     pub fn look(&mut self, clear: bool) -> Result<Looked, OpsError> {
@@ -238,6 +243,12 @@ impl Catcher {
             Ok(()) => Ok(Looked::Nothing),
             Err(error) => self.passes(error).map(|()| Looked::Nothing),
         }
+    }
+
+    /// Whether a look would find nothing to do.
+    pub fn is_quiet(&self) -> bool {
+        let idle = self.lost.is_none() && self.queue.is_empty() && !self.audit.is_due(self.clock.uptime());
+        idle && !self.is_copying_due(true) && self.tail.is_quiet()
     }
 
     /// Gives up what was read and is not safe: following must begin anew.

@@ -12,8 +12,9 @@ use super::watch::Watch;
 use super::{Alarm, Began, FollowRequest, MEMORY_MAX, Pace, Position, Ticked};
 use crate::OpsError;
 use crate::catalog::Vault;
-use backstay_model::{ByteLen, SourceName};
+use backstay_model::{Allowance, ByteLen, Need, SourceName};
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -121,6 +122,8 @@ pub struct Driving {
     pub nurseries: Vec<Nursery>,
     /// Between two looks whether the keys were changed: [`CONF_EVERY`], but for tests.
     pub conf_every: Duration,
+    /// How many log objects and roll-ups all sources together may put in a day.
+    pub puts_per_day: Option<NonZeroU32>,
 }
 
 /// How a source ends after being told to stop.
@@ -152,6 +155,7 @@ pub(super) struct Shared {
     pub driving: Driving,
     pub turns: Turns,
     watch: Option<Watch>,
+    allowance: Option<Mutex<Allowance>>,
     accounts: Mutex<BTreeMap<SourceName, Account>>,
 }
 
@@ -169,6 +173,20 @@ impl Shared {
 
     pub fn is_stopping(&self) -> bool {
         *self.driving.stop.borrow()
+    }
+
+    /// Takes a turn in what all sources may put in a day, and says when it has come.
+    pub fn allowed_at(&self, now: Duration, need: Need) -> Duration {
+        let Some(allowance) = &self.allowance else { return now };
+        allowance.lock().unwrap_or_else(PoisonError::into_inner).turn(now, need)
+    }
+
+    /// Counts what was put without a turn.
+    pub fn charge(&self, now: Duration, puts: u64) {
+        let puts = u32::try_from(puts).unwrap_or(u32::MAX);
+        if let Some(allowance) = self.allowance.as_ref().filter(|_| puts > 0) {
+            allowance.lock().unwrap_or_else(PoisonError::into_inner).charge(now, puts);
+        }
     }
 
     /// Resolves when nobody waits any longer for what is not durable yet.
@@ -207,7 +225,9 @@ impl Shared {
 pub async fn drive(vault: Arc<Vault>, orders: Vec<Order>, driving: Driving) -> Vec<Outcome> {
     let (turns, watch) = (Turns::new(), Watch::begin().ok());
     let (newest, outdated) = (wish::Sender::new(vault.clone()), Notify::new());
-    let shared = Arc::new(Shared { vault, newest, outdated, driving, turns, watch, accounts: Mutex::default() });
+    let allowance = driving.puts_per_day.map(|per_day| Mutex::new(Allowance::new(per_day)));
+    let accounts = Mutex::default();
+    let shared = Arc::new(Shared { vault, newest, outdated, driving, turns, watch, allowance, accounts });
     let memory = ByteLen::new((MEMORY_ALL / orders.len().max(1) as u64).clamp(MEMORY_LEAST, MEMORY_MAX));
     let mut running = Running { shared: shared.clone(), memory, tasks: JoinSet::new(), known: BTreeMap::new() };
     orders.into_iter().for_each(|order| running.add(order));

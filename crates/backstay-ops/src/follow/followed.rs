@@ -66,6 +66,19 @@ impl<'v> Followed<'v> {
         }
     }
 
+    /// Whether what there is should not wait for the turn of its source.
+    pub(super) fn is_pressing(&self) -> bool {
+        match self {
+            Self::Log(follower) => follower.is_pressing(),
+            // It has an interval of its own.
+            Self::Snapshots(_) => true,
+        }
+    }
+
+    pub(super) fn is_by_snapshots(&self) -> bool {
+        matches!(self, Self::Snapshots(_))
+    }
+
     pub fn catch(&mut self) -> Result<u64, OpsError> {
         match self {
             Self::Log(follower) => follower.catch(),

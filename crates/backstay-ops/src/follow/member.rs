@@ -24,8 +24,10 @@ const SAY_GAP: Duration = Duration::from_secs(1);
 const SAY_EVERY: Duration = Duration::from_secs(60);
 /// Between two attempts at a database that could not be read.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Between two looks at one that rests, if nothing is heard of it.
+/// Between two looks at one that rests, or is quiet, if nothing is heard of it.
 const REST_POLL: Duration = Duration::from_secs(10);
+/// It is quiet when there was nothing for so long.
+const QUIET: Duration = Duration::from_secs(60);
 /// How long none is left to rest again once that has cost a snapshot; twice as long each time.
 const RESTLESS: Duration = Duration::from_secs(3600);
 /// The same at one that is not there yet, if nothing is heard of it.
@@ -65,6 +67,8 @@ struct Stand {
     restless_for: Duration,
     /// Something was heard of it.
     heard: bool,
+    /// The last commits were found without having been heard.
+    is_deaf: bool,
     alarm: Option<Alarm>,
     store_away_since: Option<Moment>,
     gaps: u64,
@@ -305,7 +309,8 @@ impl<'s> Member<'s> {
     /// One look, and a put where one is due.
     async fn step(&mut self) -> Result<(), OpsError> {
         let heard = std::mem::take(&mut self.stand.heard);
-        if self.follower.rests() && !heard && !self.follower.is_stirred() {
+        // What was heard may be our own close: the files say whether somebody was at it.
+        if self.follower.rests() && !self.follower.is_stirred() {
             return Ok(());
         }
         let looked = if self.follower.rests() { self.wake() } else { self.follower.catch() };
@@ -314,6 +319,9 @@ impl<'s> Member<'s> {
             Ok(count) => {
                 self.sum.caught += count;
                 self.stand.unreadable = false;
+                if count > 0 {
+                    self.stand.is_deaf = !heard && now >= self.stand.alert_until;
+                }
                 if count > 0 || heard || self.follower.has_news() {
                     self.stand.busy_at = now;
                 }
@@ -325,7 +333,7 @@ impl<'s> Member<'s> {
             }
             Err(error) => return Err(error),
         }
-        if self.follower.has_news() && now >= self.stand.pacing.next {
+        if self.follower.has_news() && self.is_due(now) {
             match self.follower.tick_in(&self.shared.turns).await {
                 Ok(ticked) => self.put(ticked, now),
                 Err(error) if self.passes(&error) => self.failed(&error),
@@ -333,13 +341,26 @@ impl<'s> Member<'s> {
             }
         }
         match self.follower.roll().await {
-            Ok(rolled) => self.add(rolled),
+            Ok(rolled) => {
+                self.shared.charge(now, rolled.objects);
+                self.add(rolled);
+            }
             // What could not be read meanwhile is with the next look.
             Err(error) if is_passing(&error) => {}
             Err(error) => return Err(error),
         }
         self.notice();
         self.rest(now)
+    }
+
+    /// Whether what there is may be put now. What would cost more than a request if it waited waits for no turn.
+    fn is_due(&mut self, now: Duration) -> bool {
+        let (pacing, shared) = (&mut self.stand.pacing, self.shared);
+        let due = match self.follower.is_pressing() {
+            true => pacing.next,
+            false => pacing.due(now, |need| shared.allowed_at(now, need)),
+        };
+        now >= due
     }
 
     fn passes(&self, error: &OpsError) -> bool {
@@ -379,7 +400,10 @@ impl<'s> Member<'s> {
     }
 
     fn put(&mut self, ticked: Ticked, now: Duration) {
-        self.stand.pacing.put(now);
+        let used = self.stand.pacing.put(now);
+        if !self.follower.is_by_snapshots() {
+            self.shared.charge(now, ticked.objects.saturating_sub(u64::from(used)));
+        }
         if let Some(began) = &ticked.began {
             self.stand.pacing.began(now, self.follower.position().mode);
             self.stand.began(began, self.clock().now());
@@ -503,7 +527,9 @@ impl<'s> Member<'s> {
         } else if now < stand.alert_until {
             LOOK_GAP
         } else if self.follower.has_news() {
-            stand.pacing.next.saturating_sub(now).clamp(LOOK_GAP, poll)
+            stand.pacing.waits_until().saturating_sub(now).clamp(LOOK_GAP, poll)
+        } else if !stand.is_deaf && now.saturating_sub(stand.busy_at) >= QUIET {
+            REST_POLL.max(poll)
         } else {
             poll
         }
@@ -520,6 +546,7 @@ impl Stand {
             restless_until: Duration::ZERO,
             restless_for: RESTLESS,
             heard: false,
+            is_deaf: false,
             alarm: None,
             store_away_since: None,
             gaps: 0,

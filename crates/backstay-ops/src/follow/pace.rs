@@ -2,6 +2,7 @@
 //! for.
 
 use super::Mode;
+use backstay_model::Need;
 use std::time::Duration;
 
 /// Between two snapshots of a database whose log is not held.
@@ -10,6 +11,8 @@ const WATCH_REST: Duration = Duration::from_secs(30);
 const DOUBLED_MAX: u32 = 4;
 /// Steady load for so long, and the longer interval holds.
 const STEADY_AFTER: Duration = Duration::from_secs(60);
+/// Who has not put for so long puts seldom.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// How often objects are put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,30 +47,57 @@ pub struct Pacing {
     failed: u32,
     /// Not before.
     pub next: Duration,
+    /// Its turn among all sources, taken and not used yet.
+    turn: Option<Turn>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Turn {
+    asked: Duration,
+    at: Duration,
 }
 
 impl Pacing {
     pub fn new(pace: Pace) -> Self {
-        Self { pace, steady_since: None, last: None, failed: 0, next: Duration::ZERO }
+        Self { pace, steady_since: None, last: None, failed: 0, next: Duration::ZERO, turn: None }
     }
 
-    /// The interval that holds now.
+    /// The interval that holds now: its own, or how long it waits for its turn.
     pub fn interval(&self) -> Duration {
+        self.turn.map_or(self.own(), |turn| self.own().max(turn.at.saturating_sub(turn.asked)))
+    }
+
+    fn own(&self) -> Duration {
         match (self.steady_since, self.last) {
             (Some(since), Some(last)) if last.saturating_sub(since) >= STEADY_AFTER => self.pace.steady,
             _ => self.pace.interval,
         }
     }
 
-    /// An object was put.
-    pub fn put(&mut self, now: Duration) {
+    /// When what there is may be put. `ask` takes a turn among all sources: once for each put.
+    pub fn due(&mut self, now: Duration, ask: impl FnOnce(Need) -> Duration) -> Duration {
+        let recently = self.last.is_some_and(|last| now.saturating_sub(last) < QUIET);
+        let need = if recently { Need::Steady } else { Need::Seldom };
+        let turn = self.turn.get_or_insert_with(|| Turn { asked: now, at: ask(need) });
+        self.next.max(turn.at)
+    }
+
+    /// Until when there is nothing to do for what waits to be put.
+    pub fn waits_until(&self) -> Duration {
+        self.next.max(self.turn.map_or(Duration::ZERO, |turn| turn.at))
+    }
+
+    /// An object was put. Says whether that used a turn: what was put before its time leaves it to the next.
+    pub fn put(&mut self, now: Duration) -> bool {
+        let used = self.turn.take_if(|turn| turn.at <= now).is_some();
         // Twice the interval: what was put at the first moment it was due counts as steady, a pause does not.
-        let gap = self.interval() * 2;
+        let gap = self.own() * 2;
         if self.last.is_none_or(|last| now.saturating_sub(last) > gap) {
             self.steady_since = Some(now);
         }
         (self.last, self.failed) = (Some(now), 0);
-        self.next = now + self.interval();
+        self.next = now + self.own();
+        used
     }
 
     /// Following began anew. Where the log is not held that may be due again at once, and it reads the whole
@@ -116,5 +146,24 @@ mod tests {
         pacing.put(now);
         pacing.failed(now);
         assert_eq!(pacing.next, now + at(2000), "one that was taken ends it");
+    }
+
+    #[test]
+    fn a_turn_is_asked_for_once_and_used_by_one_put() {
+        let at = Duration::from_millis;
+        let mut pacing = Pacing::new(Pace::STANDARD);
+        assert_eq!(pacing.due(at(1000), |need| at(if need == Need::Seldom { 1000 } else { 0 })), at(1000));
+        assert!(pacing.put(at(1000)));
+        let ask = |need| at(if need == Need::Steady { 9000 } else { 0 });
+        assert_eq!(pacing.due(at(1100), ask), at(9000), "one that put just now waits for its turn");
+        assert_eq!(pacing.due(at(1200), |_| panic!("it has its turn")), at(9000));
+        assert_eq!((pacing.waits_until(), pacing.interval()), (at(9000), at(7900)));
+        assert!(!pacing.put(at(2000)), "put before its time");
+        assert_eq!((pacing.next, pacing.waits_until()), (at(2250), at(9000)));
+        pacing.failed(at(9000));
+        assert_eq!(pacing.due(at(9000), |_| panic!("it still has its turn")), at(11_000));
+        assert!(pacing.put(at(11_000)));
+        assert_eq!((pacing.waits_until(), pacing.interval()), (at(11_250), at(250)));
+        assert_eq!(pacing.due(at(80_000), |need| at(if need == Need::Seldom { 80_000 } else { 0 })), at(80_000));
     }
 }

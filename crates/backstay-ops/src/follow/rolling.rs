@@ -49,9 +49,14 @@ impl Rolling {
         }
     }
 
+    /// Whether one may be due: what does not follow the one before it is none.
+    pub fn is_due_at_all(&self, now: Duration) -> bool {
+        now >= self.not_before && (self.ready.is_some() || (0..LEVELS.len()).any(|level| self.is_due(level, now)))
+    }
+
     /// The roll-up to put now, if one is due. It stays the same until it is known to be there or given up.
     pub fn next(&mut self, now: Duration, with: Rolled<'_>) -> Option<(LogName, Bytes)> {
-        if now < self.not_before {
+        if !self.is_due_at_all(now) {
             return None;
         }
         for level in 0..LEVELS.len() {

@@ -140,6 +140,11 @@ impl<'v> Shipper<'v> {
         self.outbox.is_empty()
     }
 
+    /// How many objects are on their way.
+    pub fn sealed(&self) -> usize {
+        self.outbox.len()
+    }
+
     pub fn waiting(&self) -> u64 {
         self.outbox.iter().map(|sealed| sealed.commits).sum()
     }
@@ -306,6 +311,10 @@ impl<'v> Shipper<'v> {
         if let Ok(object) = self.vault.repo.parse_log(&name, bytes) {
             self.rolling.add(object, self.vault.env.clock.uptime());
         }
+    }
+
+    pub fn is_roll_up_due(&self) -> bool {
+        self.rolling.is_due_at_all(self.vault.env.clock.uptime())
     }
 
     /// The roll-up to put next, if one is due.

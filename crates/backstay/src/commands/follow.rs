@@ -52,7 +52,8 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
         told => show(source, told),
     };
     let metrics = settings.metrics.clone();
-    let driving = Driving { stop, tell: Arc::new(tell), metrics, drain, nurseries, conf_every: drive::CONF_EVERY };
+    let (conf_every, puts_per_day) = (drive::CONF_EVERY, settings.puts_per_day);
+    let driving = Driving { stop, tell: Arc::new(tell), metrics, drain, nurseries, conf_every, puts_per_day };
     let mut outcomes = drive::drive(vault, orders, driving).await;
     // A single source that cannot go on is the whole story.
     if let [drive::Outcome { ended: ended @ Some(_), .. }] = &mut outcomes[..]

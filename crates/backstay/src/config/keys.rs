@@ -31,6 +31,7 @@ pub const KEYS: &[&str] = &[
     "follow.mode",
     "follow.interval",
     "follow.interval_steady",
+    "follow.puts_per_day",
     "follow.snapshot_interval",
     "follow.wal_limit",
     "follow.spool_limit",
@@ -76,7 +77,7 @@ pub const KEYS: &[&str] = &[
 const OF_SOURCES: &[&str] = &["proof.", "capture.", "follow.", "status.", "retention.", "hooks.", "ping."];
 
 /// Settings in those that belong to the process, whatever it follows.
-const OF_THE_PROCESS: &[&str] = &["follow.metrics"];
+const OF_THE_PROCESS: &[&str] = &["follow.metrics", "follow.puts_per_day"];
 
 /// Every setting of one source, below `sources.<name>`.
 pub fn source_keys() -> Vec<&'static str> {

@@ -38,6 +38,8 @@ pub struct Settings {
     pub check_budget: ByteLen,
     /// Where following writes metrics.
     pub metrics: Option<PathBuf>,
+    /// How many objects following may put in a day, for all sources together.
+    pub puts_per_day: Option<NonZeroU32>,
     /// What holds for a source that says nothing else.
     pub general: Policy,
     pub sources: BTreeMap<SourceName, SourceSettings>,
@@ -228,6 +230,7 @@ pub fn build(raw: &RawConfig, file: &Path, working_dir: &Path) -> Result<Setting
         limits: reader.limits()?,
         check_budget: reader.must("check.budget")?.size()?,
         metrics: reader.get("follow.metrics").map(|named| reader.path(named)).transpose()?,
+        puts_per_day: reader.get("follow.puts_per_day").map(puts_per_day).transpose()?,
         general: Below { reader: &reader, source: None }.policy()?,
         sources,
         groups,
@@ -400,6 +403,12 @@ impl<'a> Reader<'a> {
         };
         self.raw.iter().map(show).collect()
     }
+}
+
+/// Fewer than a hundred a day would keep each commit waiting for a quarter of an hour.
+fn puts_per_day(named: Named<'_>) -> Result<NonZeroU32, ConfigError> {
+    let puts = named.number(100, u32::MAX)?;
+    Ok(NonZeroU32::new(puts).unwrap_or(NonZeroU32::MIN))
 }
 
 /// The settings of one source: its own where it has them, the general ones elsewhere. Without a source, the general

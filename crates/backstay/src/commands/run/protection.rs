@@ -57,6 +57,7 @@ impl Protection {
             drain,
             nurseries: Vec::new(),
             conf_every: drive::CONF_EVERY,
+            puts_per_day: settings.puts_per_day,
         };
         let orders = vec![order(settings, source, Patience::Log)];
         let following = Box::pin(drive::drive(vault, orders, driving));
