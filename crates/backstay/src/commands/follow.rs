@@ -17,6 +17,7 @@ use backstay_ops::OpsError;
 use backstay_ops::follow::drive::{self, Drain, Driving, Nursery, Order, Patience, Tell, Told};
 use backstay_ops::follow::{Alarm, Began, FollowRequest, Limits, Mode, Pace, Position};
 use jiff::tz::TimeZone;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
         return Err(Diagnostic::new(Kind::Config, format!("{} names no source", settings.file.display()))
             .hint("Add a table such as `[sources.shop]` with the `path` of the database."));
     }
+    open_many_files();
     let vault = Arc::new(vault::open(context, &settings).await?);
     // Of many one that is away is named, and waited for; a single one that is not there is most likely misspelt.
     let patience = if chosen.len() > 1 && !args.once { Patience::Missing } else { Patience::Store };
@@ -66,6 +68,13 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
     let verdict = sources.iter().map(FollowedView::verdict).fold(Verdict::Pass, Verdict::and);
     context.printer.show(&FollowView { verdict, sources, zone: context.zone.clone() })?;
     Ok(Done::With(verdict))
+}
+
+/// A database that is followed takes some five open files. Most systems let a process have more than a thousand only if it
+/// asks for them; what they do not give at all is an error of the source that lacks it.
+fn open_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// How a source is followed, as it is configured.
