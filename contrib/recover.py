@@ -768,20 +768,7 @@ class Log:
             if not os.path.exists(self.repository.path(name)):
                 continue
             try:
-                kind = ROLL_UP if "/rolled/" in name else LOG
-                if "." in name:
-                    front = self.resealed(name, stream)
-                else:
-                    front = self.repository.trusted(name, f"log object {name}", kind, "writer")
-                facts = front.facts
-                need(facts["stream"] == stream and front.header.sequence == slot, name, "it is not what its name says")
-                if kind == ROLL_UP:
-                    again = facts.get("generation", 0)
-                    says = f"{facts['first']:016x}-{facts['last']:016x}" + (f".{again:016x}" if again else "")
-                    several = facts["first"] < facts["last"] + (1 if again else 0)
-                    need(name.endswith("/" + says) and slot == facts["first"] and several, name,
-                         "it is not what its name says")
-                    need(len(facts["ends"]) == len(facts["spans"]), name, "its spans have no ends")
+                front = self.trusted(name)
                 need(previous in (None, front.header.previous), name, "it does not follow the object before it")
                 return name, front
             except (Failure, KeyError, ValueError) as error:
@@ -789,6 +776,24 @@ class Log:
         if problem is not None:
             raise problem
         return None
+
+    def trusted(self, name: str) -> Front:
+        """What a log object says of itself, if it is the one its name says."""
+        parts = name.split("/")
+        rolled, stream, slot = "/rolled/" in name, parts[2], int(parts[-1][:16], 16)
+        if "." in name:
+            front = self.resealed(name, stream)
+        else:
+            front = self.repository.trusted(name, f"log object {name}", ROLL_UP if rolled else LOG, "writer")
+        facts = front.facts
+        need(facts["stream"] == stream and front.header.sequence == slot, name, "it is not what its name says")
+        if rolled:
+            again = facts.get("generation", 0)
+            says = f"{facts['first']:016x}-{facts['last']:016x}" + (f".{again:016x}" if again else "")
+            several = facts["first"] < facts["last"] + (1 if again else 0)
+            need(name.endswith("/" + says) and slot == facts["first"] and several, name, "it is not what its name says")
+            need(len(facts["ends"]) == len(facts["spans"]), name, "its spans have no ends")
+        return front
 
     def resealed(self, name: str, stream: str) -> Front:
         """A roll-up that was sealed again: by somebody who keeps and reads, and in a chain of its own."""
@@ -812,8 +817,8 @@ class Log:
             for link in self.links:
                 if self.span(link)["first"] > tx:
                     break
-                for record, images in self.records(link):
-                    if record.span != link.span or record.tx > tx:
+                for record, images in self.commits(link):
+                    if record.tx > tx:
                         continue
                     need(record.tx == reached + 1, link.name, "its states do not follow one another")
                     hasher = blake3.blake3(key=key)
@@ -834,12 +839,55 @@ class Log:
             os.fsync(file.fileno())
         return length
 
-    def records(self, link: Link) -> Iterator[Tuple[Record, List[bytes]]]:
-        what = f"log object {link.name}"
-        with open(self.repository.path(link.name), "rb") as file:
+    def commits(self, link: Link) -> List[Tuple[Record, List[bytes]]]:
+        """Its commits of this source; those of a damaged roll-up from what it was made of."""
+        try:
+            return self.of_span(link, link.name, link.front)
+        except (Failure, OSError) as failure:
+            if link.front.header.kind != ROLL_UP:
+                raise
+            facts, found = link.front.facts, []
+            slot = facts["first"]
+            while slot <= facts["last"]:
+                for name in self.within(facts, slot):
+                    try:
+                        front = self.trusted(name)
+                        part, slot = self.of_span(link, name, front), front.facts.get("last", slot) + 1
+                        break
+                    except (Failure, OSError, KeyError, ValueError):
+                        continue
+                else:
+                    raise failure
+                found += part
+            warn(f"{failure}; what it was made of is used")
+            return found
+
+    def within(self, facts: dict, slot: int) -> List[str]:
+        """A slot of a roll-up, and the smaller roll-ups that begin there, the smallest first."""
+        stream, found = facts["stream"], []
+        itself = (facts["first"], facts["last"], facts.get("generation", 0))
+        for one in self.rolled[stream]:
+            first, last, again = int(one[:16], 16), int(one[17:33], 16), int(one[34:] or "0", 16)
+            if first == slot and last <= facts["last"] and (first, last, again) != itself:
+                found.append((last, again, f"data/log/{stream}/rolled/{one}"))
+        return [f"data/log/{stream}/{slot:016x}"] + [name for _, _, name in sorted(found)]
+
+    def of_span(self, link: Link, name: str, front: Front) -> List[Tuple[Record, List[bytes]]]:
+        """What an object has of the commits that a link names."""
+        wanted, found = self.span(link), []
+        same = [at for at, span in enumerate(front.facts["spans"])
+                if (span["source"], span["branch"]) == (wanted["source"], wanted["branch"])]
+        for record, images in list(self.records(name, front)):
+            if record.span in same and wanted["first"] <= record.tx <= wanted["last"]:
+                found.append((record, images))
+        return found
+
+    def records(self, name: str, known: Front) -> Iterator[Tuple[Record, List[bytes]]]:
+        what = f"log object {name}"
+        with open(self.repository.path(name), "rb") as file:
             data = file.read(OBJECT_MAX + 1)
-        front = parse_front(what, data, link.front.header.kind)
-        need(front.digest == link.front.digest, what, "it changed while being read")
+        front = parse_front(what, data, known.header.kind)
+        need(front.digest == known.digest, what, "it changed while being read")
         _, places = parse_body(what, data, front)
         opener = Opener(what, self.repository.keys, front.header)
         need(bool(places), what, "it has no body")

@@ -433,8 +433,7 @@ impl Vault {
         state.remember_conf(repo.seen())?;
         // It is a help for a day on which the repository has lost it.
         let _ = state.keep_conf(repo.conf_bytes());
-        let unsealer =
-            self.unsealer.as_ref().map(|held| backstay_store::seal::Unsealer::of(held.identities().to_vec()));
+        let unsealer = self.unsealer.as_ref().map(backstay_store::seal::Unsealer::again);
         Ok(Self { repo, state, signer: self.signer.clone(), unsealer, env: self.env.clone() })
     }
 

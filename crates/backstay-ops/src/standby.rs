@@ -13,6 +13,7 @@
 
 pub mod drive;
 mod memory;
+mod objects;
 mod place;
 mod promote;
 
@@ -22,7 +23,7 @@ use crate::OpsError;
 use crate::catalog::Vault;
 use crate::disk::At;
 use crate::env::blocking;
-use crate::log::{Applying, Commits, Link, Rolled};
+use crate::log::{Applying, Commits, Link};
 use crate::prove::with_causes;
 use crate::restore::{self, Destination, Planned, RestorePlan, RestoreRequest, Whole};
 use backstay_format::facts::FingerprintFacts;
@@ -31,9 +32,12 @@ use backstay_format::{Corrupt, FingerprintKey};
 use backstay_model::catalog::{Quality, Target};
 use backstay_model::{BranchNo, ByteLen, Digest, Kind, Kinded, Moment, ObjectId, SourceName, Tx, seams};
 use backstay_sqlite::{Standby, Sum};
-use backstay_store::repo::{LogObject, RepoError};
+use backstay_store::keys::LogName;
+use backstay_store::repo::LogObject;
 use memory::{Memory, Spot};
+use objects::Step;
 use place::{Place, Says, Turn, turn};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -90,6 +94,13 @@ pub struct Position {
     pub fault: Option<String>,
 }
 
+/// What is done when the log does not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    ForGood,
+    Again,
+}
+
 /// A copy that follows its source.
 pub struct Following<'v> {
     vault: &'v Vault,
@@ -105,6 +116,10 @@ pub struct Following<'v> {
     look_due: Duration,
     /// A newer snapshot, seen at the last look.
     newer: Option<ObjectId>,
+    /// Roll-ups that said something else than what they stand for: it is gone on without them.
+    without: BTreeSet<LogName>,
+    /// The one that was gone through last.
+    through: Option<LogName>,
 }
 
 impl<'v> Following<'v> {
@@ -131,7 +146,8 @@ impl<'v> Following<'v> {
         // What was there before is older than what was just restored.
         let pause = if came == Came::Made { LOOK_AROUND_UNFOLLOWED } else { Duration::ZERO };
         let look_due = vault.env.clock.uptime() + pause;
-        Ok(Self { vault, request, file, memory, came, applying, place, fault: None, look_due, newer: None })
+        let (fault, newer, without, through) = (None, None, BTreeSet::new(), None);
+        Ok(Self { vault, request, file, memory, came, applying, place, fault, look_due, newer, without, through })
     }
 
     pub fn came(&self) -> &Came {
@@ -174,57 +190,69 @@ impl<'v> Following<'v> {
         Ok(position)
     }
 
-    /// Slot after slot, until one is empty.
+    /// Object after object, until nothing is there.
     async fn read_on(&mut self, ticked: &mut Ticked) -> Result<(), OpsError> {
+        let mut step = Step::default();
         while let Some(place) = self.place {
             self.vault.env.cancel.check()?;
-            let object = match self.object_at(&place).await {
+            let look = self.vault.env.clock.uptime() >= self.look_due;
+            let found = objects::at(&self.vault.repo, &place, &mut step, (&self.without, look)).await;
+            let why = match found {
                 Ok(None) => break,
-                Ok(Some(object)) => object,
+                Ok(Some(object)) => self.gone_through(place, &object, ticked)?,
                 Err(error) if error.is_outage() => return Err(error.into()),
-                Err(error) => return self.lose(with_causes(&error)),
+                Err(error) => Some(with_causes(&error)),
             };
-            match place.says(&self.memory.spot, &self.request.source, &object.front) {
-                Says::Over(next) => {
-                    // Another run took over; perhaps with a snapshot.
-                    self.place = Some(Place::first_of(next));
-                    self.look_due = Duration::ZERO;
-                }
-                Says::Nothing => self.place = place.behind(&object.front),
-                Says::Anew => return self.lose("following it began anew, with a snapshot".to_owned()),
-                Says::Broken => return self.lose(format!("log object {} does not follow", place.sequence)),
-                Says::Commits(span) => {
-                    let before = self.memory.spot.tx;
-                    match blocking(|| self.apply(&object, span, place)) {
-                        Ok(()) => {}
-                        Err(error) if error.kind() == Kind::Corrupt => return self.lose(with_causes(&error)),
-                        Err(error) => {
-                            self.undo()?;
-                            return Err(error);
-                        }
-                    }
-                    ticked.objects += 1;
-                    let states = |tx: Option<Tx>| tx.map_or(0, Tx::get);
-                    ticked.states += states(self.memory.spot.tx).saturating_sub(states(before));
-                }
+            step.passed += 1;
+            if let Some(why) = why
+                && self.lose(why)? == Lost::ForGood
+            {
+                break;
             }
         }
         Ok(())
     }
 
-    /// What is in a slot. Now and then, where nothing is, a roll-up that has it: slots go, long after they were rolled
-    /// up.
-    async fn object_at(&self, place: &Place) -> Result<Option<LogObject>, RepoError> {
-        let repo = &self.vault.repo;
-        let found = repo.log_object(&place.stream, place.sequence).await?;
-        if found.is_some() || self.vault.env.clock.uptime() < self.look_due {
-            return Ok(found);
+    /// Goes through one object. Gives why it cannot be gone on behind it, if that is so.
+    fn gone_through(
+        &mut self,
+        place: Place,
+        object: &LogObject,
+        ticked: &mut Ticked,
+    ) -> Result<Option<String>, OpsError> {
+        let rolled = Some(object.front.name).filter(LogName::is_rolled);
+        let why = match self.take(place, object, ticked) {
+            Err(error) if error.kind() == Kind::Corrupt => Some(with_causes(&error)),
+            Err(error) => {
+                self.undo()?;
+                return Err(error);
+            }
+            Ok(why) => why,
+        };
+        // What follows a roll-up, and fits, speaks for it.
+        if rolled.is_some() || why.is_none() {
+            self.through = rolled;
         }
-        for name in Rolled::of(repo, &place.stream).await?.over(place.sequence) {
-            match repo.log_object_of(&name).await {
-                Err(error) if error.is_outage() => return Err(error),
-                Ok(Some(object)) => return Ok(Some(object)),
-                _ => {}
+        Ok(why)
+    }
+
+    /// What one object says. Gives why nothing more can come behind it, if that is so.
+    fn take(&mut self, place: Place, object: &LogObject, ticked: &mut Ticked) -> Result<Option<String>, OpsError> {
+        match place.says(&self.memory.spot, &self.request.source, &object.front) {
+            Says::Over(next) => {
+                // Another run took over; perhaps with a snapshot.
+                self.place = Some(Place::first_of(next));
+                self.look_due = Duration::ZERO;
+            }
+            Says::Nothing => self.place = place.behind(&object.front),
+            Says::Anew => return Ok(Some("following it began anew, with a snapshot".to_owned())),
+            Says::Broken => return Ok(Some(format!("log object {} does not follow", place.sequence))),
+            Says::Commits(span) => {
+                let before = self.memory.spot.tx;
+                blocking(|| self.apply(object, span, place))?;
+                ticked.objects += 1;
+                let states = |tx: Option<Tx>| tx.map_or(0, Tx::get);
+                ticked.states += states(self.memory.spot.tx).saturating_sub(states(before));
             }
         }
         Ok(None)
@@ -237,7 +265,11 @@ impl<'v> Following<'v> {
         let span = front.facts.spans.get(span).cloned().ok_or(rule)?;
         let link = Link { name: front.name, digest: front.digest, span };
         let until = Some(Tx::new(u64::MAX));
-        let commits = link.open(object, self.vault.unsealer()?, until, Commits::default())?.behind(self.applying.tx);
+        let commits = link.open(object, self.vault.unsealer()?, until, Commits::default())?;
+        if !link.is_whole(&commits.records) {
+            return Err(Corrupt::Rule { what: "a log object", rule: "it has the commits its front names" }.into());
+        }
+        let commits = commits.behind(self.applying.tx);
         let (file, end) = (&mut self.file, commits.records.last().map_or(0, |record| record.page_count));
         // What a later commit of the object cuts off is not written; if it comes back, that commit has all of it.
         let mut put = |page, bytes: &[u8]| if page <= end { file.put(page, bytes) } else { Ok(()) };
@@ -271,11 +303,18 @@ impl<'v> Following<'v> {
         Ok(committed?)
     }
 
-    /// Nothing more comes of the log.
-    fn lose(&mut self, why: String) -> Result<(), OpsError> {
+    /// Nothing more comes of the log; unless it was a roll-up that led here: then it is gone on without that one.
+    fn lose(&mut self, why: String) -> Result<Lost, OpsError> {
+        let again = self.through.take().is_some_and(|name| self.without.insert(name));
+        self.undo()?;
+        if again {
+            // The digest that it gave its last slot may be the lie.
+            self.place = self.place.map(|place| Place { previous: None, ..place });
+            return Ok(Lost::Again);
+        }
         self.fault = Some(why);
         self.look_due = Duration::ZERO;
-        self.undo()
+        Ok(Lost::ForGood)
     }
 
     /// Back to the copy's state.

@@ -1,176 +1,21 @@
 //! Roll-ups: many small objects of a log once more, in one. With them alone every commit comes back; one that says
 //! anything else than what it stands for is an alarm, and changes nothing of what can be restored.
 
+mod house;
 mod world;
 
-use backstay_format::facts::{Following, RollUp, Span, SpanEnd};
+use backstay_format::facts::{RollUp, Span, SpanEnd};
 use backstay_model::catalog::Target;
-use backstay_model::retention::RetentionPolicy;
-use backstay_model::{ByteLen, Digest, Generation, Sequence, StreamId, Tx, Verdict};
+use backstay_model::{Digest, Generation, Kind, Kinded, Sequence, Tx, Verdict};
 use backstay_ops::check::Depth;
-use backstay_ops::follow::{Began, FollowRequest, Follower, Limits};
+use backstay_ops::follow::Began;
 use backstay_ops::log::{self, Lies, PageMap};
-use backstay_ops::retain::{self, LogReport, SourceRules};
 use backstay_ops::rows::points;
-use backstay_store::keys::{LogName, Place, log_prefix};
+use backstay_ops::standby::Came;
+use backstay_store::keys::LogName;
 use backstay_store::repo::{LogDraft, LogFront, LogSigning, name_of};
-use jiff::tz::TimeZone;
-use rusqlite::Connection;
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-use world::{Hands, World, integrity_of, rows_of, source};
-
-struct House {
-    world: World,
-    clock: Arc<Hands>,
-    conn: Connection,
-    /// The state after some commits.
-    kept: Vec<(Tx, Vec<u8>)>,
-}
-
-impl House {
-    async fn new() -> Self {
-        let mut world = World::new().await;
-        let clock = Arc::new(Hands::default());
-        world.vault.env.clock = clock.clone();
-        let conn = Connection::open(world.db()).expect("open");
-        conn.execute_batch(
-            "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=OFF;
-             CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB);",
-        )
-        .expect("made");
-        Self { world, clock, conn, kept: Vec::new() }
-    }
-
-    fn request(&self) -> FollowRequest {
-        FollowRequest {
-            source: source(),
-            path: self.world.db(),
-            busy: Duration::from_secs(10),
-            hold_max: Duration::from_secs(1),
-            log_growth_max: ByteLen::new(1 << 30),
-            uploads_in_flight: 2,
-            limits: Limits { look: Duration::from_secs(60), ..Limits::STANDARD },
-            steps: Arc::new(|_| {}),
-        }
-    }
-
-    async fn follow(&self) -> Follower<'_> {
-        Follower::start(&self.world.vault, self.request()).await.expect("follow")
-    }
-
-    /// So many commits in objects of their own, one each twenty seconds. Keeps some of the states.
-    async fn work(&self, follower: &mut Follower<'_>, commits: usize) -> Vec<(Tx, Vec<u8>)> {
-        let mut kept = Vec::new();
-        for n in 0..commits {
-            let sql = match n % 5 {
-                0 => "INSERT INTO t(x) VALUES (randomblob(5000))",
-                1 => "UPDATE t SET x = randomblob(700) WHERE id % 3 = 1",
-                2 => "DELETE FROM t WHERE id = (SELECT max(id) FROM t)",
-                3 if n % 50 == 3 => "VACUUM",
-                _ => "INSERT INTO t(x) VALUES (randomblob(10)), (randomblob(900))",
-            };
-            self.conn.execute_batch(sql).expect("sql");
-            let ticked = follower.tick().await.expect("tick");
-            assert_eq!((ticked.shipped, ticked.began), (1, None));
-            if n % 29 == 0 || n + 1 == commits {
-                kept.push((follower.position().tx, self.recovered()));
-            }
-            self.clock.pass(20);
-            while follower.roll().await.expect("roll").objects > 0 {}
-        }
-        kept
-    }
-
-    /// The same by a follower of its own.
-    async fn worked(&self, commits: usize) -> Vec<(Tx, Vec<u8>)> {
-        let mut follower = self.follow().await;
-        self.work(&mut follower, commits).await
-    }
-
-    /// What SQLite makes of the files as they lie, found by another process: this one holds locks.
-    fn recovered(&self) -> Vec<u8> {
-        let dir = tempfile::tempdir().expect("a directory");
-        let copy = dir.path().join("copy.db");
-        for suffix in ["", "-wal"] {
-            let from = PathBuf::from(format!("{}{suffix}", self.world.db().display()));
-            let to = PathBuf::from(format!("{}{suffix}", copy.display()));
-            assert!(std::process::Command::new("cp").arg(from).arg(to).status().expect("cp runs").success());
-        }
-        let conn = Connection::open(&copy).expect("opens");
-        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("recovers");
-        drop(conn);
-        std::fs::read(&copy).expect("readable")
-    }
-
-    async fn following(&self) -> Following {
-        let catalog = self.world.vault.catalog(&source()).await.expect("catalog");
-        let mut followed: Vec<_> = catalog.fronts.values().filter(|front| front.facts.following.is_some()).collect();
-        followed.sort_by_key(|front| front.name.sequence);
-        followed.last().and_then(|front| front.facts.following.clone()).expect("followed")
-    }
-
-    async fn stream(&self) -> StreamId {
-        self.following().await.stream
-    }
-
-    async fn rolled(&self) -> Vec<LogName> {
-        self.world.vault.repo.roll_ups(&self.stream().await).await.expect("listed")
-    }
-
-    async fn slots(&self) -> BTreeSet<u64> {
-        let entries = self.world.vault.repo.list(&log_prefix(&self.stream().await)).await.expect("listed");
-        let slot = |key| match Place::of(key) {
-            Place::Log(_, slot) => Some(slot.get()),
-            _ => None,
-        };
-        entries.iter().filter_map(|entry| slot(&entry.key)).collect()
-    }
-
-    fn remove(&self, name: &LogName) {
-        std::fs::remove_file(self.world.dir().join("vault").join(name.key().as_str())).expect("removed");
-    }
-
-    /// What a prune would leave at most: the largest roll-ups, what is in none, and the last two slots.
-    async fn keep_the_largest(&self) -> usize {
-        let (rolled, slots) = (self.rolled().await, self.slots().await);
-        let within = |a: &LogName, b: &LogName| a != b && b.first <= a.first && a.last <= b.last;
-        let last = slots.iter().rev().take(2).copied().collect::<Vec<_>>();
-        let slots = slots.iter().filter(|slot| !last.contains(slot));
-        let slots = slots.map(|slot| LogName::slot(rolled[0].stream, Sequence::new(*slot)));
-        let small: Vec<LogName> = slots.chain(rolled.iter().copied()).collect();
-        let small: Vec<LogName> = small.into_iter().filter(|a| rolled.iter().any(|b| within(a, b))).collect();
-        small.iter().for_each(|name| self.remove(name));
-        small.len()
-    }
-
-    async fn restored(&self, target: Target) -> Vec<u8> {
-        let dir = tempfile::tempdir_in(self.world.dir()).expect("a folder");
-        let to = dir.path().join("out.db");
-        self.world.restore(target, &to).await.expect("restore");
-        assert_eq!(integrity_of(&to), "ok");
-        std::fs::read(&to).expect("read")
-    }
-
-    async fn all_come_back(&self) {
-        for (tx, bytes) in &self.kept {
-            assert!(self.restored(Target::Tx(*tx)).await == *bytes, "state {tx}");
-        }
-        let dir = tempfile::tempdir_in(self.world.dir()).expect("a folder");
-        let to = dir.path().join("latest.db");
-        self.world.restore(Target::Latest, &to).await.expect("restore");
-        assert!(rows_of(&to) == self.world.rows(), "the newest state is the live one");
-    }
-
-    async fn verdict(&self, depth: Depth) -> (Verdict, Vec<String>) {
-        let report = self.world.check(depth).await.expect("a report");
-        let mut problems: Vec<String> = report.problems.into_iter().map(|problem| problem.object).collect();
-        problems.sort();
-        (report.verdict, problems)
-    }
-}
+use house::House;
+use world::source;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_commit_comes_back_from_roll_ups_alone() {
@@ -220,16 +65,8 @@ async fn the_script_recovers_commits_that_only_roll_ups_have() {
     let mut house = House::new().await;
     house.kept = house.worked(40).await;
     assert!(house.keep_the_largest().await > 40);
-    let workspace = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let python = workspace.join("target/recover-venv/bin/python");
-    assert!(python.exists(), "no {}: run `./test` once, it makes it", python.display());
     for (tx, bytes) in &house.kept {
-        let mut command = std::process::Command::new(&python);
-        command.current_dir(house.world.dir()).arg(workspace.join("contrib/recover.py"));
-        command.args(["--repo", "vault", "--key", "backstay.key", "--out"]).arg(format!("{tx}.db"));
-        let done = command.args(["--tx", &tx.get().to_string()]).output().expect("python runs");
-        assert!(done.status.success(), "{tx}: {}", String::from_utf8_lossy(&done.stderr));
-        assert!(std::fs::read(house.world.dir().join(format!("{tx}.db"))).expect("read") == *bytes, "state {tx}");
+        assert!(house.scripted(*tx).as_ref() == Ok(bytes), "state {tx}");
     }
     assert_eq!(house.kept.len(), 3);
 }
@@ -267,6 +104,108 @@ async fn a_roll_up_that_is_damaged_is_named_and_the_slots_are_read() {
     assert_eq!(house.verdict(Depth::Intact).await, (Verdict::Fail, vec![hole]));
 }
 
+/// Each holds what the other does: either is enough, and what neither has is an error with a name, never other rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_roll_up_and_what_it_was_made_of_whatever_is_whole_is_read() {
+    let mut house = House::new().await;
+    house.kept = house.worked(34).await;
+    let (small, large): (Vec<LogName>, Vec<LogName>) =
+        house.rolled().await.into_iter().partition(|name| name.last.get() - name.first.get() < 4);
+    let slots = house.slots().await.into_iter();
+    let slots = slots.map(|slot| LogName::slot(small[0].stream, Sequence::new(slot)));
+    let is_in = |slot: &LogName, all: &[LogName]| all.iter().any(|name| (name.first..=name.last).contains(&slot.first));
+    let slots: Vec<LogName> = slots.filter(|slot| is_in(slot, &small) && is_in(slot, &large)).collect();
+    assert!(slots.len() > 20 && large.len() == 2, "{slots:?} {large:?}");
+    let flip = |names: &[LogName], frame| names.iter().for_each(|name| house.flip(name, frame));
+    for frame in [0, 1] {
+        flip(&large, frame);
+        house.all_are_read("roll-ups of five minutes are damaged").await;
+        flip(&slots, frame);
+        house.all_are_read("and so are slots").await;
+        flip(&large, frame);
+        house.all_are_read("slots alone are damaged").await;
+        flip(&large, frame);
+        flip(&small, frame);
+        let (tx, _) = house.kept[0];
+        let to = house.world.dir().join("none.db");
+        let error = house.world.restore(Target::Tx(tx), &to).await.expect_err("nothing has it");
+        assert!(error.kind() == Kind::Corrupt && !to.exists(), "{error}");
+        let words = [house.asked(tx).await.expect_err("nothing has it"), house.scripted(tx).expect_err("nor here")];
+        assert!(words.iter().all(|said| said.contains("data/log/")), "{words:?}");
+        for names in [&large, &small, &slots] {
+            flip(names, frame);
+        }
+    }
+    assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stand_by_that_is_behind_catches_up_through_roll_ups_also_past_slots_that_are_gone() {
+    let house = House::new().await;
+    let mut follower = house.follow().await;
+    house.standby().await.stop().expect("stopped");
+    house.work(&mut follower, 40).await;
+    let mut standby = house.standby().await;
+    let ticked = standby.tick().await.expect("tick");
+    assert_eq!((ticked.states, ticked.jumped), (40, None));
+    assert!(ticked.objects < 20, "{} objects", ticked.objects);
+    assert!(house.is_the_copy());
+    // Slots go below it while it runs, and it stands amid what was rolled up meanwhile.
+    house.work(&mut follower, 40).await;
+    drop(follower);
+    assert!(house.prune(0).await.rolled.objects > 60);
+    house.clock.pass(61);
+    let ticked = standby.tick().await.expect("tick");
+    assert_eq!((ticked.states, ticked.jumped), (40, None));
+    assert!(house.is_the_copy());
+    standby.stop().expect("stopped");
+    // And while it does not.
+    let mut follower = house.follow().await;
+    house.work(&mut follower, 40).await;
+    drop(follower);
+    assert!(house.prune(0).await.rolled.objects > 20);
+    let mut standby = house.standby().await;
+    assert_eq!(*standby.came(), Came::Continued);
+    let ticked = standby.tick().await.expect("tick");
+    assert_eq!((ticked.states, ticked.jumped, standby.position().fault), (40, None, None));
+    assert!(house.is_the_copy());
+    assert_eq!(standby.position().tx, Some(Tx::new(120)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stand_by_goes_on_without_a_roll_up_that_lies_or_is_damaged() {
+    for lie in LIES.into_iter().map(Some).chain([None]) {
+        let house = House::new().await;
+        let mut follower = house.follow().await;
+        house.standby().await.stop().expect("stopped");
+        house.work(&mut follower, 10).await;
+        for name in house.rolled().await {
+            house.remove(&name);
+        }
+        let name = house.lie(5, lie.unwrap_or(|_, _| {})).await;
+        if lie.is_none() {
+            house.flip(&name, 1);
+        }
+        let mut standby = house.standby().await;
+        let ticked = standby.tick().await.expect("tick");
+        assert_eq!((ticked.states, ticked.jumped, standby.position().fault), (10, None, None));
+        assert!(house.is_the_copy());
+        if lie.is_none() {
+            // What is neither here nor there is a fault with a name.
+            standby.stop().expect("stopped");
+            house.work(&mut follower, 3).await;
+            let later = house.rolled().await.into_iter().filter(|later| *later != name);
+            later.for_each(|later| house.remove(&later));
+            let gone = LogName::slot(name.stream, Sequence::new(11));
+            house.flip(&gone, 1);
+            let mut standby = house.standby().await;
+            assert_eq!(standby.tick().await.expect("tick").states, 0);
+            let fault = standby.position().fault.expect("a fault");
+            assert!(fault.contains(gone.key().as_str()), "{fault}");
+        }
+    }
+}
+
 /// What a roll-up could say that is not so.
 type Lie = fn(&mut RollUp, &mut Digest);
 
@@ -292,7 +231,7 @@ async fn a_roll_up_that_lies_is_an_alarm_and_the_slots_are_read() {
         for name in house.rolled().await {
             house.remove(&name);
         }
-        let name = house.lie(lie).await;
+        let name = house.lie(1, lie).await;
         house.all_come_back().await;
         let (verdict, problems) = house.verdict(Depth::Authentic).await;
         assert_eq!(verdict, Verdict::Fail, "lie {at}");
@@ -300,30 +239,25 @@ async fn a_roll_up_that_lies_is_an_alarm_and_the_slots_are_read() {
     }
 }
 
-fn rules(grace_millis: i64) -> Vec<SourceRules> {
-    let policy = RetentionPolicy { last: 9, ..Default::default() };
-    vec![SourceRules { source: source(), policy, zone: TimeZone::UTC, grace_millis, log_millis: 7 * 86_400_000 }]
-}
-
 impl House {
-    /// A roll-up of the first four slots that is signed and says something else; there is no commit in it.
-    async fn lie(&self, lie: Lie) -> LogName {
+    /// A roll-up of four slots that is signed and says something else; there is no commit in it.
+    async fn lie(&self, from: u64, lie: Lie) -> LogName {
         let vault = &self.world.vault;
         let stream = self.stream().await;
         let mut fronts: Vec<LogFront> = Vec::new();
-        for slot in 1..=4 {
+        for slot in from..from + 4 {
             fronts.push(vault.repo.log_front(&stream, Sequence::new(slot)).await.expect("a front").expect("there"));
         }
         let (first, last) = (&fronts[0], &fronts[3]);
         let span = Span { last: last.facts.spans[0].last, to: last.facts.spans[0].to, ..first.facts.spans[0].clone() };
         let mut facts = RollUp {
             stream,
-            first: Sequence::new(1),
-            last: Sequence::new(4),
+            first: Sequence::new(from),
+            last: Sequence::new(from + 3),
             generation: Generation::FIRST,
             digest: last.digest,
             spans: vec![span],
-            ends: vec![SpanEnd { sequence: Sequence::new(4), digest: last.digest }],
+            ends: vec![SpanEnd { sequence: Sequence::new(from + 3), digest: last.digest }],
         };
         let mut previous = first.chain.previous;
         lie(&mut facts, &mut previous);
@@ -334,14 +268,6 @@ impl House {
         let name = name_of(&facts);
         vault.repo.put_roll_up(&name, bytes).await.expect("put");
         name
-    }
-
-    async fn prune(&self, grace_millis: i64) -> LogReport {
-        let planned = retain::plan(&self.world.vault, &rules(grace_millis)).await.expect("a plan").logs;
-        let report = retain::apply(&self.world.vault, &rules(grace_millis)).await.expect("pruned").logs;
-        assert_eq!((planned.doubted, report.doubted), (false, false));
-        assert!(planned.rolled.objects >= report.rolled.objects, "{planned:?} {report:?}");
-        report
     }
 }
 
@@ -382,7 +308,7 @@ async fn a_roll_up_with_other_commits_lets_nothing_go() {
     }
     let slots = house.slots().await;
     // All it says of itself is true; its commits are nowhere in it.
-    let name = house.lie(|_, _| {}).await;
+    let name = house.lie(1, |_, _| {}).await;
     let report = house.prune(0).await;
     assert_eq!((report.rolled.objects, report.contradicted), (0, 1), "{report:?}");
     assert_eq!(house.slots().await, slots);

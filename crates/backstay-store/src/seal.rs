@@ -314,6 +314,11 @@ impl Unsealer {
         Self { identities, opened: Mutex::new(HashMap::new()) }
     }
 
+    /// One of its own with the same identities.
+    pub fn again(&self) -> Self {
+        Self::of(self.identities.clone())
+    }
+
     /// What it opens with, the newest first.
     pub fn identities(&self) -> &[MasterIdentity] {
         &self.identities

@@ -1,10 +1,10 @@
 //! One object of a log on the way to a state, and the commits it has of one source.
 
-use super::rolled::Rolled;
+use super::Rolled;
 use crate::OpsError;
 use backstay_format::facts::Span;
 use backstay_format::log::Record;
-use backstay_model::{Digest, Kind, Kinded, Moment, Sequence, Tx};
+use backstay_model::{Digest, Kind, Kinded, Moment, Tx};
 use backstay_store::keys::LogName;
 use backstay_store::repo::{LogFront, LogIndex, LogObject, Repository};
 use backstay_store::seal::Unsealer;
@@ -26,6 +26,11 @@ pub struct Commits {
 }
 
 impl Commits {
+    fn append(&mut self, mut later: Self) {
+        self.records.append(&mut later.records);
+        self.images.append(&mut later.images);
+    }
+
     /// Without those that lead to a state or one before it.
     pub(crate) fn behind(mut self, tx: Tx) -> Self {
         let known = self.records.iter().take_while(|record| record.tx <= tx);
@@ -68,7 +73,7 @@ impl Link {
     }
 
     /// Its commits, with images up to a state. Of a roll-up that is damaged, or does not have what it says, those
-    /// of what it stands for: every record has a digest that says whether it is the one.
+    /// of what it was made of: every record has a digest that says whether it is the one.
     pub async fn commits(
         &self,
         repo: &Repository,
@@ -83,15 +88,15 @@ impl Link {
             Ok(commits) if self.is_whole(&commits.records) => Ok(commits),
             Err(error) if error.kind() != Kind::Corrupt => Err(error),
             other if !self.name.is_rolled() => other,
-            other => match self.others(repo, unsealer, images).await? {
+            other => match self.parts(repo, unsealer, images).await? {
                 Some(commits) => Ok(commits),
-                None => other,
+                None => other.and(Err(self.hole())),
             },
         }
     }
 
-    /// The same from slots, or from other roll-ups where those are gone; nothing if they are not all there.
-    async fn others(
+    /// The same from what it was made of; nothing if that is not all there.
+    async fn parts(
         &self,
         repo: &Repository,
         unsealer: &Unsealer,
@@ -100,25 +105,24 @@ impl Link {
         let rolled = Rolled::of(repo, &self.name.stream).await?;
         let (mut commits, mut slot) = (Commits::default(), self.name.first);
         while slot <= self.name.last {
-            let Some(object) = self.instead(repo, &rolled, slot).await? else { return Ok(None) };
-            commits = self.open(&object, unsealer, images, commits)?;
-            let Some(next) = object.front.name.last.next() else { break };
+            let mut whole = None;
+            for part in rolled.within(&self.name, slot) {
+                let object = match repo.log_object_of(&part).await {
+                    Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
+                    other => other.ok().flatten(),
+                };
+                let read = object.map(|object| self.open(&object, unsealer, images, Commits::default()));
+                if let Some(Ok(read)) = read {
+                    whole = Some((part, read));
+                    break;
+                }
+            }
+            let Some((part, read)) = whole else { return Ok(None) };
+            commits.append(read);
+            let Some(next) = part.last.next() else { break };
             slot = next;
         }
-        Ok(Some(commits))
-    }
-
-    /// What is in a slot, or a roll-up that begins with it and says no more than this one.
-    async fn instead(&self, repo: &Repository, rolled: &Rolled, slot: Sequence) -> Result<Option<LogObject>, OpsError> {
-        let own = [LogName::slot(self.name.stream, slot)];
-        for name in own.into_iter().chain(rolled.inside(&self.name, slot)) {
-            match repo.log_object_of(&name).await {
-                Err(error) if error.is_outage() => return Err(error.into()),
-                Ok(Some(object)) => return Ok(Some(object)),
-                _ => {}
-            }
-        }
-        Ok(None)
+        Ok(Some(commits).filter(|commits| self.is_whole(&commits.records)))
     }
 
     /// What an object that was read has of it, behind what was read before.
@@ -149,7 +153,7 @@ impl Link {
     }
 
     /// Whether these are the records that its span names, as far as numbers say.
-    fn is_whole(&self, records: &[Record]) -> bool {
+    pub(crate) fn is_whole(&self, records: &[Record]) -> bool {
         let ends = records.first().zip(records.last()).map(|(first, last)| (first.tx, last.tx));
         let goes_on = |pair: &[Record]| matches!(pair, [before, after] if before.tx == after.tx || before.tx.next() == Some(after.tx));
         ends == Some((self.span.first, self.span.last)) && records.windows(2).all(goes_on)

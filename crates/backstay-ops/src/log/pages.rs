@@ -4,14 +4,15 @@
 //! images; from one state to another it is then a matter of looking up. A page read through it has passed its frame's
 //! tag, and comes from an object whose signature holds.
 
-use super::{Link, LogPoint};
+use super::{Link, LogPoint, Rolled};
 use crate::OpsError;
 use crate::catalog::Vault;
 use backstay_format::log::Record;
 use backstay_format::{Corrupt, FramePlace};
 use backstay_model::{Kind, Kinded, Moment, ObjectId, PageSize, Tx};
 use backstay_store::keys::LogName;
-use backstay_store::repo::LogIndex;
+use backstay_store::repo::{LogIndex, Repository};
+use backstay_store::seal::Unsealer;
 use futures::{StreamExt, stream};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,7 +40,8 @@ pub struct PageMaps {
     cuts: Vec<(Tx, u32)>,
     /// By page, in the order of the states that they belong to.
     images: HashMap<u32, Vec<(Tx, Image)>>,
-    objects: Vec<LogIndex>,
+    /// Each with what it is read for.
+    objects: Vec<(LogIndex, Vec<Link>)>,
     by_id: HashMap<ObjectId, usize>,
 }
 
@@ -75,11 +77,11 @@ pub enum Lies {
 impl PageMaps {
     /// Reads the records of a snapshot's log, up to a state.
     pub async fn read(vault: &Vault, links: &[Link], last: Tx) -> Result<Arc<Self>, OpsError> {
-        let mut maps = Self::default();
+        let (mut maps, unsealer) = (Self::default(), vault.unsealer()?);
         // An object may have several spans of a source.
         let reads = links.chunk_by(|a, b| a.digest == b.digest).map(|of_one| async move {
             let link = of_one.first()?;
-            Some((of_one, indexed(vault, link).await))
+            Some((of_one, indexed(&vault.repo, unsealer, link).await))
         });
         let mut reads = stream::iter(reads).buffered(FETCHED_AT_ONCE);
         let mut next = links.first().map(|link| link.span.first);
@@ -125,7 +127,7 @@ impl PageMaps {
             }
         }
         self.by_id.insert(index.id, self.objects.len());
-        self.objects.push(index);
+        self.objects.push((index, links.to_vec()));
         Ok(())
     }
 
@@ -201,35 +203,71 @@ impl PageMaps {
 
     /// The object of the log that has an id.
     pub fn object(&self, id: &ObjectId) -> Option<&LogIndex> {
-        self.objects.get(*self.by_id.get(id)?)
+        self.objects.get(*self.by_id.get(id)?).map(|(index, _)| index)
     }
 
     pub fn object_of(&self, image: &Image) -> Option<&LogIndex> {
-        self.objects.get(image.object as usize)
+        self.objects.get(image.object as usize).map(|(index, _)| index)
+    }
+
+    /// What a roll-up was made of, for whoever cannot read its images; `None` where that is not all there.
+    pub async fn parts_of(
+        &self,
+        repo: &Repository,
+        unsealer: &Unsealer,
+        id: &ObjectId,
+    ) -> Result<Option<Self>, OpsError> {
+        let of_one = self.by_id.get(id).and_then(|at| self.objects.get(*at));
+        let Some((index, links)) = of_one.filter(|(index, _)| index.front.name.is_rolled()) else { return Ok(None) };
+        let Some(found) = parts(repo, unsealer, &index.front.name).await? else { return Ok(None) };
+        let (mut maps, mut next) = (Self::default(), links.first().map(|link| link.span.first));
+        for index in found {
+            maps.add(index, links, (&mut next, Tx::new(u64::MAX)))?;
+        }
+        Ok(Some(maps))
+    }
+
+    /// The image that a commit wrote of a page.
+    pub fn written_by(&self, tx: Tx, page: u32) -> Option<Image> {
+        self.images.get(&page)?.iter().find(|(at, _)| *at == tx).map(|(_, image)| *image)
     }
 }
 
-/// The objects of a link: itself, or of a roll-up that is damaged the slots it stands for.
-async fn indexed(vault: &Vault, link: &Link) -> Result<Vec<LogIndex>, OpsError> {
-    let unsealer = vault.unsealer()?;
-    match link.index(&vault.repo, unsealer).await {
+/// The objects of a link: itself, or of a roll-up that is damaged those it was made of.
+async fn indexed(repo: &Repository, unsealer: &Unsealer, link: &Link) -> Result<Vec<LogIndex>, OpsError> {
+    match link.index(repo, unsealer).await {
         Ok(index) => Ok(vec![index]),
         Err(error) if !link.name.is_rolled() || error.kind() != Kind::Corrupt => Err(error),
-        Err(error) => {
-            let (mut slots, mut slot) = (Vec::new(), link.name.first);
-            while slot <= link.name.last {
-                let name = LogName::slot(link.name.stream, slot);
-                slots.push(match vault.repo.log_index(&name, unsealer).await {
-                    Ok(Some(index)) => index,
-                    Err(outage) if outage.is_outage() => return Err(outage.into()),
-                    _ => return Err(error),
-                });
-                let Some(next) = slot.next() else { break };
-                slot = next;
-            }
-            Ok(slots)
-        }
+        Err(error) => parts(repo, unsealer, &link.name).await?.ok_or(error),
     }
+}
+
+/// What a roll-up was made of, the smallest that is whole; nothing where some of it is in no other object.
+async fn parts(repo: &Repository, unsealer: &Unsealer, name: &LogName) -> Result<Option<Vec<LogIndex>>, OpsError> {
+    let rolled = Rolled::of(repo, &name.stream).await?;
+    let (mut parts, mut slot) = (Vec::new(), name.first);
+    while slot <= name.last {
+        let mut whole = None;
+        for part in rolled.within(name, slot) {
+            // Its images as well: there is no other place to look for them then.
+            let index = match repo.log_object_of(&part).await {
+                Ok(Some(_)) => repo.log_index(&part, unsealer).await,
+                other => other.map(|_| None),
+            };
+            match index {
+                Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
+                Ok(Some(index)) => whole = Some(index),
+                _ => continue,
+            }
+            break;
+        }
+        let Some(index) = whole else { return Ok(None) };
+        let next = index.front.name.last.next();
+        parts.push(index);
+        let Some(next) = next else { break };
+        slot = next;
+    }
+    Ok(Some(parts))
 }
 
 fn broken(rule: &'static str) -> OpsError {
@@ -263,6 +301,12 @@ impl PageMap {
 
     pub fn find(&self, page: u32) -> Lies {
         self.maps.find(page, self.tx)
+    }
+
+    /// The commit that wrote a page last.
+    pub fn writer_of(&self, page: u32) -> Option<Tx> {
+        let of_page = self.maps.images.get(&page)?;
+        of_page.iter().rev().map(|(tx, _)| *tx).find(|tx| *tx <= self.tx)
     }
 
     /// The pages that the log wrote up to this state, in no order.

@@ -31,6 +31,11 @@ impl Rolled {
         over
     }
 
+    /// What of a roll-up's own slots begins at one of them, the smallest first: the slot, and smaller roll-ups.
+    pub fn within(&self, name: &LogName, slot: Sequence) -> Vec<LogName> {
+        [LogName::slot(name.stream, slot)].into_iter().chain(self.inside(name, slot)).collect()
+    }
+
     /// The smallest objects that a roll-up can be compared with, in order; `None` where one of its slots is in no other.
     pub fn parts(&self, name: &LogName, is_there: impl Fn(Sequence) -> bool) -> Option<Vec<LogName>> {
         let (mut parts, mut slot) = (Vec::new(), name.first);
@@ -92,6 +97,9 @@ mod tests {
         assert_eq!(parts(name(1, 9), &[]), Some(vec![name(1, 3), name(4, 5), name(6, 9)]));
         assert_eq!(parts(name(1, 5), &[1, 2, 3]), Some(vec![name(1, 1), name(2, 2), name(3, 3), name(4, 5)]));
         assert_eq!(parts(name(6, 9), &[6, 7, 8]), None, "slot 9 is in nothing else");
+        let within = |first, last, slot| rolled.within(&name(first, last), Sequence::new(slot));
+        assert_eq!(within(1, 9, 1), [name(1, 1), name(1, 3), name(1, 5)]);
+        assert_eq!(within(4, 5, 4), [name(4, 4)]);
         rolled.forget(&name(1, 9));
         assert_eq!(at(&rolled, 1), name(1, 5));
         let rolled: Rolled = [name(1, 5), again(1, 5, 2), again(1, 5, 1), again(6, 6, 1)].into_iter().collect();

@@ -150,7 +150,7 @@ impl<'a> Asker<'a> {
     ) -> Result<Past, OpsError> {
         let logged = log.as_ref().and_then(|log| {
             let map = PageMap::at(behind.maps.clone()?, log.tx);
-            Some(Logged { store: self.vault.repo.store().clone(), map })
+            Logged::new(self.vault, map)
         });
         let pages = env::blocking(|| Pages::open(behind.stored.clone(), logged, self.frames.clone()));
         let pages = pages.map_err(cannot_open)?;

@@ -2,13 +2,16 @@
 
 use super::frames::{FrameAt, Frames, Holder};
 use super::stored::Stored;
-use crate::log::{Lies, PageMap};
+use crate::catalog::Vault;
+use crate::log::{Lies, PageMap, PageMaps};
 use backstay_format::Corrupt;
 use backstay_format::sqlite::DatabaseHeader;
-use backstay_model::{ByteLen, Kind, Kinded, PageSize, UnitSize};
+use backstay_model::{ByteLen, Kind, Kinded, ObjectId, PageSize, UnitSize};
 use backstay_sqlite::lazy::{PageFault, PageSource};
-use backstay_store::Store;
-use std::sync::Arc;
+use backstay_store::repo::Repository;
+use backstay_store::seal::Unsealer;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes asked for ahead at the most; no more than half of the cache.
 const AHEAD_MAX: u64 = 8 << 20;
@@ -24,8 +27,36 @@ struct Shape {
 
 /// The pages of a log that a moment has over those of its snapshot.
 pub(super) struct Logged {
-    pub store: Arc<dyn Store>,
+    pub repo: Repository,
+    pub unsealer: Arc<Unsealer>,
     pub map: PageMap,
+    /// Of roll-ups whose images cannot be read: what they were made of.
+    parts: Mutex<HashMap<ObjectId, Arc<PageMaps>>>,
+}
+
+impl Logged {
+    pub(super) fn new(vault: &Vault, map: PageMap) -> Option<Self> {
+        let unsealer = Arc::new(vault.unsealer.as_ref()?.again());
+        Some(Self { repo: vault.repo.clone(), unsealer, map, parts: Mutex::default() })
+    }
+
+    fn holder(&self, maps: &Arc<PageMaps>) -> Holder {
+        Holder::Log(self.repo.store().clone(), maps.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectId, Arc<PageMaps>>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn parts_of(&self, object: &ObjectId) -> Option<Arc<PageMaps>> {
+        self.lock().get(object).cloned()
+    }
+
+    fn in_parts(&self, parts: &Arc<PageMaps>, page: u32) -> Option<Place> {
+        let image = parts.written_by(self.map.writer_of(page)?, page)?;
+        let at = FrameAt { object: parts.object_of(&image)?.id, place: image.frame };
+        Some(Place::Frame(self.holder(parts), at, image.at as usize))
+    }
 }
 
 pub(super) struct Pages {
@@ -54,10 +85,7 @@ impl Pages {
             return Ok(this);
         }
         let mut first = [0; HEADER];
-        match this.find(1, 0)? {
-            Place::Nowhere => {}
-            Place::Frame(holder, at, begin) => cut(&this.frames.frame(&holder, at)?, begin, &mut first)?,
-        }
+        this.bytes_of(1, this.find(1, 0)?, &mut first)?;
         let header = DatabaseHeader::parse(&first, ByteLen::new(length));
         let page = header.map_err(|_| broken("it begins as a database does"))?.page_size;
         if of_log.is_some_and(|(size, _)| size != page.get()) {
@@ -84,11 +112,43 @@ impl Pages {
             Lies::Nowhere | Lies::Beyond => Ok(Some(Place::Nowhere)),
             Lies::InLog(image) => {
                 let index = logged.map.maps().object_of(&image).ok_or_else(|| broken("its object is there"))?;
+                if let Some(parts) = logged.parts_of(&index.id)
+                    && let Some(place) = logged.in_parts(&parts, page)
+                {
+                    return Ok(Some(place));
+                }
                 let at = FrameAt { object: index.id, place: image.frame };
-                let holder = Holder::Log(logged.store.clone(), logged.map.maps().clone());
-                Ok(Some(Place::Frame(holder, at, image.at as usize)))
+                Ok(Some(Place::Frame(logged.holder(logged.map.maps()), at, image.at as usize)))
             }
         }
+    }
+
+    /// The beginning of a page. An image that cannot be read in a roll-up may be had from what that was made of.
+    fn bytes_of(&self, page: u32, place: Place, into: &mut [u8]) -> Result<(), PageFault> {
+        let Place::Frame(holder, at, begin) = place else {
+            into.fill(0);
+            return Ok(());
+        };
+        match self.frames.frame(&holder, at) {
+            Err(fault) if fault.kind == Kind::Corrupt => match self.of_parts(page, &at.object)? {
+                Some(Place::Frame(holder, at, begin)) => cut(&self.frames.frame(&holder, at)?, begin, into),
+                _ => Err(fault),
+            },
+            frame => cut(&frame?, begin, into),
+        }
+    }
+
+    /// The same image of a page in what a roll-up was made of. `None` where that is not all there.
+    fn of_parts(&self, page: u32, object: &ObjectId) -> Result<Option<Place>, PageFault> {
+        let Some(logged) = self.logged.as_ref().filter(|logged| logged.parts_of(object).is_none()) else {
+            return Ok(None);
+        };
+        let (repo, unsealer) = (logged.repo.clone(), logged.unsealer.clone());
+        let (maps, id) = (logged.map.maps().clone(), *object);
+        let found = self.wait_for(async move { maps.parts_of(&repo, &unsealer, &id).await })?;
+        let Some(parts) = found.map_err(|error| fault(&error))?.map(Arc::new) else { return Ok(None) };
+        logged.lock().insert(*object, parts.clone());
+        Ok(logged.in_parts(&parts, page))
     }
 
     fn find(&self, page: u32, offset: u64) -> Result<Place, PageFault> {
@@ -137,11 +197,7 @@ impl PageSource for Pages {
     }
 
     fn read(&self, page: u32, into: &mut [u8]) -> Result<(), PageFault> {
-        match self.find(page, self.offset(page))? {
-            Place::Nowhere => into.fill(0),
-            Place::Frame(holder, at, begin) => cut(&self.frames.frame(&holder, at)?, begin, into)?,
-        }
-        Ok(())
+        self.bytes_of(page, self.find(page, self.offset(page))?, into)
     }
 
     fn at_hand(&self, page: u32) -> Option<Vec<u8>> {
@@ -166,8 +222,10 @@ impl PageSource for Pages {
                 wanted.push(at);
             }
         }
-        if let Some(Logged { store, map }) = &self.logged {
-            self.frames.ahead(&Holder::Log(store.clone(), map.maps().clone()), logged);
+        if let Some(of) = &self.logged {
+            // What was found to be unreadable is asked for in its parts, by itself.
+            logged.retain(|at| of.map.maps().object(&at.object).is_some());
+            self.frames.ahead(&of.holder(of.map.maps()), logged);
         }
         self.frames.ahead(&self.stored.holder(), stored);
     }
