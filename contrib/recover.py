@@ -722,7 +722,10 @@ class Log:
         following = snapshot.front.facts["following"]
         self.repository, self.first, self.rolled = repository, following["tx"], {}
         self.tx, self.until, self.links, self.problem = self.first, snapshot.front.facts["taken"], [], None
-        branch, after = snapshot.front.facts["branch"], {"snapshot": snapshot.id}
+        # One that was made of the log stands inside it: what follows names the object before, not the snapshot.
+        made = following.get("made")
+        branch, after = snapshot.front.facts["branch"], made["after"] if made else {"snapshot": snapshot.id}
+        self.chain = bytes.fromhex(made["chain"] if made else snapshot.front.facts["root"])
         stream, slot, previous, streams = following["stream"], following["sequence"], None, 0
         while True:
             need(isinstance(slot, int) and HEX32.fullmatch(stream), "the log", "a place in it")
@@ -809,10 +812,10 @@ class Log:
     def span(link: Link) -> dict:
         return link.front.facts["spans"][link.span]
 
-    def apply(self, tx: int, path: str, root: bytes, secret: bytes) -> int:
+    def apply(self, tx: int, path: str, secret: bytes) -> int:
         """Writes every commit up to a state over the snapshot. Each must have the digest it was captured under."""
         key = blake3.blake3(secret, derive_key_context="backstay v1 log commit digest").digest()
-        whole, running, reached, length = root, root, self.first, os.path.getsize(path)
+        whole, running, reached, length = self.chain, self.chain, self.first, os.path.getsize(path)
         with open(path, "r+b") as file:
             for link in self.links:
                 if self.span(link)["first"] > tx:
@@ -977,7 +980,7 @@ def restore(contents: Contents, out: str, log: Optional[Log] = None, tx: int = 0
         need(root.digest().hex() == contents.facts["root"], "the restored content", "its root digest is not the signed one")
         lengths = [stream["length"] for stream in streams]
         if log is not None:
-            lengths[0] = log.apply(tx, partial[0], root.digest(), secret)
+            lengths[0] = log.apply(tx, partial[0], secret)
         # The database comes last: it never stands without the log that belongs to it.
         for temporary, target in sorted(zip(partial, targets), key=lambda pair: pair[1] == out):
             place(temporary, target)

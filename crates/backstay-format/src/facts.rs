@@ -105,6 +105,22 @@ pub struct Manifest {
     pub rewritten: Option<Rewritten>,
 }
 
+impl Manifest {
+    /// What the first span behind it comes after, if a log goes on from it. `id` is its own.
+    pub fn after(&self, id: ObjectId) -> After {
+        self.made().map_or(After::Snapshot(id), |made| made.after)
+    }
+
+    /// The digest that the first record behind it continues.
+    pub fn chain(&self) -> Digest {
+        self.made().map_or(self.root, |made| made.chain)
+    }
+
+    pub fn made(&self) -> Option<&Made> {
+        self.following.as_ref()?.made.as_ref()
+    }
+}
+
 /// What a later generation of a manifest carries of the first: what its writer signed. Everything the snapshot
 /// is known by (its facts, its place in the chain, its digest, its signer) is still said by that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +152,20 @@ pub struct Following {
     /// Present if commits before this snapshot may be missing from every log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync: Option<Resync>,
+    /// Present if the snapshot was made of another one and the log behind that, which goes on past it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+}
+
+/// Where in a log a snapshot stands that was made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The snapshot that following began with.
+    pub began: ObjectId,
+    /// What the next span comes after.
+    pub after: After,
+    /// The digest of the record that led to the state: what the next one continues.
+    pub chain: Digest,
 }
 
 /// A recorded gap: nothing between the last commit of the log before and the snapshot can be restored.

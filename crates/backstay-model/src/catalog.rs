@@ -66,6 +66,8 @@ pub struct Snapshot {
     pub quality: Quality,
     /// Brought in later from an old copy.
     pub imported: bool,
+    /// Put together from the snapshot before it and the log since: the state of the log that it has.
+    pub made_of: Option<Tx>,
     pub label: Option<Label>,
     pub keep: Option<Keep>,
     pub marks: Vec<MarkKind>,

@@ -37,6 +37,13 @@ pub struct Standing {
     pub followed: bool,
 }
 
+impl Standing {
+    /// Whether the log before it may go because of it: nobody believes a writer alone what it made of it.
+    pub fn counts(&self) -> bool {
+        self.snapshot.made_of.is_none() || self.snapshot.is_proven()
+    }
+}
+
 /// An object in a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listed {
@@ -285,7 +292,8 @@ fn log_begins(found: &Found, rules: &Rules) -> BTreeSet<ObjectId> {
     for standing in found.standing.iter().filter(|s| s.followed) {
         lines.entry(standing.snapshot.branch).or_default().push(standing);
     }
-    let place = |standing: &&Standing| (standing.snapshot.sequence, standing.snapshot.taken.max(standing.stored));
+    let at = |standing: &Standing| standing.snapshot.taken.max(standing.stored);
+    let place = |standing: &&Standing| (standing.snapshot.sequence, at(standing), standing.counts());
     let span = (rules.log_millis, rules.now);
     let mut needed = BTreeSet::new();
     // When the next branch began: a log that ended before the span holds nothing of it.
@@ -294,7 +302,7 @@ fn log_begins(found: &Found, rules: &Rules) -> BTreeSet<ObjectId> {
         if ended.is_none_or(|at| rules.now.millis_since(at) <= rules.log_millis) {
             needed.extend(logs::within(line, place, span).map(|standing| standing.snapshot.id));
         }
-        ended = ended.into_iter().chain(line.iter().map(|standing| place(standing).1)).min();
+        ended = ended.into_iter().chain(line.iter().map(|standing| at(standing))).min();
     }
     needed
 }

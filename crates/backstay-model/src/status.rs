@@ -114,7 +114,9 @@ pub fn judge(found: Situation<'_>) -> Status {
         }
         Some(_) => {}
     }
-    if found.proof == ProofPolicy::Wanted && newest.is_some_and(|s| !s.is_proven()) {
+    // What was made of the log says once more what that leads to: the one that was captured is asked for.
+    let captured = good().filter(|s| s.made_of.is_none()).max_by_key(|s| s.sequence).or(newest);
+    if found.proof == ProofPolicy::Wanted && captured.is_some_and(|s| !s.is_proven()) {
         concerns.push(Concern::NewestNotProven);
     }
     if let Some(tip) = living(found.snapshots).max_by_key(|s| s.sequence).filter(|s| s.is_quarantined()) {
@@ -169,6 +171,7 @@ mod tests {
             added: ByteLen::new(1),
             quality: Quality::Whole,
             imported: false,
+            made_of: None,
             label: None,
             keep: None,
             marks: marks.to_vec(),
@@ -214,6 +217,14 @@ mod tests {
         for (snapshots, proof, verdict, concerns) in cases {
             assert_eq!(judged(&snapshots, proof), (verdict, concerns), "{snapshots:?}");
         }
+    }
+
+    #[test]
+    fn what_was_made_of_a_log_is_not_asked_to_be_proven_but_what_was_captured_is() {
+        let made = Snapshot { made_of: Some(crate::Tx::new(7)), ..snapshot(2, 1, &[]) };
+        let judged = |captured: &[MarkKind]| judged(&[snapshot(1, 30, captured), made.clone()], ProofPolicy::Wanted);
+        assert_eq!(judged(&[MarkKind::Proven]), (Verdict::Pass, vec![]));
+        assert_eq!(judged(&[]), (Verdict::Partial, vec![Concern::NewestNotProven]));
     }
 
     #[test]

@@ -12,9 +12,11 @@
 
 mod capture;
 pub(crate) mod gather;
+mod made;
 mod report;
 mod table;
 
+pub(crate) use made::{FromLog, Written, make_of_log};
 pub use report::{BackupReport, BaseUse, SpaceReport};
 
 use crate::base::{Base, BaseFacts, NewBase};
@@ -76,6 +78,8 @@ pub(crate) enum Purpose<'a> {
     Follow(&'a dyn Begin),
     /// An old copy, as of then: it stands on the branch of imports and diverts nothing.
     Import { taken: Moment, of: &'a Path },
+    /// A state that the log leads to: nothing of the database is looked at.
+    Log(&'a FromLog),
 }
 
 impl Purpose<'_> {
@@ -125,6 +129,7 @@ pub(crate) async fn take(
             captured.path = of.display().to_string();
             taken
         }
+        Purpose::Log(of) => of.at,
     };
     let committing = Committing { id, taken, began, start, gathered, plan, captured, purpose };
     let report = commit(vault, request, committing).await;
@@ -218,6 +223,7 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
     let place = &plan.place;
     let following = match purpose {
         Purpose::Follow(begin) => Some(begin.following(place.branch.branch(), &captured.key)),
+        Purpose::Log(of) => Some(of.following.clone()),
         Purpose::Live | Purpose::Import { .. } => None,
     };
     let manifest = facts::Manifest {

@@ -254,6 +254,7 @@ impl Catalog {
             added: facts.added,
             quality: facts.quality,
             imported: facts.imported,
+            made_of: facts.following.as_ref().filter(|following| following.made.is_some()).map(|f| f.tx),
             label: facts.label.clone(),
             keep: facts.keep,
             marks,

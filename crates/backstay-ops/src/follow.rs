@@ -18,6 +18,7 @@ mod begin;
 mod catch;
 pub mod drive;
 mod followed;
+mod hours;
 mod member;
 mod memory;
 mod pace;
@@ -45,9 +46,10 @@ use backstay_format::FingerprintKey;
 use backstay_format::facts::{After, Log, Role};
 use backstay_model::{BranchNo, ByteLen, Kind, Kinded, Moment, ObjectId, Sequence, SourceName, StreamId, Tx, seams};
 use backstay_sqlite::{SqliteError, Step, Steps, Tail, TailOptions};
-use backstay_store::repo::{Chain, LogDraft, LogSigning, RepoError};
+use backstay_store::repo::{Chain, LogDraft, LogSigning, ManifestFront, RepoError};
 use begin::Beginning;
 use catch::{Catcher, Looked};
+use hours::Hours;
 use memory::{Durable, Memory, Standing};
 use ship::Shipper;
 use std::path::PathBuf;
@@ -169,12 +171,13 @@ pub struct Follower<'v> {
 struct Halves<'v> {
     catcher: Catcher,
     shipper: Shipper<'v>,
+    hours: Hours,
     alarm: Option<Alarm>,
 }
 
 impl<'v> Halves<'v> {
-    fn new(catcher: Catcher, shipper: Shipper<'v>) -> Self {
-        Self { catcher, shipper, alarm: None }
+    fn new(catcher: Catcher, shipper: Shipper<'v>, hours: Hours) -> Self {
+        Self { catcher, shipper, hours, alarm: None }
     }
 
     fn waiting_bytes(&self) -> u64 {
@@ -210,7 +213,7 @@ impl<'v> Halves<'v> {
         }
         self.catcher.move_on();
         if self.catcher.is_copying_due(count == 0) {
-            let Self { catcher, shipper, alarm } = self;
+            let Self { catcher, shipper, alarm, .. } = self;
             count += catcher.copy_back(&mut |catcher| keep_safe(shipper, catcher, alarm))?;
         }
         self.catcher.audit()?;
@@ -222,8 +225,8 @@ impl Halves<'_> {
     /// Gives up every handle of the database, if it can be gone on from there. What must be done before is done, for
     /// the next time it is asked.
     fn rest(&mut self) -> Result<bool, OpsError> {
-        let Self { catcher, shipper, alarm } = self;
-        if alarm.is_some() || !shipper.is_clear() || catcher.waiting() > 0 {
+        let Self { catcher, shipper, hours, alarm } = self;
+        if hours.is_making() || alarm.is_some() || !shipper.is_clear() || catcher.waiting() > 0 {
             return Ok(false);
         }
         if catcher.has_log() {
@@ -277,14 +280,18 @@ impl<'v> Follower<'v> {
         let lock = vault.state.lock(&request.source)?;
         let stream = StreamId::from_bytes(seams::fresh(vault.env.random.as_ref()));
         let mut tail = open_tail(vault, &request)?;
-        let (begun, catcher, shipper) = match resume(vault, &request, &mut tail, stream).await? {
+        let (begun, catcher, shipper, hours) = match resume(vault, &request, &mut tail, stream).await? {
             Ok(resumed) => {
-                let Resumed { memory, standing, caught, after } = resumed;
+                let Resumed { memory, standing, caught, after, newest } = resumed;
+                let key = key_of(&memory.fingerprint);
+                let ours = (memory.snapshot, memory.branch);
+                let place = hours::place_of(ours, key, (stream, Sequence::FIRST, after), &standing);
+                let hours = Hours::resume(vault, &request, (&newest, place))?;
                 let shipper = Shipper::new(vault, &request.source, stream, &memory, after, standing.clone())?;
                 let audit = Audit::begin(&key_of(&memory.fingerprint), &standing.cursor, None);
                 let mut catcher = Catcher::new(tail, &standing, request.limits, audit, vault.env.clock.clone());
                 catcher.take(caught)?;
-                (Began::Continued { tx: standing.tx }, catcher, shipper)
+                (Began::Continued { tx: standing.tx }, catcher, shipper, hours)
             }
             Err(mut reason) => {
                 tail.release();
@@ -300,7 +307,7 @@ impl<'v> Follower<'v> {
         Ok(Self {
             vault,
             request,
-            halves: Halves::new(catcher, shipper),
+            halves: Halves::new(catcher, shipper, hours),
             began: begun,
             lock: Some(lock),
             rested_with: None,
@@ -313,7 +320,7 @@ impl<'v> Follower<'v> {
     }
 
     pub fn position(&self) -> Position {
-        let Halves { catcher, shipper, alarm } = &self.halves;
+        let Halves { catcher, shipper, alarm, .. } = &self.halves;
         let standing = shipper.standing();
         Position {
             branch: shipper.branch(),
@@ -393,7 +400,7 @@ impl<'v> Follower<'v> {
 
     /// Keeps on the disk what could not be put, for the next run. Gives the number of commits.
     pub fn keep(&mut self) -> u64 {
-        let Halves { catcher, shipper, alarm } = &mut self.halves;
+        let Halves { catcher, shipper, alarm, .. } = &mut self.halves;
         blocking(|| keep_safe(shipper, catcher, alarm));
         shipper.waiting()
     }
@@ -469,6 +476,7 @@ impl<'v> Follower<'v> {
     /// given up: following does not need it.
     pub async fn roll(&mut self) -> Result<Ticked, OpsError> {
         let mut ticked = Ticked::default();
+        blocking(|| self.hour(false));
         if !self.halves.shipper.is_roll_up_due() {
             return Ok(ticked);
         }
@@ -483,16 +491,43 @@ impl<'v> Follower<'v> {
         Ok(ticked)
     }
 
+    /// Begins a snapshot of what went through all roll-ups, if one is due; `all`: of everything there is.
+    fn hour(&mut self, all: bool) {
+        let Halves { shipper, hours, .. } = &mut self.halves;
+        hours.done(self.vault.env.clock.uptime());
+        shipper.hand_over(hours, all);
+        if self.lock.is_some() {
+            hours.next(self.vault, &self.request, all);
+        }
+    }
+
+    /// Waits for a snapshot that is being made of the log. Gives its name.
+    pub async fn hour_done(&mut self) -> Option<ObjectId> {
+        let now = self.vault.env.clock.uptime();
+        self.halves.hours.finish(now).await.map(|report| report.snapshot)
+    }
+
+    /// Makes one of everything that is durable: this run ends, and the next one does not know what it wrote.
+    pub async fn last_hour(&mut self) -> Option<ObjectId> {
+        let before = self.hour_done().await;
+        if self.has_news() || !self.request.limits.stays {
+            return before;
+        }
+        blocking(|| self.hour(true));
+        self.hour_done().await.or(before)
+    }
+
     async fn begin_anew(&mut self, reason: String, ticked: &mut Ticked) -> Result<(), OpsError> {
         let tail = open_tail(self.vault, &self.request)?;
-        let Halves { catcher, shipper, .. } = &mut self.halves;
+        let Halves { catcher, shipper, hours, .. } = &mut self.halves;
         catcher.release();
+        hours.stop().await;
         let standing = shipper.standing();
         let tip = Some(LogTip::of_run(shipper.branch(), standing.tx, shipper.last_used(), standing.time));
         let (stream, sequence, previous) = shipper.place();
         let place = Anew { stream, sequence, previous: Some(previous), tip, reason };
-        let (began, catcher, shipper) = begin_anew(self.vault, &self.request, tail, place).await?;
-        self.halves = Halves::new(catcher, shipper);
+        let (began, catcher, shipper, hours) = begin_anew(self.vault, &self.request, tail, place).await?;
+        self.halves = Halves::new(catcher, shipper, hours);
         ticked.began = Some(began.clone());
         self.began = began;
         Ok(())
@@ -515,6 +550,8 @@ struct Resumed {
     standing: Standing,
     caught: backstay_sqlite::Caught,
     after: After,
+    /// The newest snapshot: the one that following began with, or one made of its log.
+    newest: ManifestFront,
 }
 
 /// Looks whether everything that proves continuity is there; if not, says what is missing.
@@ -539,10 +576,12 @@ async fn resume(
     if !gather::tip_is_ours(vault, &seen, tip) || tip.is_none_or(|tip| tip.facts.branch != memory.branch) {
         return say("the newest snapshot is not one this host took of it");
     }
-    // Of a snapshot that is not the newest a prune may decide that it is no longer needed.
-    if tip.is_none_or(|front| front.name.id != memory.snapshot) {
+    // Of a snapshot that is not the newest a prune may decide that it is no longer needed. One made of the log leads to
+    // the same log.
+    let began = |front: &ManifestFront| front.facts.made().map_or(front.name.id, |made| made.began);
+    let Some(newest) = tip.filter(|front| began(front) == memory.snapshot).cloned() else {
         return say("another snapshot was taken since");
-    }
+    };
     let Some(Durable { sequence, digest: previous, standing }) = durable else {
         return say("its log goes on beyond what this host remembers");
     };
@@ -565,7 +604,7 @@ async fn resume(
         Some((sequence, digest)) => After::Log { stream: memory.stream, sequence, digest },
         None => memory.after,
     };
-    Ok(Ok(Resumed { memory, standing, caught, after }))
+    Ok(Ok(Resumed { memory, standing, caught, after, newest }))
 }
 
 /// Ends a stream: who finds this object in its slot has been taken over.
@@ -613,7 +652,7 @@ async fn begin_anew<'v>(
     request: &FollowRequest,
     tail: Tail,
     place: Anew,
-) -> Result<(Began, Catcher, Shipper<'v>), OpsError> {
+) -> Result<(Began, Catcher, Shipper<'v>, Hours), OpsError> {
     tail.reach(Step::Fenced);
     let identity = tail.identity();
     let at = (place.stream, place.sequence);
@@ -650,7 +689,10 @@ async fn begin_anew<'v>(
     }
     let reason = begun.following.resync.map(|resync| resync.reason);
     let began = Began::Snapshot { id: report.snapshot, branch: report.branch, tx: standing.tx, reason };
-    Ok((began, catcher, shipper))
+    let next = (place.stream, place.sequence, After::Snapshot(report.snapshot));
+    let at = hours::place_of((report.snapshot, report.branch), begun.key, next, &standing);
+    let hours = Hours::begin(vault, request, at)?;
+    Ok((began, catcher, shipper, hours))
 }
 
 /// Whether a step that failed like this can simply be tried again. A file that is being replaced is away for a moment.

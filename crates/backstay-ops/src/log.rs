@@ -92,6 +92,14 @@ pub async fn reach(repo: &Repository, front: &ManifestFront, following: &Followi
     }
 }
 
+/// The first commit behind a snapshot's place in a log, and those it shares an object with.
+pub async fn reach_first(repo: &Repository, front: &ManifestFront, following: &Following) -> Result<Reach, OpsError> {
+    let without = BTreeSet::new();
+    let mut walk = Walk::begin(repo, front, following, &without).await?;
+    while walk.reach.tx == following.tx && walk.step().await? == Way::GoesOn {}
+    Ok(walk.reach)
+}
+
 /// A walk along the commits of one source.
 struct Walk<'a> {
     repo: &'a Repository,
@@ -133,7 +141,7 @@ impl<'a> Walk<'a> {
             branch: front.facts.branch,
             sequence,
             previous: None,
-            after: After::Snapshot(front.name.id),
+            after: front.facts.after(front.name.id),
             reach: Reach { links: Vec::new(), tx: following.tx, at: front.facts.taken, fault: None },
             streams: 0,
             ahead: Ahead::of(repo, following.stream, sequence, without).await?,

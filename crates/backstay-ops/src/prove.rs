@@ -11,10 +11,12 @@
 //! holds its lock any more; one that another process is using is left alone.
 
 use crate::catalog::{Catalog, Vault};
-use crate::disk::{self, DiskFile};
+use crate::disk::{self, At, DiskFile};
 use crate::leftovers;
+use crate::log::{self, LogPoint, Onto};
 use crate::materialize::{self, Target};
 use crate::{Event, OpsError};
+use backstay_format::FingerprintKey;
 use backstay_format::facts::{Mark, Role};
 use backstay_model::catalog::{MarkKind, Quality};
 use backstay_model::{ByteLen, Kind, Kinded, Moment, ObjectId, SourceName, Verdict};
@@ -150,7 +152,7 @@ async fn outcome(vault: &Vault, request: &ProofRequest, marking: Marking) -> Res
     if free < needed {
         return Ok(ProofOutcome::Skipped { needed: ByteLen::new(needed), free: ByteLen::new(free) });
     }
-    let outcome = match restored_and_questioned(vault, request, &front).await {
+    let outcome = match restored_and_questioned(vault, request, (&catalog, &front)).await {
         Ok(outcome) => outcome,
         Err(error) => match error.kind() {
             Kind::Corrupt => ProofOutcome::Failed { cause: Cause::Content, reason: with_causes(&error), answers: None },
@@ -167,7 +169,7 @@ async fn outcome(vault: &Vault, request: &ProofRequest, marking: Marking) -> Res
 async fn restored_and_questioned(
     vault: &Vault,
     request: &ProofRequest,
-    front: &ManifestFront,
+    (catalog, front): (&Catalog, &ManifestFront),
 ) -> Result<ProofOutcome, OpsError> {
     let manifest = vault.repo.manifest(&front.name).await?;
     let reader = SnapshotReader::open(vault.repo.clone(), manifest, vault.unsealer()?)?;
@@ -176,8 +178,10 @@ async fn restored_and_questioned(
     let private = Private::create(vault, &request.folder, &front.name.id)?;
     private.write(&reader).await?;
     let captured = reader.body().facts.engine.get("schema_digest").and_then(|v| v.as_str()).map(str::to_owned);
+    // One that was made of the log was never opened by whoever made it.
+    let is_captured = front.facts.made().is_none();
     let outcome = match vault.env.question(&private.path, &request.questions) {
-        Ok(answers) => judge(front, (answers, captured)),
+        Ok(answers) => judge(front, (answers, is_captured.then_some(captured))),
         Err(error) if error.kind() == Kind::Corrupt => {
             ProofOutcome::Failed { cause: Cause::Unsound, reason: with_causes(&error), answers: None }
         }
@@ -195,7 +199,60 @@ async fn restored_and_questioned(
                 Err(error) => ProofOutcome::Inconclusive { reason: with_causes(&error) },
             })
         }
+        ProofOutcome::Proven { .. } if !is_captured => {
+            drop(private);
+            match is_of_its_log(vault, request, (catalog, front), &reader).await? {
+                Some(false) => {
+                    let reason = "it is not the state that the log before it leads to".to_owned();
+                    Ok(ProofOutcome::Failed { cause: Cause::Content, reason, answers: None })
+                }
+                _ => Ok(outcome),
+            }
+        }
         outcome => Ok(outcome),
+    }
+}
+
+/// Whether a snapshot that was made of a log is the state that the log leads to from the snapshot before it. `None`
+/// where that cannot be had any more.
+async fn is_of_its_log(
+    vault: &Vault,
+    request: &ProofRequest,
+    (catalog, front): (&Catalog, &ManifestFront),
+    reader: &SnapshotReader,
+) -> Result<Option<bool>, OpsError> {
+    let Some(following) = &front.facts.following else { return Ok(None) };
+    let (branch, number, tx) = (front.facts.branch, front.name.sequence, following.tx);
+    let before = catalog.followed().into_iter().find(|s| s.branch == branch && s.sequence < number);
+    let Some(base) = before.and_then(|snapshot| catalog.front(&snapshot.id)) else { return Ok(None) };
+    let Some(from) = base.facts.following.as_ref().filter(|from| from.tx <= tx) else { return Ok(None) };
+    let reached = log::reach(&vault.repo, base, from).await?;
+    if reached.tx < tx {
+        return Ok(None);
+    }
+    let links: Vec<_> = reached.links.into_iter().filter(|link| link.span.first <= tx).collect();
+    let point = LogPoint { tx, at: front.facts.taken, next: None, objects: links.len(), links };
+    let manifest = vault.repo.manifest(&base.name).await?;
+    let of_base = SnapshotReader::open(vault.repo.clone(), manifest, vault.unsealer()?)?;
+    let private = Private::create(vault, &request.folder, &base.name.id)?;
+    let led = async {
+        private.write(&of_base).await?;
+        let secret = &of_base.body().facts.fingerprint;
+        let key = FingerprintKey::new(secret.id, *secret.key.as_bytes());
+        let onto = Onto { file: private.file.as_ref(), path: &private.path };
+        let chain = log::apply(vault, &point, (base.facts.chain(), &key), &onto).await?;
+        let length = ByteLen::new(std::fs::metadata(&private.path).at("look at", &private.path)?.len());
+        if (chain, length) != (front.facts.chain(), front.facts.length) {
+            return Ok(false);
+        }
+        let root = crate::env::blocking(|| materialize::root_of_file(reader, &private.path))?;
+        Ok::<_, OpsError>(root == front.facts.root)
+    };
+    match led.await {
+        Ok(same) => Ok(Some(same)),
+        // What is damaged there says nothing of this one.
+        Err(error) if error.kind() == Kind::Corrupt => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -231,10 +288,11 @@ impl Drop for Private<'_> {
     }
 }
 
-fn judge(front: &ManifestFront, (answers, captured): (Answers, Option<String>)) -> ProofOutcome {
+/// `captured`: the schema it was captured with, where it was looked at.
+fn judge(front: &ManifestFront, (answers, captured): (Answers, Option<Option<String>>)) -> ProofOutcome {
     debug_assert_eq!(front.facts.quality, Quality::Whole);
     let schema = answers.schema_digest.map(|digest| digest.to_string());
-    if schema.is_some() && captured != schema {
+    if schema.is_some() && captured.is_some_and(|captured| captured != schema) {
         let reason = "its schema is not the one that was captured".to_owned();
         return ProofOutcome::Failed { cause: Cause::Content, reason, answers: Some(answers) };
     }

@@ -250,13 +250,14 @@ pub(crate) async fn write_whole(vault: &Vault, planned: Planned) -> Result<Whole
     let staged = Staged::write(vault, &reader, &plan.to).await?;
     let fingerprint = reader.body().facts.fingerprint.clone();
     let led = plan.log.as_ref().filter(|log| !log.links.is_empty());
-    let mut chain = snapshot.root;
+    let mut chain = front.facts.chain();
     if let Some(log) = led {
         let key = FingerprintKey::new(fingerprint.id, *fingerprint.key.as_bytes());
         let main = staged.main();
-        chain = log::apply(vault, log, (&snapshot, &key), &Onto { file: main.file.as_ref(), path: &main.path }).await?;
+        chain = log::apply(vault, log, (chain, &key), &Onto { file: main.file.as_ref(), path: &main.path }).await?;
     }
-    let smoke = ask_smoke(vault, &staged, &snapshot, (&request, led.is_some()))?;
+    let of_log = led.is_some() || front.facts.made().is_some();
+    let smoke = ask_smoke(vault, &staged, &snapshot, (&request, of_log))?;
     Ok(Whole { staged, smoke, plan, snapshot, request, front, fingerprint, chain })
 }
 

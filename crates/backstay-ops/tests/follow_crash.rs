@@ -167,6 +167,51 @@ async fn a_follower_that_rolls_up_stopped_anywhere() {
     sweep.assert_stopped_at(&["store put, not applied", "store put, applied"]);
 }
 
+/// A snapshot that is made of the log is there or it is not, and following goes on past it either way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_makes_a_snapshot_of_its_log_stopped_anywhere() {
+    let making = Making::database("WAL").repository().await;
+    let process = Process::open(making.dir(), Arc::new(backstay_ops::disk::OsDisk), None).await.expect("open");
+    follow(&process).await.expect("follows");
+    drop(process);
+    let before = making.done();
+    let act = async |run: &Run, effects: Effects| {
+        let process = Process::open(run.dir(), run.next(&effects), Some(&effects)).await?;
+        let mut request = request(&process);
+        request.limits.hours = Some(Duration::from_secs(3600));
+        let mut follower = Follower::start(&process.vault, request).await?;
+        let conn = app(&process);
+        insert(&conn);
+        follower.tick().await?;
+        insert(&conn);
+        follower.tick().await?;
+        follower.last_hour().await;
+        insert(&conn);
+        follower.tick().await.map(drop)
+    };
+    let sweep = crash_anything("made of a log", &before, act, async |run: &Run, ended: &Ended| {
+        goes_on(run, ended).await;
+        let process = Process::open(run.dir(), run.next(&Effects::unstopped()), None).await.expect("open");
+        let checked = process.check(Depth::Authentic).await.expect("a report");
+        assert_eq!(checked.verdict, Verdict::Pass, "{checked:?}");
+        let catalog = process.vault.catalog(&source()).await.expect("catalog");
+        let made: Vec<_> = catalog.fronts.values().filter(|front| front.facts.made().is_some()).collect();
+        assert!(made.len() <= 1 && (!ended.done || made.len() == 1), "{} were made", made.len());
+        for front in made {
+            let tx = front.facts.following.as_ref().expect("followed").tx;
+            let to = run.dir().join("made.db");
+            let by_id = Target::Id(front.name.id.to_string());
+            process.restore(by_id, Destination::New(to.clone())).await.expect("restore");
+            assert_eq!(rows_of(&to), rows_of(&run.dir().join(format!("{tx}.db"))), "it is state {tx}");
+        }
+    })
+    .await;
+    sweep.assert_stopped_at(&["store put, not applied", "store put, applied"]);
+    let known = ["its log goes on beyond what this host remembers", "its log was taken over"];
+    let reasons = REASONS.lock().expect("alone").clone();
+    assert!(reasons.iter().all(|reason| known.contains(&reason.as_str())), "{reasons:?}");
+}
+
 /// The first of all: there is a snapshot, or there is nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_begins_stopped_anywhere() {

@@ -15,6 +15,7 @@ fn snapshot(n: u64, marks: &[MarkKind]) -> Snapshot {
         added: ByteLen::new(0),
         quality: Quality::Whole,
         imported: false,
+        made_of: None,
         label: n.is_multiple_of(2).then(|| "even".parse().expect("a label")),
         keep: None,
         marks: marks.to_vec(),

@@ -32,6 +32,7 @@ fn snapshot(n: u8, days: i64) -> Snapshot {
         keep: None,
         marks: Vec::new(),
         imported: false,
+        made_of: None,
     }
 }
 

@@ -36,6 +36,7 @@ fn standing(stored: i64, packs: &[i64]) -> (Standing, BTreeMap<ObjectId, Listed>
         keep: None,
         marks: Vec::new(),
         imported: false,
+        made_of: None,
     };
     let needs = packs.keys().copied().collect();
     (Standing { snapshot, stored: days_ago(stored), len: 1, needs, followed: false }, packs)

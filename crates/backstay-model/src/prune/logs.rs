@@ -23,6 +23,8 @@ pub struct Anchor {
     pub stream: StreamId,
     /// The first slot that can hold a commit after it.
     pub slot: Sequence,
+    /// Whether what comes before it may go: of one that was made of the log only when it is proven.
+    pub counts: bool,
 }
 
 /// A stream as it was found.
@@ -117,16 +119,17 @@ pub struct Logs {
     pub spans: BTreeMap<SourceName, i64>,
 }
 
-/// Of those a log goes on from on one branch, the ones inside the span, and the newest one before it, because the span
-/// begins between the two. `place` gives the number and the time of one.
+/// Of those a log goes on from on one branch, the ones inside the span, and the newest one before it that counts, because
+/// the span begins between the two. `place` gives the number and the time of one, and whether it counts.
 pub fn within<T>(
     line: &[T],
-    place: impl Fn(&T) -> (Sequence, Moment),
+    place: impl Fn(&T) -> (Sequence, Moment, bool),
     (span, now): (i64, Moment),
 ) -> impl Iterator<Item = &T> {
-    let begins = line.iter().map(&place).filter(|(_, at)| now.millis_since(*at) > span).map(|(number, _)| number).max();
+    let before = line.iter().map(&place).filter(|(_, at, counts)| *counts && now.millis_since(*at) > span);
+    let begins = before.map(|(number, ..)| number).max();
     line.iter().filter(move |one| {
-        let (number, at) = place(one);
+        let (number, at, _) = place(one);
         Some(number) >= begins || now.millis_since(at) <= span
     })
 }
@@ -145,7 +148,7 @@ impl Logs {
                 needed.extend(line);
                 continue;
             };
-            needed.extend(within(&line, |anchor| (anchor.number, anchor.at), (*span, now)));
+            needed.extend(within(&line, |anchor| (anchor.number, anchor.at, anchor.counts), (*span, now)));
         }
         needed
     }
@@ -329,6 +332,7 @@ mod tests {
             at: at(days_ago),
             stream: id(stream),
             slot: Sequence::new(slot),
+            counts: true,
         }
     }
 
@@ -355,6 +359,19 @@ mod tests {
         assert_eq!(free(&logs(fresh)), [(1, 60)], "what lies behind it stays whole, stream after stream");
         let later = vec![anchor(3, 9, 1, 60), anchor(4, 8, 2, 20)];
         assert_eq!(free(&logs(later)), [(1, 99), (2, 20)], "the last two slots stay for ever");
+    }
+
+    #[test]
+    fn what_was_made_of_the_log_lets_it_go_only_when_it_is_proven() {
+        let mut all = logs(vec![anchor(1, 30, 1, 1), anchor(2, 9, 1, 40), anchor(3, 8, 1, 60), anchor(4, 2, 2, 20)]);
+        all.anchors[1].counts = false;
+        all.anchors[2].counts = false;
+        assert_eq!(free(&all), [], "the first one alone counts");
+        all.anchors[1].counts = true;
+        assert_eq!(free(&all), [(1, 40)]);
+        all.anchors.remove(0);
+        all.anchors[0].counts = false;
+        assert_eq!(free(&all), [(1, 40)], "where none counts all are needed");
     }
 
     #[test]

@@ -40,6 +40,7 @@ fn standing(n: u64, needs: &[u64]) -> Standing {
         keep: None,
         marks: Vec::new(),
         imported: false,
+        made_of: None,
     };
     let stored = snapshot.taken;
     Standing { snapshot, stored, len: 10, needs: needs.iter().map(|n| id(*n)).collect(), followed: false }

@@ -27,6 +27,7 @@ fn snapshot(n: u64, ms: i64, marks: &[MarkKind]) -> Snapshot {
         added: ByteLen::new(0),
         quality: Quality::Whole,
         imported: false,
+        made_of: None,
         label: None,
         keep: None,
         marks: marks.to_vec(),

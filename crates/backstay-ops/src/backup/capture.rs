@@ -36,7 +36,7 @@ pub struct Captured {
     pub units: u64,
     pub units_stored: u64,
     pub capture: Option<CaptureReport>,
-    engine: serde_json::Value,
+    pub engine: serde_json::Value,
     pub path: String,
 }
 
@@ -73,7 +73,7 @@ pub fn capture(vault: &Vault, request: &BackupRequest, basis: Basis<'_>) -> Resu
         log_growth_max: request.log_growth_max,
         let_go: match basis.purpose {
             Purpose::Follow(begin) => Some(begin.log_limit()),
-            Purpose::Live | Purpose::Import { .. } => None,
+            Purpose::Live | Purpose::Import { .. } | Purpose::Log(_) => None,
         },
         spool_dir: vault.state.source_dir(&request.source)?,
     };
@@ -129,7 +129,7 @@ fn capture_live(
     let mut units_stored = run(vault, request, Pass { scan: &scan, held: &held }, &mut packer, &seen)?;
     let mut settled = live.settle_while(&mut &seen, &hasher, &mut |fixed| match basis.purpose {
         Purpose::Follow(begin) => begin.hold(fixed),
-        Purpose::Live | Purpose::Import { .. } => Ok(()),
+        Purpose::Live | Purpose::Import { .. } | Purpose::Log(_) => Ok(()),
     })?;
     while let Some((number, bytes)) = settled.changed.next()? {
         vault.env.cancel.check()?;
@@ -252,7 +252,7 @@ fn run(
     })
 }
 
-fn new_packer<'a>(vault: &'a Vault, request: &'a BackupRequest, sealer: &'a Sealer) -> Packer<'a> {
+pub fn new_packer<'a>(vault: &'a Vault, request: &'a BackupRequest, sealer: &'a Sealer) -> Packer<'a> {
     let parts = PackerParts {
         repo: &vault.repo,
         source: &request.source,

@@ -56,6 +56,14 @@ pub struct Gathered {
 }
 
 impl Gathered {
+    /// Whether the newest snapshot is this one, and all of it may be built upon.
+    pub fn is_just(&self, id: &ObjectId) -> bool {
+        let is_it = self.own.is_some_and(|own| own.id == *id);
+        let builds_on_it = self.base_name.as_ref().is_some_and(|base| base.id == *id);
+        let is_whole = self.missing.is_empty() && self.unlocked.is_empty() && self.seen.suspects.is_empty();
+        is_it && builds_on_it && is_whole
+    }
+
     pub fn base_use(&self) -> BaseUse {
         match &self.base_name {
             Some(name) => BaseUse::Incremental { on: name.id },
@@ -227,7 +235,7 @@ fn unlocked_objects(vault: &Vault, packs: &HashMap<ObjectId, &Entry>) -> HashSet
 pub fn decide(gathered: &Gathered, purpose: Purpose<'_>) -> Result<Plan, OpsError> {
     let lineage = match purpose {
         Purpose::Follow(begin) => lineage_of_log(gathered, begin),
-        Purpose::Live => lineage(gathered),
+        Purpose::Live | Purpose::Log(_) => lineage(gathered),
         Purpose::Import { .. } => Lineage::Same,
     };
     let world = World {

@@ -17,8 +17,8 @@ use backstay_model::checking::Select;
 use backstay_model::{Digest, Kind, Kinded, Sequence, StreamId, Verdict};
 use backstay_store::keys::{self, LogName, Place};
 use backstay_store::repo::{ManifestFront, RepoError, SnapshotReader};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::Path;
 
@@ -62,12 +62,16 @@ pub(super) async fn look(
     let prune = catalog.prune.as_ref().map(|head| &head.record.facts);
     let (seen, rolled) = (HashMap::new(), HashMap::new());
     let mut walk = Walk { vault, prune, holes, seen, rolled, found: Logged::default() };
-    for snapshot in snapshots {
+    // The oldest first: what is made of a log is read with the log that leads past it.
+    let mut read = BTreeSet::new();
+    for snapshot in snapshots.iter().rev() {
         let Some(front) = catalog.front(&snapshot.id) else { continue };
         let Some(following) = &front.facts.following else { continue };
         let whole = walk.from(following).await?;
         if let (true, Depth::Authentic, Some(_)) = (whole, request.depth, &vault.unsealer) {
-            walk.authentic((snapshot, front, following)).await?;
+            let began = following.made.map_or(snapshot.id, |made| made.began);
+            let is_read = !read.insert(began) && following.made.is_some();
+            walk.authentic((front, following), is_read).await?;
         }
     }
     walk.roll_ups(request.depth).await?;
@@ -257,9 +261,13 @@ impl Walk<'_> {
     }
 
     /// Every commit behind a snapshot that counts, applied onto nothing: all digests are compared on the way.
-    async fn authentic(&mut self, behind: (&Snapshot, &ManifestFront, &Following)) -> Result<(), OpsError> {
-        let (snapshot, front, following) = behind;
-        match self.applies(snapshot, front, following).await {
+    /// Where all that follows was read already, only the first of it is: that it goes on from the snapshot's digest.
+    async fn authentic(
+        &mut self,
+        (front, following): (&ManifestFront, &Following),
+        is_read: bool,
+    ) -> Result<(), OpsError> {
+        match self.applies((front, following), is_read).await {
             Ok(None) => Ok(()),
             // Nothing there need be damaged: what follows is not what was promised to follow.
             Ok(Some(fault)) => {
@@ -283,12 +291,14 @@ impl Walk<'_> {
     /// Why the log ends where it does, if that is not its end.
     async fn applies(
         &self,
-        snapshot: &Snapshot,
-        front: &ManifestFront,
-        following: &Following,
+        (front, following): (&ManifestFront, &Following),
+        is_read: bool,
     ) -> Result<Option<String>, OpsError> {
         let vault = self.vault;
-        let reached = log::reach(&vault.repo, front, following).await?;
+        let reached = match is_read {
+            true => log::reach_first(&vault.repo, front, following).await?,
+            false => log::reach(&vault.repo, front, following).await?,
+        };
         let fault = reached.fault;
         if reached.links.is_empty() {
             return Ok(fault);
@@ -300,7 +310,7 @@ impl Walk<'_> {
         let (tx, at, objects) = (reached.tx, reached.at, reached.links.len());
         let point = LogPoint { tx, at, next: None, objects, links: reached.links };
         let onto = Onto { file: &Nowhere, path: Path::new("") };
-        log::apply(vault, &point, (snapshot, &key), &onto).await?;
+        log::apply(vault, &point, (front.facts.chain(), &key), &onto).await?;
         Ok(fault)
     }
 

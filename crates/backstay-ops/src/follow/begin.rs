@@ -170,7 +170,7 @@ impl Begin for Beginning {
         let tx = before.map_or(Tx::FIRST, |tip| tip.used.next().unwrap_or(tip.used));
         let said = before.or(self.tip.as_ref().filter(|tip| tip.fault.is_some()));
         let resync = said.map(|tip| Resync { reason: self.reason.clone(), after: tip.complete, since: tip.time });
-        let following = Following { stream: self.stream, sequence: self.sequence, tx, resync };
+        let following = Following { stream: self.stream, sequence: self.sequence, tx, resync, made: None };
         let mut got = self.got();
         got.following = Some(following.clone());
         got.key = Some(key.clone());

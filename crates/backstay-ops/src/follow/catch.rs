@@ -56,6 +56,8 @@ pub struct Limits {
     pub spool_limit: ByteLen,
     /// Above this what was read does not stay in memory.
     pub memory: ByteLen,
+    /// How much of the log goes into one snapshot that is made of it; none are made without.
+    pub hours: Option<Duration>,
     /// Whether it goes on following. One that ends copies nothing back: a log that lies whole in the main file is
     /// begun anew by the next commit, which nobody would hold, and that costs the next run a snapshot.
     pub stays: bool,
@@ -68,6 +70,7 @@ impl Limits {
         wal_limit: ByteLen::new(64 << 20),
         spool_limit: ByteLen::new(1 << 30),
         memory: ByteLen::new(MEMORY_MAX),
+        hours: None,
         stays: true,
     };
 }

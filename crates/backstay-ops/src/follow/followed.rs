@@ -94,6 +94,16 @@ impl<'v> Followed<'v> {
         }
     }
 
+    /// A snapshot of what was followed and is in none yet: this run ends, and the next one could not make it. One that
+    /// may read the repository can.
+    pub async fn last_hour(&mut self) {
+        if let Self::Log(follower) = self
+            && follower.vault.unsealer.is_none()
+        {
+            follower.last_hour().await;
+        }
+    }
+
     pub async fn tick(&mut self) -> Result<Ticked, OpsError> {
         self.tick_in(&Turns::new()).await
     }

@@ -249,6 +249,7 @@ impl<'s> Member<'s> {
         while !self.shared.is_stopping() {
             if self.is_renewed() {
                 // Everything that was read is sealed to the keys of before, and goes first.
+                self.settle(&mut over).await;
                 self.follower.keep();
                 self.begins_again = true;
                 return false;
@@ -465,6 +466,11 @@ impl<'s> Member<'s> {
                     }
                     self.add(ticked);
                     if !(insists && self.follower.has_news()) {
+                        tokio::select! {
+                            biased;
+                            () = self.follower.last_hour() => {}
+                            () = &mut over => {}
+                        }
                         return;
                     }
                 }
@@ -481,6 +487,22 @@ impl<'s> Member<'s> {
             }
         }
         self.keep();
+    }
+
+    /// Makes durable what there is, and a snapshot of it: the next run does not know what this one wrote.
+    async fn settle(&mut self, mut over: impl Over) {
+        let shared = self.shared;
+        let work = async {
+            if let Ok(ticked) = self.follower.tick_in(&shared.turns).await {
+                self.add(ticked);
+                self.follower.last_hour().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = work => {}
+            () = &mut over => {}
+        }
     }
 
     fn keep(&mut self) {

@@ -34,6 +34,8 @@ struct Held {
 pub struct Rolling {
     held: [VecDeque<Held>; LEVELS.len()],
     ready: Option<(usize, Held)>,
+    /// What went through the last level, in order, until somebody takes it.
+    whole: VecDeque<LogObject>,
     not_before: Duration,
 }
 
@@ -115,9 +117,25 @@ impl Rolling {
 
     /// Behind the last level nothing is made of it any more.
     fn promote(&mut self, level: usize, held: Held) {
-        if let Some(next) = self.held.get_mut(level + 1) {
-            next.push_back(held);
+        match self.held.get_mut(level + 1) {
+            Some(next) => next.push_back(held),
+            None => self.whole.push_back(held.object),
         }
+    }
+
+    /// Everything that still waits for a roll-up, in order: nothing more comes.
+    pub fn rest(&mut self) -> Vec<LogObject> {
+        let (mut rest, mut ready) = (Vec::new(), self.ready.take());
+        for (level, held) in self.held.iter_mut().enumerate().rev() {
+            let made = ready.take_if(|(of, _)| *of == level).map(|(_, made)| made);
+            rest.extend(made.into_iter().chain(held.drain(..)).map(|held| held.object));
+        }
+        rest
+    }
+
+    /// What went through the last level since it was asked last.
+    pub fn whole(&mut self) -> VecDeque<LogObject> {
+        std::mem::take(&mut self.whole)
     }
 }
 

@@ -4,6 +4,7 @@
 //! run stands moves only then. What waits for a store that is slow lies in the [`spool`](super::spool).
 
 use super::catch::Piece;
+use super::hours::Hours;
 use super::memory::{Memory, Pending, Standing};
 use super::rolling::{Rolled, Rolling};
 use super::spool::Spool;
@@ -322,6 +323,14 @@ impl<'v> Shipper<'v> {
         let random = self.vault.env.random.as_ref();
         let with = LogSigning { signer: self.vault.signer(Role::Writer).ok()?, sealer: &self.sealer, random };
         self.rolling.next(self.vault.env.clock.uptime(), Rolled { vault: self.vault, with })
+    }
+
+    /// Hands over what went through all roll-ups; with what still waits for one, if nothing more comes.
+    pub fn hand_over(&mut self, hours: &mut Hours, all: bool) {
+        hours.take(self.rolling.whole(), &self.sealer);
+        if all {
+            hours.take(self.rolling.rest(), &self.sealer);
+        }
     }
 
     /// What became of it.

@@ -10,7 +10,6 @@ use crate::{OpsError, workers};
 use backstay_format::fingerprint::CommitHasher;
 use backstay_format::log::Record;
 use backstay_format::{Corrupt, FingerprintKey};
-use backstay_model::catalog::Snapshot;
 use backstay_model::{Digest, Tx};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -29,15 +28,15 @@ pub struct Onto<'a> {
 }
 
 /// Writes a log over the snapshot it comes after, up to a state. Every record is compared with the digest
-/// it was captured under, and that with everything before it. Gives the digest that stands for all of it.
+/// it was captured under, and that with everything before it: `chain` stands for the snapshot. Gives the digest that
+/// stands for all of it.
 pub async fn apply(
     vault: &Vault,
     point: &LogPoint,
-    snapshot: (&Snapshot, &FingerprintKey),
+    (chain, key): (Digest, &FingerprintKey),
     onto: &Onto<'_>,
 ) -> Result<Digest, OpsError> {
-    let (snapshot, key) = snapshot;
-    let mut applying = Applying::after(key, snapshot.root, of_first(point));
+    let mut applying = Applying::after(key, chain, of_first(point));
     let handle = Handle::current();
     let mut writing = Writing { onto, pages: HashMap::new(), bytes: 0, end: u64::MAX };
     crate::env::blocking(|| {

@@ -80,6 +80,7 @@ pub async fn gather(
                 at: snapshot.taken.max(standing.stored),
                 stream: following.stream,
                 slot: following.sequence,
+                counts: standing.counts(),
             });
         }
     }

@@ -51,6 +51,10 @@ pub async fn points(vault: &Vault, source: &SourceName, since: Option<Moment>) -
             list.push(PointAt { snapshot: snapshot.id, tx: None, at: snapshot.taken, is_commit: false });
             continue;
         };
+        if following.made.is_some() && last.is_some_and(|last| last >= following.tx) {
+            // The log behind the one before it led past it.
+            continue;
+        }
         let reached = log::reach(&vault.repo, &front, &following).await?;
         let mut push = |tx: Tx, at: Moment, is_commit: bool| {
             if last.is_none_or(|last| tx > last) {

@@ -77,11 +77,15 @@ fn open_many_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
+/// Every one adds an object and a manifest that names them all.
+const POINT_LEAST: Duration = Duration::from_secs(5 * 60);
+
 /// How a source is followed, as it is configured.
 pub(super) fn order(settings: &Settings, source: &SourceSettings, patience: Patience) -> Order {
     let (capture, follow) = (&source.policy.capture, &source.policy.follow);
-    let limits =
-        Limits { mode: follow.mode, wal_limit: follow.wal_limit, spool_limit: follow.spool_limit, ..Limits::STANDARD };
+    let hours = Some(follow.point_interval).filter(|hour| !hour.is_zero()).map(|hour| hour.max(POINT_LEAST));
+    let (wal_limit, spool_limit) = (follow.wal_limit, follow.spool_limit);
+    let limits = Limits { mode: follow.mode, wal_limit, spool_limit, hours, ..Limits::STANDARD };
     let request = FollowRequest {
         source: source.name.clone(),
         path: source.path.clone(),

@@ -10,7 +10,7 @@ use crate::output::time;
 use crate::output::{Page, Traffic, View};
 use crate::vault;
 use backstay_model::catalog::{Keep, MarkKind, Quality, Snapshot};
-use backstay_model::{ByteLen, Label, Moment, SourceName};
+use backstay_model::{ByteLen, Label, Moment, SourceName, Tx};
 use backstay_ops::catalog::Catalog;
 use backstay_ops::prove::with_causes;
 use jiff::tz::TimeZone;
@@ -69,6 +69,9 @@ pub struct Row {
     pub quarantined: bool,
     /// An old copy that was brought in: never the latest.
     pub imported: bool,
+    /// The state of the log that it was made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_of_state: Option<u64>,
     pub label: Option<Label>,
     pub keep: Option<Keep>,
     pub marks: Vec<MarkKind>,
@@ -106,6 +109,7 @@ impl Row {
             proven: snapshot.is_proven(),
             quarantined: snapshot.is_quarantined(),
             imported: snapshot.imported,
+            made_of_state: snapshot.made_of.map(Tx::get),
             label: snapshot.label.clone(),
             keep: snapshot.keep,
             marks: snapshot.marks.clone(),
@@ -123,6 +127,8 @@ impl Row {
             (_, true, _) => "QUARANTINED",
             (_, false, true) if self.imported => "proven (old copy)",
             (_, false, false) if self.imported => "stored (old copy)",
+            (_, false, true) if self.made_of_state.is_some() => "proven (of the log)",
+            (_, false, false) if self.made_of_state.is_some() => "stored (of the log)",
             (_, false, true) => "proven",
             (_, false, false) => "stored",
         }

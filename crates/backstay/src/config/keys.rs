@@ -33,6 +33,7 @@ pub const KEYS: &[&str] = &[
     "follow.interval_steady",
     "follow.puts_per_day",
     "follow.snapshot_interval",
+    "follow.point_interval",
     "follow.wal_limit",
     "follow.spool_limit",
     "follow.rest_after",

@@ -143,6 +143,8 @@ pub struct Follow {
     pub interval: Duration,
     pub interval_steady: Duration,
     pub snapshot_interval: Duration,
+    /// How much of the log goes into one snapshot that is made of it.
+    pub point_interval: Duration,
     pub wal_limit: ByteLen,
     pub spool_limit: ByteLen,
     pub rest_after: Option<Duration>,
@@ -470,6 +472,7 @@ impl Below<'_, '_> {
             interval: self.with("follow.interval", |named| named.duration())?,
             interval_steady: self.with("follow.interval_steady", |named| named.duration())?,
             snapshot_interval: self.with("follow.snapshot_interval", |named| named.duration())?,
+            point_interval: self.with("follow.point_interval", |named| named.duration())?,
             wal_limit: self.with("follow.wal_limit", |named| named.size())?,
             spool_limit: self.with("follow.spool_limit", |named| named.size())?,
             rest_after: self.maybe("follow.rest_after", |named| named.duration())?,

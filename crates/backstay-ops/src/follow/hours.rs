@@ -1,0 +1,356 @@
+//! Snapshots that a follower makes of the log, one an hour: so that a restore begins near the wanted time, and hours
+//! stay when the commits between them go.
+//!
+//! Made of what went through the last level of roll-ups, with the data key this run has in memory; neither the source
+//! nor the repository is read. Owns what was written since the newest snapshot: the last image of each page, in a file
+//! without a name, each commit compared with the digest it was captured under. Where that is not known (this run began
+//! behind the snapshot, roll-ups were given up) none is made: what is known is taken up again from the repository, where
+//! this host may read it. Worth less than the log: what cannot be made is not missed.
+
+use super::FollowRequest;
+use super::memory::Standing;
+use crate::OpsError;
+use crate::backup::{self, BackupReport, FromLog, Written};
+use crate::catalog::Vault;
+use crate::disk::At;
+use crate::fingerprints::FingerprintFile;
+use crate::log::{self, Applying, Commits};
+use backstay_format::FingerprintKey;
+use backstay_format::facts::{After, Following, Made};
+use backstay_format::log::Record;
+use backstay_model::{BranchNo, Digest, Moment, ObjectId, PageSize, Sequence, SourceName, StreamId, Tx};
+use backstay_store::repo::{LogObject, ManifestFront};
+use backstay_store::seal::{Sealer, Unsealer};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// Bytes of pages after which one is made before its time; more than that is not taken up from the repository.
+const BYTES_MAX: u64 = 256 << 20;
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_secs(5 * 60);
+const WHAT: &str = "the pages of the hour";
+
+/// A state of a log, and where the log goes on behind it.
+#[derive(Clone)]
+pub struct Place {
+    pub began: ObjectId,
+    pub branch: BranchNo,
+    pub key: FingerprintKey,
+    pub stream: StreamId,
+    /// The next slot, and what the next span comes after.
+    pub slot: Sequence,
+    pub after: After,
+    pub tx: Tx,
+    pub at: Moment,
+    pub chain: Digest,
+}
+
+/// The last images of pages, and how long the database was.
+struct Pages {
+    folder: PathBuf,
+    file: Option<File>,
+    at: BTreeMap<u32, u64>,
+    size: Option<PageSize>,
+    count: u32,
+    fewest: u32,
+}
+
+impl Pages {
+    fn in_folder(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), file: None, at: BTreeMap::new(), size: None, count: 0, fewest: u32::MAX }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.at.len() as u64 * self.size.map_or(0, PageSize::bytes)
+    }
+
+    fn put(&mut self, size: PageSize, page: u32, bytes: &[u8]) -> Result<(), OpsError> {
+        if *self.size.get_or_insert(size) != size {
+            return Err(OpsError::Unsound { problem: "the pages of a log are of one size".into() });
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(FingerprintFile::nameless(&self.folder, "hour")?),
+        };
+        let next = self.at.len() as u64;
+        let at = *self.at.entry(page).or_insert(next);
+        Ok(file.write_all_at(bytes, at * size.bytes()).at("write", Path::new(WHAT))?)
+    }
+
+    /// A commit that is whole.
+    fn committed(&mut self, count: u32) {
+        (self.count, self.fewest) = (count, self.fewest.min(count));
+    }
+
+    /// Adds what was written later.
+    fn absorb(&mut self, later: &Self) -> Result<(), OpsError> {
+        let Some(size) = later.size else { return Ok(()) };
+        let mut bytes = vec![0; size.get() as usize];
+        for page in later.pages() {
+            later.read(page, &mut bytes).at("read", Path::new(WHAT))?;
+            self.put(size, page, &bytes)?;
+        }
+        if later.fewest <= later.count {
+            self.committed(later.fewest);
+            self.committed(later.count);
+        }
+        Ok(())
+    }
+}
+
+impl Written for Pages {
+    fn pages(&self) -> Vec<u32> {
+        self.at.keys().copied().collect()
+    }
+
+    fn read(&self, page: u32, into: &mut [u8]) -> io::Result<()> {
+        let at = self.at.get(&page).ok_or(io::ErrorKind::NotFound)?;
+        self.file.as_ref().ok_or(io::ErrorKind::NotFound)?.read_exact_at(into, at * into.len() as u64)
+    }
+}
+
+/// What was written since a snapshot, and where that has come to.
+struct Since {
+    place: Place,
+    applying: Applying,
+    pages: Pages,
+    /// What was written before this run, and is to be taken up from the repository: from a snapshot to a state.
+    before: Option<(ManifestFront, Tx, Digest)>,
+}
+
+impl Since {
+    fn at(place: Place, folder: &Path) -> Self {
+        let applying = Applying::after(&place.key, place.chain, place.tx);
+        Self { place, applying, pages: Pages::in_folder(folder), before: None }
+    }
+
+    /// Goes on with an object, every commit of which is compared with its digest.
+    fn take(&mut self, source: &SourceName, object: &LogObject, sealer: &Sealer) -> Result<(), OpsError> {
+        let front = &object.front;
+        if (front.name.stream, front.name.first) != (self.place.stream, self.place.slot) {
+            return Err(OpsError::LogHole { stream: self.place.stream, sequence: self.place.slot });
+        }
+        let spans = &front.facts.spans;
+        let is_ours = |record: &Record| spans.get(usize::from(record.span)).is_some_and(|span| span.source == *source);
+        let mut commits = Commits::default();
+        let all = object.open_own::<OpsError>(sealer, |records, at, _, bytes| {
+            if records.get(at).is_some_and(is_ours) {
+                commits.images.extend_from_slice(bytes);
+            }
+            Ok(())
+        })?;
+        commits.records.extend(all.into_iter().filter(is_ours));
+        self.apply(&commits)?;
+        if let Some(last) = spans.iter().rposition(|span| span.source == *source) {
+            self.place.after = front.behind(last);
+        }
+        self.place.slot = front.name.last.next().ok_or(backstay_model::backup::Exhausted)?;
+        Ok(())
+    }
+
+    fn apply(&mut self, commits: &Commits) -> Result<(), OpsError> {
+        let pages = &mut self.pages;
+        self.applying.object(commits, &mut |record, page, bytes| pages.put(record.page_size, page, bytes))?;
+        for record in commits.records.iter().filter(|record| record.part.completes()) {
+            self.pages.committed(record.page_count);
+            (self.place.tx, self.place.at, self.place.chain) = (record.tx, record.time, record.digest);
+        }
+        Ok(())
+    }
+
+    fn is_whole(&self) -> bool {
+        self.pages.size.is_some() && !self.applying.is_amid()
+    }
+
+    /// Takes up what was written before this run began.
+    async fn take_up(&mut self, vault: &Vault, unsealer: &Unsealer) -> Result<(), OpsError> {
+        let Some((front, tx, chain)) = self.before.clone() else { return Ok(()) };
+        let following = front.facts.following.as_ref().ok_or(OpsError::Cancelled)?;
+        let place = Place { tx: following.tx, chain: front.facts.chain(), ..self.place.clone() };
+        let mut before = Self::at(place, &self.pages.folder);
+        for link in log::reach(&vault.repo, &front, following).await?.links {
+            if link.span.first > tx {
+                break;
+            }
+            vault.env.cancel.check()?;
+            let mut commits = link.commits(&vault.repo, unsealer, Some(tx)).await?;
+            commits.records.retain(|record| record.tx <= tx);
+            before.apply(&commits)?;
+            if before.pages.bytes() > BYTES_MAX {
+                return Err(OpsError::Unsound { problem: "the log before this run is too long".into() });
+            }
+        }
+        if (before.applying.tx, before.applying.complete) != (tx, chain) {
+            return Err(OpsError::Unsound {
+                problem: "the log before this run does not lead to where it began".into(),
+            });
+        }
+        before.pages.absorb(&self.pages)?;
+        (self.pages, self.before) = (before.pages, None);
+        Ok(())
+    }
+
+    fn becomes(&self, base: ObjectId) -> Option<FromLog> {
+        let Place { began, branch, stream, slot, after, tx, at, chain, .. } = self.place.clone();
+        let made = Some(Made { began, after, chain });
+        let following = Following { stream, sequence: slot, tx, resync: None, made };
+        let (page_size, page_count, fewest) = (self.pages.size?, self.pages.count, self.pages.fewest);
+        Some(FromLog { base, branch, at, page_size, page_count, fewest, following })
+    }
+}
+
+type Done = (Since, Result<Option<BackupReport>, OpsError>);
+
+pub struct Hours {
+    source: SourceName,
+    folder: PathBuf,
+    every: Option<Duration>,
+    due: Duration,
+    /// The newest snapshot.
+    base: ObjectId,
+    /// Nothing while it is not known what was written.
+    since: Option<Since>,
+    making: JoinSet<Done>,
+}
+
+impl Hours {
+    /// From the snapshot that following began with.
+    pub fn begin(vault: &Vault, request: &FollowRequest, place: Place) -> Result<Self, OpsError> {
+        let folder = vault.state.source_dir(&request.source)?;
+        let (every, base) = (request.limits.hours, place.began);
+        let since = every.map(|_| Since::at(place, &folder));
+        let due = vault.env.clock.uptime() + every.unwrap_or_default();
+        Ok(Self { source: request.source.clone(), folder, every, due, base, since, making: JoinSet::new() })
+    }
+
+    /// From where the run before stopped: `newest` is the newest snapshot, `place` where this run stands.
+    pub fn resume(
+        vault: &Vault,
+        request: &FollowRequest,
+        (newest, place): (&ManifestFront, Place),
+    ) -> Result<Self, OpsError> {
+        let (tx, chain) = (place.tx, place.chain);
+        let mut hours = Self { base: newest.name.id, ..Self::begin(vault, request, place)? };
+        let Some(following) = newest.facts.following.as_ref() else { return Ok(Self { since: None, ..hours }) };
+        if (following.tx, newest.facts.chain()) != (tx, chain) {
+            // Whoever cannot read has no way to know what was written in between.
+            hours.since = hours.since.filter(|_| vault.unsealer.is_some());
+            hours.since.iter_mut().for_each(|since| since.before = Some((newest.clone(), tx, chain)));
+        }
+        let passed = vault.env.clock.now().millis_since(newest.facts.taken).max(0).cast_unsigned();
+        hours.due = hours.due.saturating_sub(Duration::from_millis(passed).min(hours.every.unwrap_or_default()));
+        Ok(hours)
+    }
+
+    /// Takes what went through all roll-ups. What cannot be taken is the end of it for this run.
+    pub fn take(&mut self, objects: impl IntoIterator<Item = LogObject>, sealer: &Sealer) {
+        for object in objects {
+            let taken = self.since.as_mut().map(|since| since.take(&self.source, &object, sealer));
+            if let Some(Err(_)) = taken {
+                self.since = None;
+            }
+        }
+    }
+
+    /// Whether one is being made: the source's lock is needed as long.
+    pub fn is_making(&self) -> bool {
+        !self.making.is_empty()
+    }
+
+    /// Begins to make one, if it is due, or if `all` that there is shall be in one.
+    pub fn next(&mut self, vault: &Vault, request: &FollowRequest, all: bool) {
+        let now = vault.env.clock.uptime();
+        let due = |since: &Since| all || now >= self.due || since.pages.bytes() >= BYTES_MAX;
+        if self.is_making() || !self.since.as_ref().is_some_and(|since| since.is_whole() && due(since)) {
+            return;
+        }
+        let Some(mut since) = self.since.take() else { return };
+        self.since = Some(Since::at(since.place.clone(), &self.folder));
+        let (vault, request, base) = (again(vault), request.clone(), self.base);
+        self.making.spawn(async move {
+            let done = make(&vault, &request, (&mut since, base)).await;
+            (since, done)
+        });
+    }
+
+    /// What became of one that was being made, once it is done.
+    pub fn done(&mut self, now: Duration) -> Option<BackupReport> {
+        match self.making.try_join_next() {
+            Some(Ok(done)) => self.came(done, now),
+            Some(Err(_)) => {
+                self.since = None;
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Waits for it.
+    pub async fn finish(&mut self, now: Duration) -> Option<BackupReport> {
+        let joined = self.making.join_next().await?;
+        joined.ok().and_then(|done| self.came(done, now))
+    }
+
+    /// Gives up what is being made.
+    pub async fn stop(&mut self) {
+        self.making.shutdown().await;
+    }
+
+    fn came(&mut self, (mut made, done): Done, now: Duration) -> Option<BackupReport> {
+        match done {
+            Ok(Some(report)) => {
+                self.base = report.snapshot;
+                self.due = now + self.every.unwrap_or_default();
+                Some(report)
+            }
+            // Nothing came of it: what it was to have belongs to the next one.
+            Err(error) if super::is_passing(&error) => {
+                self.due = now + PAUSE;
+                self.since = self.since.take().and_then(|later| {
+                    made.pages.absorb(&later.pages).ok()?;
+                    Some(Since { pages: made.pages, before: made.before, ..later })
+                });
+                None
+            }
+            _ => {
+                self.since = None;
+                None
+            }
+        }
+    }
+}
+
+/// The same repository, for a task of its own.
+fn again(vault: &Vault) -> Vault {
+    let Vault { repo, state, signer, unsealer, env } = vault;
+    let unsealer = unsealer.as_ref().map(Unsealer::again);
+    Vault { repo: repo.clone(), state: state.clone(), signer: signer.clone(), unsealer, env: env.clone() }
+}
+
+async fn make(
+    vault: &Vault,
+    request: &FollowRequest,
+    (since, base): (&mut Since, ObjectId),
+) -> Result<Option<BackupReport>, OpsError> {
+    if let Some(unsealer) = &vault.unsealer {
+        since.take_up(vault, unsealer).await?;
+    }
+    let Some(of) = since.becomes(base).filter(|_| since.before.is_none()) else { return Ok(None) };
+    backup::make_of_log(vault, &request.backup(), (&of, &since.pages)).await
+}
+
+/// Where a run stands behind a state of its own log.
+pub fn place_of(
+    (began, branch): (ObjectId, BranchNo),
+    key: FingerprintKey,
+    (stream, slot, after): (StreamId, Sequence, After),
+    standing: &Standing,
+) -> Place {
+    let Standing { tx, time, chain, .. } = standing.clone();
+    Place { began, branch, key, stream, slot, after, tx, at: time, chain }
+}

@@ -1,0 +1,249 @@
+//! Snapshots that a follower makes of its log, one an hour, without its database: each is the state that the log leads
+//! to, is proven like any other, and lets the log before it go only then.
+
+mod house;
+mod world;
+
+use backstay_model::catalog::Target;
+use backstay_model::{Kind, Kinded, ObjectId, Tx, Verdict};
+use backstay_ops::OpsError;
+use backstay_ops::check::Depth;
+use backstay_ops::follow::{Began, FollowRequest, Follower};
+use backstay_ops::prove::{ProofOutcome, ProofRequest, prove};
+use backstay_ops::retain;
+use backstay_ops::rows::points;
+use backstay_sqlite::{ForeignKeys, Integrity, Questions};
+use backstay_store::repo::ManifestFront;
+use house::{House, rules};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+use world::source;
+
+/// So much of the log in one, in the tests: about forty commits.
+const HOUR: Duration = Duration::from_secs(800);
+
+impl House {
+    fn by_the_hour(&self) -> FollowRequest {
+        let mut request = self.request();
+        request.limits.hours = Some(HOUR);
+        request
+    }
+
+    async fn begun(&self) -> Follower<'_> {
+        Follower::start(&self.world.vault, self.by_the_hour()).await.expect("follow")
+    }
+
+    /// The snapshots that were made of the log, oldest first.
+    async fn made(&self) -> Vec<ManifestFront> {
+        let catalog = self.world.vault.catalog(&source()).await.expect("catalog");
+        let mut made: Vec<_> = catalog.fronts.into_values().filter(|front| front.facts.made().is_some()).collect();
+        made.sort_by_key(|front| front.name.sequence);
+        made
+    }
+
+    fn manifest(&self, front: &ManifestFront) -> PathBuf {
+        self.world.dir().join("vault").join(front.name.key().as_str())
+    }
+
+    /// That each made snapshot has the state that the log leads to without any of them, and so have states behind it.
+    async fn each_is_the_state_of_the_log(&self, made: &[ManifestFront]) {
+        let tx_of = |front: &ManifestFront| front.facts.following.as_ref().expect("followed").tx;
+        let states: Vec<Tx> = made.iter().flat_map(|front| [tx_of(front), Tx::new(tx_of(front).get() + 1)]).collect();
+        let aside = |from: &dyn Fn(&ManifestFront) -> PathBuf, to: &dyn Fn(&ManifestFront) -> PathBuf| {
+            made.iter().for_each(|front| std::fs::rename(from(front), to(front)).expect("moved"));
+        };
+        let (there, away) =
+            (|f: &ManifestFront| self.manifest(f), |f: &ManifestFront| self.world.dir().join(f.name.id.to_string()));
+        // A host that remembers nothing looks at what is there.
+        let state = self.world.vault.state.dir().to_owned();
+        std::fs::rename(&state, self.world.dir().join("state-away")).expect("moved");
+        std::fs::create_dir_all(&state).expect("a folder");
+        aside(&there, &away);
+        let mut by_log = Vec::new();
+        for tx in &states {
+            by_log.push(self.restored(Target::Tx(*tx)).await);
+        }
+        aside(&away, &there);
+        std::fs::remove_dir_all(&state).expect("removed");
+        std::fs::rename(self.world.dir().join("state-away"), &state).expect("moved back");
+        for (tx, bytes) in states.iter().zip(&by_log) {
+            assert!(self.restored(Target::Tx(*tx)).await == *bytes, "state {tx}");
+        }
+        for (front, bytes) in made.iter().zip(by_log.iter().step_by(2)) {
+            assert!(self.restored(Target::Id(front.name.id.to_string())).await == *bytes, "{}", front.name.id);
+        }
+    }
+
+    async fn proof(&self, snapshot: ObjectId) -> ProofOutcome {
+        let questions = Questions {
+            integrity: Integrity::Full,
+            foreign_keys: ForeignKeys::Require,
+            smoke: Vec::new(),
+            limit: Questions::USUAL_LIMIT,
+        };
+        let folder = self.world.dir().join("proof");
+        let request = ProofRequest { source: source(), snapshot, questions, folder };
+        prove(&self.world.vault, &request).await.expect("a report").outcome
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_hour_of_the_log_becomes_a_snapshot_and_the_log_goes_on_past_it() {
+    let mut house = House::with_pages(4096).await;
+    let mut follower = house.begun().await;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        kept.extend(house.work(&mut follower, 200).await);
+        follower.hour_done().await;
+    }
+    drop(follower);
+    house.kept = kept;
+    let made = house.made().await;
+    assert!(made.len() >= 2, "{} in three hours", made.len());
+    house.each_is_the_state_of_the_log(&made).await;
+    house.all_come_back().await;
+    assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
+    // What is behind the last is all that is read for the newest state.
+    let to = house.world.dir().join("newest.db");
+    let report = house.world.restore(Target::Latest, &to).await.expect("restore");
+    assert_eq!(report.plan.snapshot, made.last().expect("made").name.id);
+    let list = points(&house.world.vault, &source(), None).await.expect("points").list;
+    let numbers: Vec<u64> = list.iter().filter_map(|point| point.tx.map(Tx::get)).collect();
+    assert_eq!(numbers, (0..=600).collect::<Vec<_>>(), "every commit is a point, each once");
+    for front in &made {
+        assert!(matches!(house.proof(front.name.id).await, ProofOutcome::Proven { .. }));
+        let tx = front.facts.following.as_ref().expect("followed").tx.get();
+        assert!(house.scripted(Tx::new(tx + 2)).is_ok_and(|bytes| !bytes.is_empty()), "the script goes on from it");
+    }
+    let (tx, bytes) = house.kept.last().expect("kept");
+    assert!(house.scripted(*tx).as_ref() == Ok(bytes), "the script restores the newest state");
+    // A stand-by goes on from one, and over the next.
+    let mut standby = house.standby().await;
+    let mut follower = house.begun().await;
+    let more = house.work(&mut follower, 200).await;
+    follower.hour_done().await;
+    let ticked = standby.tick().await.expect("tick");
+    assert_eq!((ticked.states, ticked.jumped), (200, None));
+    assert!(house.is_the_copy() && !more.is_empty());
+}
+
+/// Whoever cannot read what it wrote before makes one when it ends; the next goes on from there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_ends_leaves_a_snapshot_that_the_next_one_builds_on() {
+    let mut house = House::with_pages(4096).await;
+    let unsealer = house.world.vault.unsealer.take();
+    for round in 1..=3 {
+        let mut follower = house.begun().await;
+        assert_eq!(matches!(follower.began(), Began::Continued { .. }), round > 1, "{:?}", follower.began());
+        house.work(&mut follower, 17).await;
+        let made = follower.last_hour().await;
+        assert!(made.is_some(), "round {round}");
+        assert_eq!(follower.last_hour().await, None, "once");
+    }
+    house.world.vault.unsealer = unsealer;
+    let made = house.made().await;
+    let tx: Vec<u64> = made.iter().map(|front| front.facts.following.as_ref().expect("followed").tx.get()).collect();
+    assert_eq!(tx, [17, 34, 51]);
+    let last = house.begun().await;
+    drop(last);
+    house.each_is_the_state_of_the_log(&made[..2]).await;
+    house.all_come_back().await;
+    assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_run_wrote_is_taken_up_by_whoever_may_read_and_by_nobody_else() {
+    let mut house = House::with_pages(4096).await;
+    let unsealer = house.world.vault.unsealer.take();
+    let mut follower = house.begun().await;
+    house.work(&mut follower, 23).await;
+    drop(follower);
+    let mut follower = house.begun().await;
+    assert!(matches!(follower.began(), Began::Continued { .. }));
+    house.work(&mut follower, 60).await;
+    assert_eq!(follower.last_hour().await, None, "a gap in what it knows");
+    assert!(house.made().await.is_empty());
+    drop(follower);
+    house.world.vault.unsealer = unsealer;
+    let mut follower = house.begun().await;
+    house.work(&mut follower, 7).await;
+    assert!(follower.last_hour().await.is_some());
+    house.work(&mut follower, 3).await;
+    drop(follower);
+    let made = house.made().await;
+    assert_eq!(made.len(), 1);
+    house.each_is_the_state_of_the_log(&made).await;
+    house.all_come_back().await;
+    assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_before_one_goes_only_when_it_is_proven() {
+    let mut house = House::with_pages(4096).await;
+    let mut follower = house.begun().await;
+    house.work(&mut follower, 12).await;
+    let made = follower.last_hour().await.expect("made");
+    let kept = house.work(&mut follower, 12).await;
+    drop(follower);
+    house.kept = kept;
+    // As if the span had passed for everything there is.
+    let over = || rules(0).into_iter().map(|rules| retain::SourceRules { log_millis: -(1 << 50), ..rules });
+    let over: Vec<_> = over().collect();
+    let begins =
+        async || house.rolled().await.into_iter().map(|name| name.first.get()).chain(house.slots().await).min();
+    let report = retain::apply(&house.world.vault, &over).await.expect("pruned");
+    assert_eq!(report.logs.condemned.objects, 0, "{:?}", report.logs);
+    assert_eq!(begins().await, Some(1));
+    assert!(matches!(house.proof(made).await, ProofOutcome::Proven { .. }));
+    retain::apply(&house.world.vault, &over).await.expect("pruned");
+    let report = retain::apply(&house.world.vault, &over).await.expect("pruned");
+    assert_eq!(begins().await, Some(13), "{:?}", report.logs);
+    house.kept.retain(|(tx, _)| tx.get() > 12);
+    house.all_come_back().await;
+    let to = house.world.dir().join("none.db");
+    let gone = house.world.restore(Target::Tx(Tx::new(5)), &to).await.expect_err("it went");
+    assert!(matches!(gone, OpsError::NoPoint(_)), "{gone}");
+    assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_damaged_is_quarantined_and_the_log_leads_past_it() {
+    let mut house = House::with_pages(4096).await;
+    let packs = |house: &House| -> BTreeSet<PathBuf> {
+        let folder = house.world.dir().join("vault/data/shop/pack");
+        std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect()
+    };
+    let mut follower = house.begun().await;
+    house.work(&mut follower, 12).await;
+    let before = packs(&house);
+    let made = follower.last_hour().await.expect("made");
+    let kept = house.work(&mut follower, 12).await;
+    drop(follower);
+    house.kept = kept;
+    let new: Vec<PathBuf> = packs(&house).difference(&before).cloned().collect();
+    let [pack] = new.as_slice() else { panic!("one pack: {new:?}") };
+    let mut bytes = std::fs::read(pack).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(pack, &bytes).expect("write");
+    let to = house.world.dir().join("none.db");
+    let error = house.world.restore(Target::Latest, &to).await.expect_err("it leads on from there");
+    assert!(error.kind() == Kind::Corrupt && !to.exists(), "{error}");
+    assert!(matches!(house.proof(made).await, ProofOutcome::Failed { .. }));
+    house.all_come_back().await;
+    // The next is not built on it.
+    let mut follower = house.begun().await;
+    house.work(&mut follower, 12).await;
+    assert_eq!(follower.last_hour().await, None);
+}
+
+/// Pages smaller than a unit lie several in one: what the log wrote of one says nothing of its neighbours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_small_pages_none_is_made() {
+    let house = House::with_pages(1024).await;
+    let mut follower = house.begun().await;
+    house.work(&mut follower, 12).await;
+    assert_eq!(follower.last_hour().await, None);
+    assert!(house.made().await.is_empty());
+}
