@@ -234,10 +234,7 @@ pub(crate) async fn examine(
     (scope, marking): (Scope, Marking),
 ) -> Result<Examined, OpsError> {
     let began = vault.env.clock.now();
-    let catalog = match scope.select {
-        Select::All => vault.catalog(&request.source).await?,
-        _ => vault.in_turns(&request.source).await?,
-    };
+    let catalog = catalog_for(vault, &request.source, scope).await?;
     vault.env.tell(Event::Began { source: request.source.clone(), what: "checking", bytes: None });
     let chosen = memory::chosen(vault, request, (&catalog, scope.select)).await?;
     let mut objects = Objects { chosen, ..Objects::default() };
@@ -301,6 +298,14 @@ pub(crate) async fn examine(
     let good = objects.ids(false);
     objects.bad.iter_mut().for_each(|bad| bad.good_for_another = good.contains(&bad.reference.object));
     Ok(Examined { report, catalog, referenced: objects.referenced(), bad: objects.bad })
+}
+
+/// A check of everything reads every mark; any other leaves some for another day.
+async fn catalog_for(vault: &Vault, source: &SourceName, scope: Scope) -> Result<Catalog, OpsError> {
+    match scope.select {
+        Select::All => vault.catalog(source).await,
+        _ => vault.in_turns(source).await,
+    }
 }
 
 /// What a check that cannot go on has learnt all the same. What stopped it may well stop this too; the check

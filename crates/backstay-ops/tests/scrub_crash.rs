@@ -7,7 +7,7 @@ mod world;
 use async_trait::async_trait;
 use backstay_format::facts::AuditAct;
 use backstay_model::retention::RetentionPolicy;
-use backstay_model::{ObjectId, Verdict};
+use backstay_model::{Clock, ObjectId, Verdict};
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::Depth;
 use backstay_ops::copy::{Act, CopyRequest, Destination, Reread, copy};
@@ -17,6 +17,7 @@ use backstay_ops::scrub::{ScrubRequest, scrub, unfinished};
 use backstay_ops::{OpsError, State};
 use backstay_store::keys::{Place, Spare};
 use backstay_store::local::{LocalStore, OpenMode};
+use backstay_store::os::SystemClock;
 use backstay_store::repo::Repository;
 use backstay_store::{Key, Page, Put, Store, StoreError};
 use backstay_testkit::effects::Effects;
@@ -30,7 +31,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use world::{Hands, source};
 
 const CHANGE: &str = "UPDATE t SET x = printf('%0300d', id) WHERE id % 50 = 3; DELETE FROM t WHERE id % 97 = 5";
@@ -100,7 +101,8 @@ fn age(vault: &Path, what: &str) {
             if path.is_dir() {
                 folders.push(path);
             } else if path.display().to_string().contains(what) {
-                let then = std::time::SystemTime::now() - Duration::from_secs(2 * 86_400);
+                let then =
+                    UNIX_EPOCH + Duration::from_millis(SystemClock.now().as_millis().cast_unsigned() - 2 * 86_400_000);
                 fs::File::options().write(true).open(&path).expect("open").set_modified(then).expect("set");
             }
         }

@@ -133,6 +133,7 @@ mod tests {
             at: at(20),
             stream: id(),
             slot: Sequence::new(*slot),
+            counts: true,
         };
         let anchors = led_to.iter().map(anchor).collect();
         Logs { anchors, streams: [(id(), stream)].into(), spans: [(source.clone(), 86_400_000)].into() }

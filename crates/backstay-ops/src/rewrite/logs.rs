@@ -309,6 +309,8 @@ async fn anchors(vault: &Vault) -> Result<Vec<Anchor>, OpsError> {
                 at: front.facts.taken,
                 stream: following.stream,
                 slot: following.sequence,
+                // Nothing is let go by what is found here.
+                counts: true,
             });
         }
     }
