@@ -6,13 +6,16 @@
 //! made here would drop locks). Whatever comes back must be one of those states, byte for byte; each state must be
 //! the next commit after the one before, unless a gap was told; and the last must be the live one.
 //!
-//! `cargo xtask soak sqlite` runs it for longer, with transactions of up to 100 MB.
+//! `cargo xtask soak sqlite` runs it for longer, with transactions of up to 100 MB, and with `--peer litestream` lets
+//! Litestream follow instead: it is judged by the ledger alone, because it writes into the database by itself, and what
+//! it does wrong is counted and no failure of ours.
 
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::repo::Repository;
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -39,6 +42,8 @@ struct Measure {
     largest: u64,
     /// States that are brought back at the end.
     restored: u64,
+    /// Litestream's program, when it follows instead of us.
+    peer: Option<PathBuf>,
 }
 
 struct Soak {
@@ -52,16 +57,23 @@ struct Soak {
     follower: Option<Child>,
     largest: u64,
     counts: BTreeMap<&'static str, u64>,
+    peer: Option<PathBuf>,
+}
+
+fn open(path: &Path) -> Connection {
+    let conn = Connection::open(path).expect("opens");
+    conn.busy_timeout(Duration::from_secs(10)).expect("set");
+    conn.execute_batch("PRAGMA synchronous=OFF").expect("set");
+    conn
 }
 
 impl Soak {
     fn begin(measure: &Measure) -> Self {
         println!("seed {:#x}", measure.seed);
         let folder = tempfile::tempdir().expect("a folder");
-        let conn = Connection::open(folder.path().join("shop.db")).expect("opens");
-        conn.busy_timeout(Duration::from_secs(10)).expect("set");
+        let conn = open(&folder.path().join("shop.db"));
         conn.execute_batch(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA auto_vacuum=INCREMENTAL;
+            "PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;
              CREATE TABLE ledger(seq INTEGER PRIMARY KEY, total INTEGER NOT NULL);
              CREATE TABLE t(id INTEGER PRIMARY KEY, amount INTEGER NOT NULL, body BLOB, hash INTEGER NOT NULL);
              CREATE INDEX by_amount ON t(amount);",
@@ -77,6 +89,7 @@ impl Soak {
             follower: None,
             largest: measure.largest,
             counts: BTreeMap::new(),
+            peer: measure.peer.clone(),
         };
         soak.commit("SELECT 1");
         let init = ["init", "--yes", "--source", "shop=./shop.db", "--repo", "./vault", "--no-backup"];
@@ -151,7 +164,7 @@ impl Soak {
     }
 
     fn act(&mut self) {
-        let what = match self.dice.below(26) {
+        let what = match self.dice.below(28) {
             0..=6 => {
                 let bytes = 1 + self.dice.below(3000);
                 self.insert(1, bytes);
@@ -206,11 +219,14 @@ impl Soak {
             }
             22 => {
                 // Away for a moment, as a network is.
-                let away = self.path("vault.away");
-                fs::rename(self.path("vault"), &away).expect("renamed");
+                let (away, vault) = (self.path("vault.away"), self.path(self.vault()));
+                // Litestream makes its own when it begins.
+                let is_there = vault.exists() && fs::rename(&vault, &away).is_ok();
                 self.insert(3, 2000);
                 std::thread::sleep(Duration::from_millis(self.dice.below(200)));
-                fs::rename(away, self.path("vault")).expect("renamed");
+                if is_there && !vault.exists() {
+                    fs::rename(away, vault).expect("renamed");
+                }
                 "an outage"
             }
             23 if self.dice.below(3) == 0 => {
@@ -221,6 +237,14 @@ impl Soak {
                 ));
                 self.remember();
                 "another page size"
+            }
+            24 => {
+                self.kill_a_writer();
+                "a killed writer"
+            }
+            25 if self.peer.is_none() => {
+                self.fill_the_disk();
+                "a full disk"
             }
             _ => {
                 std::thread::sleep(Duration::from_millis(self.dice.below(120)));
@@ -238,14 +262,72 @@ impl Soak {
     fn checkpoint(&self, mode: &str) {
         let began = Instant::now();
         let ask = || self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get::<_, i64>(0));
+        if self.peer.is_some() {
+            return drop(ask());
+        }
         while ask().expect("asked") != 0 {
             assert!(began.elapsed() < Duration::from_secs(20), "a {mode} checkpoint of the application gets through");
         }
     }
 
+    /// Where the repository is.
+    fn vault(&self) -> &'static str {
+        if self.peer.is_some() { "replica" } else { "vault" }
+    }
+
+    /// The application is another process for a moment, and is killed amid a transaction that is in the log already.
+    /// Where nobody else has the database open, whoever comes next recovers it from the log.
+    fn kill_a_writer(&mut self) {
+        let mut writer = Command::new("sqlite3");
+        writer.arg(self.path("shop.db")).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut writer = writer.spawn().expect("`apt-get install sqlite3`");
+        let rows = 300 + self.dice.below(1000);
+        let sql = format!(
+            "PRAGMA busy_timeout=10000; PRAGMA cache_size=5; BEGIN IMMEDIATE; INSERT INTO t(amount, body, hash)
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{rows})
+             SELECT 1, randomblob(5000), 0 FROM n;\n.system echo amid\n"
+        );
+        let mut words = writer.stdin.take().expect("a pipe");
+        words.write_all(sql.as_bytes()).expect("told");
+        let amid = BufReader::new(writer.stdout.take().expect("a pipe")).lines();
+        assert!(amid.map_while(Result::ok).any(|line| line == "amid"), "it comes so far");
+        self.conn = Connection::open_in_memory().expect("opens");
+        writer.kill().expect("a process of ours");
+        writer.wait().expect("it ends");
+        self.conn = open(&self.path("shop.db"));
+    }
+
+    /// A follower that can write no file longer than so much, as on a disk that is full: what it is told then is not held
+    /// against it.
+    fn fill_the_disk(&mut self) {
+        self.kill();
+        // Hardly a state file, no object of some size, no large one. In blocks of 512 bytes.
+        let blocks = [8, 64, 2048][self.dice.below(3) as usize].to_string();
+        let program = "trap '' XFSZ; ulimit -f \"$1\"; exec \"$0\" follow";
+        let mut command = Command::new("sh");
+        command.args(["-c", program, env!("CARGO_BIN_EXE_backstay"), &blocks]);
+        command.current_dir(&self.folder).env("HOME", self.folder.path()).env_remove("XDG_STATE_HOME");
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.follower = Some(quiet.spawn().expect("sh runs"));
+        for _ in 0..4 {
+            self.insert(5, 9000);
+            self.insert(1, 10);
+            std::thread::sleep(Duration::from_millis(self.dice.below(150)));
+        }
+        self.kill();
+    }
+
     fn follow(&mut self) {
         let said = File::options().create(true).append(true).open(self.path("said")).expect("a file");
-        let mut command = self.command(&["follow"]);
+        let mut command = match &self.peer {
+            Some(program) => {
+                let mut command = Command::new(program);
+                let replica = format!("file://{}", self.path("replica").display());
+                command.current_dir(&self.folder).args(["replicate", "shop.db", &replica]).stdin(Stdio::null());
+                command
+            }
+            None => self.command(&["follow"]),
+        };
         self.follower = Some(command.stdout(Stdio::null()).stderr(said).spawn().expect("backstay starts"));
     }
 
@@ -265,6 +347,7 @@ impl Soak {
             let said = fs::read_to_string(self.path("said")).unwrap_or_default();
             // It may have been told before it listened, or while it took its first snapshot.
             let fine = ended.success() || ended.code().is_none() || matches!(ended.code(), Some(10 | 130));
+            let fine = fine || self.peer.is_some();
             assert!(fine, "{ended}\n{said}");
         }
     }
@@ -350,6 +433,41 @@ impl Soak {
         );
         assert!(compared > 5, "{compared}");
     }
+
+    /// What Litestream brings back, in a word, by the ledger.
+    fn end_of_peer(&mut self) -> &'static str {
+        let Some(program) = self.peer.clone() else { return "nobody" };
+        // It is given the time it needs to see everything, and is told to stop.
+        if self.follower.is_none() {
+            self.follow();
+        }
+        std::thread::sleep(Duration::from_secs(4));
+        self.stop();
+        let replica = format!("file://{}", self.path("replica").display());
+        let to = self.path("restored.db");
+        let done = Command::new(program).args(["restore", "-o"]).arg(&to).arg(replica).output().expect("it runs");
+        if !done.status.success() {
+            return "a restore that fails";
+        }
+        let conn = Connection::open(&to).expect("opens");
+        let one = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap_or(-1);
+        let sound = "SELECT count(*) = 0 FROM pragma_integrity_check WHERE integrity_check <> 'ok'";
+        let sums =
+            "SELECT (SELECT ifnull(sum(amount), 0) FROM t) - (SELECT total FROM ledger ORDER BY seq DESC LIMIT 1)";
+        if one(sound) != 1 {
+            return "a corrupt database, with exit code 0";
+        }
+        if one("SELECT count(*) FROM t WHERE hash <> amount * 31 + length(body)") != 0 || one(sums) != 0 {
+            return "rows that are wrong, with exit code 0";
+        }
+        if one("SELECT max(seq) - count(*) FROM ledger") != 0 {
+            return "a ledger with a hole, with exit code 0";
+        }
+        if one("SELECT max(seq) FROM ledger") != self.sequence {
+            return "an older state, with exit code 0";
+        }
+        "the newest state"
+    }
 }
 
 impl Drop for Soak {
@@ -384,7 +502,7 @@ fn digest(image: &[u8]) -> [u8; 32] {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a soak ends by the clock")]
-fn soak(measure: &Measure) {
+fn soak(measure: &Measure) -> &'static str {
     let mut soak = Soak::begin(measure);
     soak.follow();
     let mut acts = 0;
@@ -392,13 +510,17 @@ fn soak(measure: &Measure) {
         soak.act();
         acts += 1;
     }
+    if soak.peer.is_some() {
+        return soak.end_of_peer();
+    }
     soak.end(measure.restored);
+    "the newest state"
 }
 
 #[test]
 fn a_short_life_of_everything_at_once_loses_nothing_untold() {
     for seed in [0x5eed_0001, 0x5eed_0002] {
-        soak(&Measure { seed, acts: 60, until: None, largest: 2 << 20, restored: 40 });
+        soak(&Measure { seed, acts: 60, until: None, largest: 2 << 20, restored: 40, peer: None });
     }
 }
 
@@ -409,11 +531,16 @@ fn a_long_life_of_everything_at_once_loses_nothing_untold() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (minutes, seed) = (number("BACKSTAY_SOAK_MINUTES").unwrap_or(30), number("BACKSTAY_SOAK_SEED").unwrap_or(1));
     let ends = Instant::now() + Duration::from_secs(minutes * 60);
+    let peer = std::env::var_os("BACKSTAY_SOAK_PEER").map(PathBuf::from);
+    let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut life = seed;
     while Instant::now() < ends {
         // A life of minutes each, so that every one is gone through at its end.
         let until = Instant::now() + Duration::from_secs(120);
-        soak(&Measure { seed: life, acts: 50, until: Some(until.min(ends)), largest: 100 << 20, restored: 40 });
+        let (until, peer) = (Some(until.min(ends)), peer.clone());
+        let said = soak(&Measure { seed: life, acts: 50, until, largest: 100 << 20, restored: 40, peer });
+        *seen.entry(said).or_default() += 1;
+        println!("restored so far: {seen:?}");
         life = life.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
     }
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: builds a measurement in release, gets the peers, and runs it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const USAGE: &str = "usage: cargo xtask bench sqlite [--megabytes N] [--rounds N] [--dir D] [--no-peers]
@@ -41,7 +41,8 @@ fn run_example(root: &Path, package: &str, (example, args): (&str, &[String])) -
     call(bench.current_dir(root))
 }
 
-fn get_peers(root: &Path) -> Result<(), String> {
+/// Litestream's program, got if need be.
+pub fn litestream(root: &Path) -> Result<PathBuf, String> {
     let venv = root.join("target/bench-venv");
     if !venv.join("litestream-vfs.so").exists() {
         call(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
@@ -50,6 +51,11 @@ fn get_peers(root: &Path) -> Result<(), String> {
         let find = "import litestream_vfs, os; os.symlink(litestream_vfs.loadable_path(), 'litestream-vfs.so')";
         call(Command::new(venv.join("bin/python3")).args(["-c", find]).current_dir(&venv))?;
     }
+    Ok(venv.join("bin/litestream"))
+}
+
+fn get_peers(root: &Path) -> Result<(), String> {
+    litestream(root)?;
     match Command::new("restic").arg("version").output() {
         Ok(_) => Ok(()),
         Err(_) => Err("no restic: `apt-get install restic`, or leave the peers out with --no-peers".into()),
