@@ -48,23 +48,25 @@ pub fn measure(options: &Options) -> Result<Table, Failed> {
     Ok(table)
 }
 
-/// One row of many, on a host that has kept nothing and on one that has asked for others before; and a restore.
+/// One row of many, on a host that never asked, on one that asked for others before, with and without what it kept; and a
+/// restore.
 fn measure_points(
     table: &mut Table,
     options: &Options,
     (name, house, rows): (&str, &House, i64),
 ) -> Result<(), Failed> {
     let point = |n: i64| format!("SELECT * FROM orders WHERE id = {}", n * 7919 % rows + 1);
-    house.ask(&point(0), Cache::Used)?;
-    let (mut blank, mut again, mut restores) = (Vec::new(), Vec::new(), Vec::new());
+    house.ask(&point(0), Host::AskedBefore)?;
+    let (mut new, mut blank, mut again, mut restores) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 1..=options.rounds as i64 {
-        blank.push(house.ask(&point(round), Cache::None)?);
-        again.push(house.ask(&point(round + 1000), Cache::Used)?);
+        new.push(house.ask(&point(round + 2000), Host::New)?);
+        blank.push(house.ask(&point(round), Host::KeptNothing)?);
+        again.push(house.ask(&point(round + 1000), Host::AskedBefore)?);
         restores.push(house.restore()?);
     }
     let of = |all: &[Cost], pick: fn(&Cost) -> f64| median(all.iter().map(pick).collect());
     let restore = of(&restores, |c| c.seconds);
-    for (host, costs) in [("nothing kept", &blank), ("asked before", &again)] {
+    for (host, costs) in [("never asked", &new), ("nothing kept", &blank), ("asked before", &again)] {
         let seconds = of(costs, |c| c.seconds);
         table.bound(&format!("{name}, {host}: first row, s"), seconds, Bound::Most(0.2));
         table.bound(&format!("{name}, {host}: peak memory, MiB"), of(costs, |c| c.mib), Bound::Most(40.0));
@@ -75,11 +77,14 @@ fn measure_points(
     Ok(())
 }
 
-/// Whether what was read before may be used, and kept.
+/// What the host has of earlier questions.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Cache {
-    Used,
-    None,
+enum Host {
+    /// Nothing at all.
+    New,
+    /// The names of what was read, and no bytes.
+    KeptNothing,
+    AskedBefore,
 }
 
 /// An eighth of the table, by both, in turns.
@@ -103,7 +108,7 @@ fn scan(table: &mut Table, options: &Options, near: &House, (source, rows): (&Pa
     let load = format!(".load {}", library.display());
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
-        ours.push(near.ask(&sql, Cache::None)?);
+        ours.push(near.ask(&sql, Host::KeptNothing)?);
         let mut command = Command::new("sqlite3");
         command.current_dir(&near.dir).args([":memory:", &load, ".open file:copy.db?vfs=litestream", &sql]);
         let (cost, text) = timed(command.env("LITESTREAM_REPLICA_URL", &url))?;
@@ -151,9 +156,14 @@ impl House {
         Ok(())
     }
 
-    fn ask(&self, sql: &str, cache: Cache) -> Result<Cost, Failed> {
-        let flag: &[&str] = if cache == Cache::None { &["--no-cache"] } else { &[] };
-        let (cost, text) = timed(&mut self.command(&[&["query", "shop", "--json", sql], flag].concat()))?;
+    fn ask(&self, sql: &str, host: Host) -> Result<Cost, Failed> {
+        let flag: &[&str] = if host == Host::AskedBefore { &[] } else { &["--no-cache"] };
+        let mut command = self.command(&[&["query", "shop", "--json", sql], flag].concat());
+        let state = tempfile::tempdir_in(&self.dir)?;
+        if host == Host::New {
+            command.env("BACKSTAY_STATE_DIR", state.path());
+        }
+        let (cost, text) = timed(&mut command)?;
         let value: serde_json::Value = serde_json::from_str(&text)?;
         if value["rows"].as_array().is_none_or(Vec::is_empty) {
             return Err(format!("no rows: {text}").into());
