@@ -27,6 +27,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Bytes of pages after which one is made before its time; more than that is not taken up from the repository.
@@ -34,6 +35,8 @@ const BYTES_MAX: u64 = 256 << 20;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(5 * 60);
 const WHAT: &str = "the pages of the hour";
+/// How many are made at once, over all sources: each has a pack in memory.
+static AT_ONCE: Semaphore = Semaphore::const_new(4);
 
 /// A state of a log, and where the log goes on behind it.
 #[derive(Clone)]
@@ -337,6 +340,7 @@ async fn make(
     request: &FollowRequest,
     (since, base): (&mut Since, ObjectId),
 ) -> Result<Option<BackupReport>, OpsError> {
+    let _turn = AT_ONCE.acquire().await;
     if let Some(unsealer) = &vault.unsealer {
         since.take_up(vault, unsealer).await?;
     }
