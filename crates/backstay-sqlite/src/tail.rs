@@ -580,6 +580,16 @@ impl Tail {
     }
 }
 
+impl Drop for Tail {
+    /// A lock on a slot that is held instead of a transaction would outlive its connection, as long as this process has others
+    /// on the database.
+    fn drop(&mut self) {
+        for hold in [self.hold.take(), self.next.take()].into_iter().flatten() {
+            self.end(&hold);
+        }
+    }
+}
+
 /// The header of the log, if it is of this generation.
 fn header_of(file: &File, salts: Salts) -> Option<WalHeader> {
     let mut head = [0; wal::HEADER_LEN];

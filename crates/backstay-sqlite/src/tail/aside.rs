@@ -155,5 +155,13 @@ mod tests {
         assert_eq!(tail.look().expect("looks"), Seen::News);
         assert_eq!(tail.advance(&caught.end).expect("reads").expect("nothing lost").commits.len(), 2);
         assert_eq!(free(&path).len(), 3, "the slot that was held instead is free again");
+        let end = caught.end;
+        let caught = tail.advance(&end).expect("reads").expect("nothing lost");
+        app.execute("INSERT INTO t VALUES (5)", []).expect("inserted");
+        tail.advance(&caught.end).expect("reads").expect("nothing lost");
+        tail.make_way().expect("steps aside");
+        assert!(tail.held().expect("asked").is_none());
+        drop(tail);
+        assert_eq!(free(&path).len(), 4, "who goes while he stands aside leaves no lock to this process");
     }
 }
