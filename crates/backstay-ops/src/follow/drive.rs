@@ -167,6 +167,13 @@ impl Shared {
         }
     }
 
+    /// Best effort: a database that is heard too often is only slower to write to.
+    pub fn hush(&self, path: &Path, is_hushed: bool) {
+        if let Some(watch) = &self.watch {
+            let _ = watch.hush(path, is_hushed);
+        }
+    }
+
     pub fn tell(&self, source: &SourceName, told: Told<'_>) {
         (self.driving.tell)(source, told);
     }

@@ -5,18 +5,21 @@
 
 use super::account::{Account, Gap};
 use super::drive::{Order, Outcome, Patience, Shared, Told};
-use super::pace::{Pace, Pacing};
+use super::pace::{Hearing, Pace, Pacing};
 use super::{Alarm, Audited, Began, Followed, Mode, Ticked, is_passing};
 use crate::OpsError;
 use crate::catalog::Vault;
 use backstay_model::{Clock, Kind, Kinded, Moment, SourceName};
 use backstay_sqlite::SqliteError;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// Between two looks while something is being written.
 const LOOK_GAP: Duration = Duration::from_millis(10);
+/// The same where nothing is listened for, as often as it would be heard.
+const HUSHED_GAP: Duration = Duration::from_millis(5);
 /// So long after something was written it is looked at every gap: a checkpoint ends without another write.
 const ALERT: Duration = Duration::from_millis(100);
 /// Between two accounts of what changed, and of what did not.
@@ -39,6 +42,7 @@ type Renewed = watch::Receiver<Arc<Vault>>;
 struct Member<'s> {
     shared: &'s Shared,
     source: SourceName,
+    path: PathBuf,
     note: Arc<Notify>,
     renewed: Renewed,
     follower: Followed<'s>,
@@ -69,6 +73,7 @@ struct Stand {
     heard: bool,
     /// The last commits were found without having been heard.
     is_deaf: bool,
+    hearing: Hearing,
     alarm: Option<Alarm>,
     store_away_since: Option<Moment>,
     gaps: u64,
@@ -193,6 +198,7 @@ impl<'s> Member<'s> {
         Self {
             shared,
             source,
+            path: order.request.path.clone(),
             note,
             renewed,
             follower,
@@ -321,11 +327,13 @@ impl<'s> Member<'s> {
                 self.sum.caught += count;
                 self.stand.unreadable = false;
                 if count > 0 {
-                    self.stand.is_deaf = !heard && now >= self.stand.alert_until;
+                    let listens = !self.stand.hearing.is_hushed() && now >= self.stand.alert_until;
+                    self.stand.is_deaf = listens && !heard;
                 }
                 if count > 0 || heard || self.follower.has_news() {
                     self.stand.busy_at = now;
                 }
+                self.listen(count > 0, now);
             }
             Err(error) if self.passes(&error) => {
                 if !std::mem::replace(&mut self.stand.unreadable, true) {
@@ -362,6 +370,15 @@ impl<'s> Member<'s> {
             false => pacing.due(now, |need| shared.allowed_at(now, need)),
         };
         now >= due
+    }
+
+    /// Whether to go on listening, after a look.
+    fn listen(&mut self, found: bool, now: Duration) {
+        if let Some(is_hushed) = self.stand.hearing.looked(found, now) {
+            self.shared.hush(&self.path, is_hushed);
+            // What was written just before it is heard again is found by a look.
+            self.stand.alert_until = now + ALERT;
+        }
     }
 
     fn passes(&self, error: &OpsError) -> bool {
@@ -546,6 +563,8 @@ impl<'s> Member<'s> {
             if stand.heard { poll } else { REST_POLL.max(poll) }
         } else if stand.unreadable {
             PAUSE
+        } else if stand.hearing.is_hushed() {
+            HUSHED_GAP
         } else if now < stand.alert_until {
             LOOK_GAP
         } else if self.follower.has_news() {
@@ -569,6 +588,7 @@ impl Stand {
             restless_for: RESTLESS,
             heard: false,
             is_deaf: false,
+            hearing: Hearing::default(),
             alarm: None,
             store_away_since: None,
             gaps: 0,

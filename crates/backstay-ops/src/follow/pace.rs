@@ -14,6 +14,11 @@ const STEADY_AFTER: Duration = Duration::from_secs(60);
 /// Who has not put for so long puts seldom.
 const QUIET: Duration = Duration::from_secs(60);
 
+/// Found at each look for so long, and it is not listened for.
+const HUSH_AFTER: Duration = Duration::from_secs(1);
+/// Nothing was found for so long, and it is.
+const QUIET_AFTER: Duration = Duration::from_millis(100);
+
 /// How often objects are put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
@@ -116,9 +121,55 @@ impl Pacing {
     }
 }
 
+/// Whether writes to a database are listened for. Under steady load they are not: it is looked at every gap anyway, and each
+/// write that is told of costs whoever makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hearing {
+    /// Since when each look found something, and when the last did.
+    busy: Option<(Duration, Duration)>,
+    is_hushed: bool,
+}
+
+impl Hearing {
+    /// A look found something, or nothing. Says whether it is to be hushed or heard from now on, where that changes.
+    pub fn looked(&mut self, found: bool, now: Duration) -> Option<bool> {
+        let recent = self.busy.filter(|(_, last)| now.saturating_sub(*last) < QUIET_AFTER);
+        self.busy = match (recent, found) {
+            (Some((since, _)), true) => Some((since, now)),
+            (None, true) => Some((now, now)),
+            (recent, false) => recent,
+        };
+        let is_hushed = match self.is_hushed {
+            true => self.busy.is_some(),
+            false => self.busy.is_some_and(|(since, last)| last.saturating_sub(since) >= HUSH_AFTER),
+        };
+        (std::mem::replace(&mut self.is_hushed, is_hushed) != is_hushed).then_some(is_hushed)
+    }
+
+    pub fn is_hushed(&self) -> bool {
+        self.is_hushed
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_is_hushed_after_a_second_of_writing_and_heard_after_a_pause() {
+        let at = Duration::from_millis;
+        let mut hearing = Hearing::default();
+        for now in (0..1000).step_by(50) {
+            assert_eq!(hearing.looked(true, at(now)), None, "{now}");
+        }
+        assert_eq!(hearing.looked(true, at(1000)), Some(true));
+        assert_eq!((hearing.looked(false, at(1010)), hearing.looked(true, at(1090))), (None, None));
+        assert_eq!((hearing.looked(false, at(1189)), hearing.is_hushed()), (None, true));
+        assert_eq!((hearing.looked(false, at(1190)), hearing.is_hushed()), (Some(false), false));
+        for now in (2000..9000).step_by(150) {
+            assert_eq!(hearing.looked(true, at(now)), None, "a commit now and then is heard: {now}");
+        }
+    }
 
     #[test]
     fn steady_load_is_put_seldomer_and_a_single_commit_at_once() {

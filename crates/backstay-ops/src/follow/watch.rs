@@ -29,6 +29,8 @@ type Notes = Vec<Arc<Notify>>;
 struct Folders {
     numbers: HashMap<i32, PathBuf>,
     names: HashMap<PathBuf, HashMap<OsString, Notes>>,
+    /// The databases of a folder, and whether each is hushed.
+    hushed: HashMap<PathBuf, HashMap<OsString, bool>>,
     /// Who is told of files that appear.
     newcomers: HashMap<PathBuf, Notes>,
 }
@@ -64,7 +66,8 @@ impl Watch {
         let Some(name) = path.file_name() else { return Ok(()) };
         let folder = crate::disk::folder_of(path);
         let mut folders = self.folders();
-        self.open(&mut folders, folder)?;
+        folders.hushed.entry(folder.to_owned()).or_default().insert(name.to_owned(), false);
+        self.listen(&mut folders, folder)?;
         let names = folders.names.entry(folder.to_owned()).or_default();
         for suffix in SUFFIXES {
             let mut name = name.to_owned();
@@ -80,18 +83,42 @@ impl Watch {
     /// Tells of files that appear in a folder, other than what SQLite puts beside a database.
     pub fn add_folder(&self, folder: &Path, note: &Arc<Notify>) -> io::Result<()> {
         let mut folders = self.folders();
-        self.open(&mut folders, folder)?;
+        self.listen(&mut folders, folder)?;
         folders.newcomers.entry(folder.to_owned()).or_default().push(note.clone());
         Ok(())
     }
 
-    fn open(&self, folders: &mut Folders, folder: &Path) -> io::Result<()> {
-        if !folders.names.contains_key(folder) {
-            let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE;
-            let number = inotify::add_watch(self.fd.get_ref(), folder, changes | WatchFlags::ONLYDIR)?;
-            folders.numbers.insert(number, folder.to_owned());
-            folders.names.insert(folder.to_owned(), HashMap::new());
+    /// Does not tell of what is written to a database any more, or does again. What takes its place is told of all the
+    /// same. A folder is one watch: each write in it costs whoever makes it until all its databases are hushed.
+    pub fn hush(&self, path: &Path, is_hushed: bool) -> io::Result<()> {
+        self.hush_name(path, is_hushed)?;
+        match std::fs::canonicalize(path) {
+            Ok(real) if real != path => self.hush_name(&real, is_hushed),
+            _ => Ok(()),
         }
+    }
+
+    fn hush_name(&self, path: &Path, is_hushed: bool) -> io::Result<()> {
+        let Some(name) = path.file_name() else { return Ok(()) };
+        let folder = crate::disk::folder_of(path);
+        let mut folders = self.folders();
+        match folders.hushed.get_mut(folder).and_then(|names| names.get_mut(name)) {
+            Some(known) => *known = is_hushed,
+            None => return Ok(()),
+        }
+        self.listen(&mut folders, folder)
+    }
+
+    /// Makes the watch of a folder what it should be.
+    fn listen(&self, folders: &mut Folders, folder: &Path) -> io::Result<()> {
+        let databases = folders.hushed.get(folder);
+        let all_hushed = databases.is_some_and(|all| !all.is_empty() && all.values().all(|hushed| *hushed));
+        let places = WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+        let changes = if all_hushed { places } else { places | WatchFlags::MODIFY };
+        // The same folder again is the same watch, with what is asked for now.
+        let number = inotify::add_watch(self.fd.get_ref(), folder, changes)?;
+        folders.numbers.insert(number, folder.to_owned());
+        folders.names.entry(folder.to_owned()).or_default();
         Ok(())
     }
 
@@ -141,6 +168,8 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+    use std::io::Write;
 
     #[tokio::test]
     async fn writes_to_a_log_and_a_file_put_in_its_place_are_heard() {
@@ -160,5 +189,39 @@ mod tests {
         std::fs::rename(folder.path().join("three.db"), &two).expect("renamed");
         watch.tell_next().await.expect("heard");
         assert!(!is_told(&first) && is_told(&second));
+    }
+
+    #[tokio::test]
+    async fn what_is_written_to_hushed_databases_is_not_heard_until_it_is_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, two) = (folder.path().join("one.db"), folder.path().join("two.db"));
+        let log = folder.path().join("one.db-wal");
+        [&one, &two, &log].iter().for_each(|path| std::fs::write(path, "1").expect("written"));
+        let watch = Watch::begin().expect("a watch");
+        let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        watch.add(&one, &first).expect("added");
+        watch.add(&two, &second).expect("added");
+        let write =
+            || File::options().append(true).open(&log).and_then(|mut log| log.write_all(b"x")).expect("written");
+        let is_told = |note: &Arc<Notify>| {
+            watch.tell().expect("asked");
+            futures::FutureExt::now_or_never(note.notified()).is_some()
+        };
+        watch.hush(&one, true).expect("hushed");
+        write();
+        assert!(is_told(&first), "the other one of the folder is listened for");
+        watch.hush(&two, true).expect("hushed");
+        write();
+        assert!(!is_told(&first));
+        std::fs::write(folder.path().join("three.db"), "3").expect("written");
+        std::fs::rename(folder.path().join("three.db"), &two).expect("renamed");
+        assert!(is_told(&second), "what takes its place");
+        watch.hush(&one, false).expect("heard");
+        write();
+        assert!(is_told(&first));
+        watch.hush(&one, true).expect("hushed");
+        watch.add(&two, &second).expect("added once more");
+        write();
+        assert!(is_told(&first), "who comes is listened for");
     }
 }
