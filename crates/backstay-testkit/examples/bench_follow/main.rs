@@ -10,11 +10,13 @@
 #[path = "../bench/generate.rs"]
 mod generate;
 mod idle;
+mod neighbour;
 #[path = "../bench/report.rs"]
 mod report;
 mod site;
 mod writer;
 
+use neighbour::Neighbour;
 use report::{Bound, Table, median};
 use site::{Kind, Site};
 use std::path::{Path, PathBuf};
@@ -70,8 +72,9 @@ fn options() -> Result<Options, Failed> {
 }
 
 fn main() -> ExitCode {
-    if let Some(load) = Load::of_arguments() {
-        return match load.and_then(|load| writer::write(&load)) {
+    let as_writer = Load::of_arguments().map(|load| load.and_then(|load| writer::write(&load)));
+    if let Some(ended) = as_writer.or_else(neighbour::of_arguments) {
+        return match ended {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");
@@ -201,10 +204,11 @@ fn lag(table: &mut Table, site: &Site, count: u64) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What writers saw: alone, with us, with Litestream.
+/// What writers saw: alone, beside a neighbour that only writes as much as we do, with us, with Litestream.
 #[derive(Default)]
 struct Seen {
     alone: Vec<Written>,
+    beside: Vec<Written>,
     ours: Vec<Written>,
     theirs: Vec<Written>,
 }
@@ -221,7 +225,13 @@ fn stretches(sites: &Sites, options: &Options, load: &dyn Fn(&Path) -> Load) -> 
     for round in 0..options.rounds {
         eprintln!("  round {} of {}", round + 1, options.rounds);
         seen.alone.push(stretch(&sites.alone)?);
+        let before = site::bytes_below(&sites.ours.remote())?;
         seen.ours.push(stretch(&sites.ours)?);
+        let put = site::bytes_below(&sites.ours.remote())?.saturating_sub(before);
+        let folder = sites.alone.db.with_file_name("neighbour");
+        let neighbour = Neighbour::begin(&sites.alone.db, &folder, put / options.seconds.max(1))?;
+        seen.beside.push(stretch(&sites.alone)?);
+        drop(neighbour);
         if let Some(site) = &sites.theirs {
             seen.theirs.push(stretch(site)?);
         }
@@ -241,10 +251,11 @@ fn throughput(table: &mut Table, sites: &Sites, options: &Options, (name, full):
     eprintln!("writing, synchronous = {name}");
     let seconds = options.seconds;
     let load = |db: &Path| Load { db: db.to_owned(), seconds, full, truncates: false, rate: 0 };
-    let Seen { alone, ours, theirs } = stretches(sites, options, &load)?;
+    let Seen { alone, beside, ours, theirs } = stretches(sites, options, &load)?;
     table.figure(&format!("{name}: commits alone"), of(&alone, |w| w.commits) / seconds as f64, "/s");
     table.figure(&format!("{name}: worst commit alone"), of(&alone, |w| w.worst_ms), "ms");
     table.bound(&format!("{name}: commits with us / alone"), ratio(&ours, &alone), Bound::Least(0.95));
+    table.figure(&format!("{name}: commits beside as many bytes, without us / alone"), ratio(&beside, &alone), "");
     table.bound(&format!("{name}: worst commit with us, ms"), of(&ours, |w| w.worst_ms), Bound::Most(100.0));
     table.bound(&format!("{name}: longest log with us, MiB"), of(&ours, |w| w.log_mib), Bound::Most(64.0));
     if !theirs.is_empty() {
@@ -259,8 +270,9 @@ fn truncating(table: &mut Table, sites: &Sites, options: &Options) -> Result<(),
     eprintln!("writing, with TRUNCATE checkpoints of the application twice a second");
     let seconds = options.seconds;
     let load = |db: &Path| Load { db: db.to_owned(), seconds, full: false, truncates: true, rate: 0 };
-    let Seen { alone, ours, theirs } = stretches(sites, options, &load)?;
+    let Seen { alone, beside, ours, theirs } = stretches(sites, options, &load)?;
     table.bound("truncating: commits with us / alone", ratio(&ours, &alone), Bound::Least(0.9));
+    table.figure("truncating: commits beside as many bytes, without us / alone", ratio(&beside, &alone), "");
     table.figure("truncating: worst commit alone", of(&alone, |w| w.worst_ms), "ms");
     table.figure("truncating: worst commit with us", of(&ours, |w| w.worst_ms), "ms");
     if !theirs.is_empty() {
