@@ -15,7 +15,7 @@ use backstay_testkit::fault_store::FaultStore;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use world::{World, integrity_of, rows_of, source};
@@ -120,6 +120,69 @@ async fn trap_12_the_log_of_a_steady_writer_stays_bounded() {
     let (refused, locked) = (refused.load(Ordering::SeqCst), locked.load(Ordering::SeqCst));
     assert!(locked >= 6, "{locked}");
     assert_eq!(refused, locked, "nobody commits while the log is copied back");
+    drop(follower);
+    app.latest_is_live().await;
+}
+
+/// Nobody can commit while the log is copied back, so what was read is sealed and on the disk before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_must_be_safe_is_safe_before_writers_have_to_wait() {
+    let app = App::begin().await;
+    let (spool, found) = (app.world.vault.state.dir().join("shop/spool"), Arc::new(Mutex::new(Vec::new())));
+    let seen = found.clone();
+    let steps = move |step| {
+        if step == Step::Locked {
+            let files = std::fs::read_dir(&spool).into_iter().flatten().flatten();
+            let bytes: u64 = files.map(|file| file.metadata().expect("a file").len()).sum();
+            seen.lock().expect("alone").push(bytes);
+        }
+    };
+    let limits = Limits { wal_limit: ByteLen::new(16 * MIB), ..Limits::STANDARD };
+    let request = FollowRequest { steps: Arc::new(steps), ..app.request(limits) };
+    let mut follower = Follower::start(&app.world.vault, request).await.expect("follow");
+    for _ in 0..10 {
+        app.insert(MIB);
+        follower.catch().expect("read");
+    }
+    let found = found.lock().expect("alone").clone();
+    assert!(found.len() == 1 && found[0] > 7 * MIB, "{found:?}");
+    follower.tick().await.expect("tick");
+    drop(follower);
+    app.latest_is_live().await;
+}
+
+/// Trap 13: while commits go on the mark stays, so the application's own checkpoints do not find a little more after each
+/// look. It moves on as soon as they pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_13_a_mark_does_not_move_with_each_look_at_a_busy_log() {
+    let app = App::begin().await;
+    let (busy, other) = (Arc::new(AtomicBool::new(true)), Mutex::new(open(&app.world.db())));
+    let is_busy = busy.clone();
+    let steps = move |step| {
+        if step == Step::Read && is_busy.load(Ordering::SeqCst) {
+            other.lock().expect("alone").execute("INSERT INTO t(x) VALUES (1)", []).expect("inserted");
+        }
+    };
+    let request = FollowRequest { steps: Arc::new(steps), ..app.request(Limits::STANDARD) };
+    let mut follower = Follower::start(&app.world.vault, request).await.expect("follow");
+    let copied = || {
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        app.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], row).expect("asked")
+    };
+    app.insert(1);
+    follower.catch().expect("read");
+    let (_, marked) = copied();
+    for round in 0..5 {
+        app.insert(1);
+        assert!(follower.catch().expect("read") >= 2, "round {round}");
+        assert_eq!(copied().1, marked, "round {round}");
+    }
+    busy.store(false, Ordering::SeqCst);
+    app.insert(1);
+    follower.catch().expect("read");
+    let (frames, all) = copied();
+    assert!(all == frames && all > marked, "{frames} {all} {marked}");
+    follower.tick().await.expect("tick");
     drop(follower);
     app.latest_is_live().await;
 }

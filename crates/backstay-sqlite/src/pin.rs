@@ -46,6 +46,7 @@ const FRAMES_WORD: usize = 4;
 const PAGE_COUNT_WORD: usize = 5;
 const CHECKSUM_WORD: usize = 6;
 const SALT_WORD: usize = 8;
+const CHECKSUM_OF_HEADER_WORD: usize = 10;
 
 /// What a wal-index header says, as far as we need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,16 @@ impl IndexHeader {
         let page_size = PageSize::try_from(self.raw_page_size)?;
         Ok(WalPin { frames: self.frames, page_size, salts: self.salts, checksum: self.checksum })
     }
+}
+
+/// Whether a header was not being written while it was read: it ends with a checksum of what is before.
+pub(crate) fn is_whole(words: &[u32; INDEX_HEADER_WORDS]) -> bool {
+    let (summed, _) = words[..CHECKSUM_OF_HEADER_WORD].as_chunks::<2>();
+    let (first, second) = summed.iter().fold((0_u32, 0_u32), |(first, second), [a, b]| {
+        let first = first.wrapping_add(*a).wrapping_add(second);
+        (first, second.wrapping_add(*b).wrapping_add(first))
+    });
+    words[CHECKSUM_OF_HEADER_WORD..] == [first, second]
 }
 
 /// The shared wal-index after our transaction began.

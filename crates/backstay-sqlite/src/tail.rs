@@ -15,6 +15,7 @@
 //! only while it has the writer's lock, see [`lock`]. Locks: one read mark, in slot 0 or 1 to 4; SHARED
 //! on the main file as long as it lives, as any connection in WAL mode. A crash gives all of them back.
 
+mod ahead;
 mod aside;
 mod held;
 mod lock;
@@ -164,6 +165,8 @@ pub enum Seen {
     Nothing,
     /// Something was committed, or the log was begun anew.
     News,
+    /// Nothing behind what was read, but the mark stands before it.
+    Behind,
     /// Everything is copied back and only our mark stands in the way of a new log.
     InTheWay,
 }
@@ -177,6 +180,15 @@ struct Hold {
     is_slot_0: bool,
     /// It stepped aside: no transaction any more, another slot's lock.
     aside: Option<Aside>,
+    /// How far was read since, without moving on.
+    ahead: Option<IndexHeader>,
+}
+
+impl Hold {
+    /// The end of what was read.
+    fn known(&self) -> Option<&IndexHeader> {
+        self.ahead.as_ref().or(self.index.as_ref())
+    }
 }
 
 /// The log of one database, being followed.
@@ -237,7 +249,7 @@ impl Tail {
     /// Bytes of the log that the next commit would have to be written behind: none when it may begin the log anew.
     pub fn log_in_use(&self) -> u64 {
         let Some(hold) = self.hold.as_ref().filter(|hold| !hold.is_slot_0) else { return 0 };
-        let frames = hold.index.as_ref().map_or(0, |index| u64::from(index.frames));
+        let frames = hold.known().map_or(0, |index| u64::from(index.frames));
         frames * (u64::from(hold.cursor.page_size) + wal::FRAME_HEADER_LEN as u64)
     }
 
@@ -250,12 +262,13 @@ impl Tail {
         let live = ffi::live_index(&database.conn()).at("read the wal-index of", &database.path)?;
         let Some(live) = live else { return Ok(Seen::News) };
         let (frames, live) = (IndexHeader::of_words(&live.header).frames, Live::of_index(&live));
-        Ok(match &hold.index {
+        Ok(match hold.known() {
             None if frames == 0 => Seen::Nothing,
             Some(index) if index.salts == live.salts && index.frames == frames => {
                 let copied = frames > 0 && live.backfilled >= frames;
                 match copied && !hold.is_slot_0 {
                     true => Seen::InTheWay,
+                    false if hold.ahead.is_some() => Seen::Behind,
                     false if self.is_aside_too_long(hold) => Seen::News,
                     false => Seen::Nothing,
                 }
@@ -427,7 +440,7 @@ impl Tail {
         };
         let placement = decide(index.as_ref(), live.as_ref());
         let cursor = LogCursor::of(index.as_ref(), shape.page_size, page_count);
-        Ok(Hold { at, index, placement, cursor, is_slot_0, aside: None })
+        Ok(Hold { at, index, placement, cursor, is_slot_0, aside: None, ahead: None })
     }
 
     /// Generation and length of a log that is copied back whole, as the held connection sees it.

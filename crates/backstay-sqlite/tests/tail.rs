@@ -154,6 +154,14 @@ impl Follower {
         states
     }
 
+    /// Reads on with the mark where it is; moves it where that cannot be.
+    fn ahead(&mut self) -> Result<Vec<Vec<u8>>, Lost> {
+        match self.tail.read_ahead(&self.cursor).expect("readable") {
+            Some(caught) => Ok(self.take(&caught)),
+            None => self.advance(),
+        }
+    }
+
     fn advance(&mut self) -> Result<Vec<Vec<u8>>, Lost> {
         let caught = self.tail.advance(&self.cursor).expect("readable")?;
         Ok(self.take(&caught))
@@ -161,7 +169,12 @@ impl Follower {
 
     /// Advances, and compares with what the application was after each commit.
     fn follow(&mut self, app: &App, what: &str) {
-        for state in self.advance().unwrap_or_else(|lost| panic!("{what}: {lost}")) {
+        let states = self.advance();
+        self.compare(states, app, what);
+    }
+
+    fn compare(&mut self, states: Result<Vec<Vec<u8>>, Lost>, app: &App, what: &str) {
+        for state in states.unwrap_or_else(|lost| panic!("{what}: {lost}")) {
             let shadow = app.shadows.get(self.compared).unwrap_or_else(|| panic!("{what}: a commit nobody made"));
             assert_same(&state, shadow, self.cursor.page_size as usize, &format!("{what}, commit {}", self.compared));
             self.compared += 1;
@@ -206,7 +219,8 @@ fn every_commit_of_random_lives_comes_once_and_byte_for_byte() {
             for _ in 0..chance.below(4) {
                 app.random_act(&mut chance);
             }
-            follower.follow(&app, &format!("page size {page_size}, {vacuum}, round {round}"));
+            let states = if chance.below(2) == 0 { follower.advance() } else { follower.ahead() };
+            follower.compare(states, &app, &format!("page size {page_size}, {vacuum}, round {round}"));
             assert_eq!(follower.compared, app.shadows.len(), "nothing is missing");
         }
         assert!(app.shadows.len() > 5, "{}", app.shadows.len());
@@ -235,21 +249,22 @@ fn trap_3_an_adversary_between_every_two_steps_hides_no_commit() {
             };
             let mut follower = Follower::begin(&app.lock().expect("alone"), act);
             begun.store(true, std::sync::atomic::Ordering::SeqCst);
-            for _ in 0..3 {
-                follower_follows(&mut follower, &app, &format!("{step:?} {mode}"));
+            for round in 0..6 {
+                let states = if round % 2 == 0 { follower.advance() } else { follower.ahead() };
+                compare(&mut follower, states, &app, &format!("{step:?} {mode}, round {round}"));
             }
             begun.store(false, std::sync::atomic::Ordering::SeqCst);
-            follower_follows(&mut follower, &app, "the end");
+            let states = follower.advance();
+            compare(&mut follower, states, &app, "the end");
             assert_eq!(follower.compared, app.lock().expect("alone").shadows.len(), "{step:?} {mode}");
         }
     }
 }
 
-/// As `follow`, with the application free to act meanwhile.
-fn follower_follows(follower: &mut Follower, app: &Mutex<App>, what: &str) {
-    let states = follower.advance().unwrap_or_else(|lost| panic!("{what}: {lost}"));
+/// As `compare`, of an application that acted meanwhile.
+fn compare(follower: &mut Follower, states: Result<Vec<Vec<u8>>, Lost>, app: &Mutex<App>, what: &str) {
     let app = app.lock().expect("alone");
-    for state in states {
+    for state in states.unwrap_or_else(|lost| panic!("{what}: {lost}")) {
         assert_same(&state, &app.shadows[follower.compared], 4096, what);
         follower.compared += 1;
     }
@@ -371,6 +386,41 @@ fn a_hold_gets_out_of_the_way_of_a_checkpoint_within_a_look() {
         assert_eq!(follower.compared, app.shadows.len());
         assert!(follower.tail.look().is_ok_and(|seen| seen == Seen::Nothing));
     }
+}
+
+/// While commits go on the mark stays where it is, and a checkpoint of the application finds nothing more to do. What was
+/// read is known all the same, and a mark that is behind moves on once nothing new comes.
+#[test]
+fn what_is_read_ahead_moves_no_mark_and_is_whole() {
+    let mut app = App::begin(4096, "NONE");
+    let mut follower = Follower::begin(&app, |_| {});
+    let copied = |app: &App| -> (i64, i64) {
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(1)?, row.get(2)?));
+        app.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], row).expect("asked")
+    };
+    app.commit("INSERT INTO t(body) VALUES (randomblob(9000))");
+    follower.follow(&app, "a mark of its own");
+    let (marked, _) = copied(&app);
+    for round in 0..5 {
+        app.commit("INSERT INTO t(body) VALUES (randomblob(9000))");
+        assert_eq!(follower.tail.look().expect("looks"), Seen::News);
+        let states = follower.ahead();
+        assert_eq!(states.as_ref().map(Vec::len), Ok(1));
+        follower.compare(states, &app, &format!("round {round}"));
+        assert_eq!(copied(&app).1, marked, "no more than up to the mark");
+    }
+    assert!(follower.tail.log_in_use() >= copied(&app).0.cast_unsigned() * 4096);
+    assert_eq!(follower.tail.look().expect("looks"), Seen::Behind);
+    follower.follow(&app, "moves on");
+    let (frames, all) = copied(&app);
+    assert!(all == frames && frames > marked);
+    assert_eq!(follower.tail.look().expect("looks"), Seen::InTheWay);
+    follower.follow(&app, "to the main file");
+    assert!(app.checkpoint("TRUNCATE"));
+    app.commit("INSERT INTO t(body) VALUES (1)");
+    let states = follower.ahead();
+    follower.compare(states, &app, "in the next log");
+    assert_eq!(follower.compared, app.shadows.len());
 }
 
 /// Trap 9: another file under the path, and a log that is gone with its last user.

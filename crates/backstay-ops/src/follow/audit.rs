@@ -16,6 +16,7 @@ use backstay_format::{Fingerprint, FingerprintKey};
 use backstay_model::Moment;
 use backstay_sqlite::{Commit, Held, Images, LogCursor};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(60);
@@ -73,17 +74,22 @@ impl Audit {
     }
 
     /// Takes note of what was captured.
-    pub fn captured(&mut self, commit: &Commit, images: &Images) -> std::io::Result<()> {
-        let pages = commit.page_count.min(PAGES_MAX);
-        self.known.resize(pages as usize, UNKNOWN);
-        self.left = pages;
-        let mut bytes = vec![0; commit.end.page_size as usize];
-        for (page, image) in &commit.pages {
-            let Some(known) = (*page as usize).checked_sub(1).and_then(|at| self.known.get_mut(at)) else { continue };
-            *known = if commit.unwritten.binary_search(page).is_ok() {
+    pub fn captured(&mut self, commits: &[Commit], images: &Images) -> std::io::Result<()> {
+        let mut newest = BTreeMap::new();
+        for commit in commits {
+            self.left = commit.page_count.min(PAGES_MAX);
+            self.known.resize(self.left as usize, UNKNOWN);
+            // Only what a page is in the end counts: a busy one is written by each commit.
+            newest.extend(commit.pages.iter().map(|(page, image)| (*page, (*image, commit))));
+        }
+        let mut bytes = Vec::new();
+        for (page, (image, commit)) in newest {
+            let Some(known) = (page as usize).checked_sub(1).and_then(|at| self.known.get_mut(at)) else { continue };
+            *known = if commit.unwritten.binary_search(&page).is_ok() {
                 NO_CONTENT
             } else {
-                images.read(*image, &mut bytes)?;
+                bytes.resize(commit.end.page_size as usize, 0);
+                images.read(image, &mut bytes)?;
                 short(&self.hasher.fingerprint(&bytes))
             };
         }

@@ -94,7 +94,7 @@ impl Beginning {
 /// One look, and what the log of a busy application asks for.
 fn look(tail: &mut Tail, held: &mut Held, limits: &Limits) -> Result<(), String> {
     match tail.look() {
-        Ok(Seen::News | Seen::InTheWay) => read(tail, held)?,
+        Ok(Seen::News | Seen::Behind | Seen::InTheWay) => read(tail, held)?,
         Ok(Seen::Nothing) | Err(SqliteError::Locked { .. }) => {}
         Err(error) => return Err(error.to_string()),
     }

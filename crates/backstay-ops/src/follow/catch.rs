@@ -27,6 +27,9 @@ const COPY_BACK_IDLE: u64 = 4 << 20;
 pub(super) const COPY_BACK_BUSY: u64 = 16 << 20;
 /// How long the writer's lock is waited for.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(5);
+/// What may be left to be made safe while nobody can commit, and how often it is tried to come below.
+const PREPARED: u64 = 512 << 10;
+const PREPARING_MAX: u32 = 5;
 /// How long the log is left alone when it could not be copied back.
 const COPY_BACK_PAUSE: Duration = Duration::from_millis(250);
 
@@ -236,7 +239,9 @@ impl Catcher {
         match self.tail.look() {
             Ok(Seen::Nothing) => self.make_way(),
             Ok(Seen::InTheWay) if self.limits.mode == Mode::Hold && !clear => Ok(Looked::Nothing),
-            Ok(Seen::News | Seen::InTheWay) => self.read(),
+            // An audit needs the state that is held to be the one that is known.
+            Ok(Seen::News) if !self.audit.is_due(self.clock.uptime()) => self.read_ahead(),
+            Ok(Seen::News | Seen::Behind | Seen::InTheWay) => self.read(),
             Err(error) => self.passes(error).map(|()| Looked::Nothing),
         }
     }
@@ -266,19 +271,39 @@ impl Catcher {
         self.lost = Some(reason);
     }
 
+    /// Reads on without moving the mark, as long as commits go on meanwhile: the application's checkpoints must not find a
+    /// little more each time.
+    fn read_ahead(&mut self) -> Result<Looked, OpsError> {
+        let count = match self.tail.read_ahead(&self.cursor) {
+            Ok(Some(caught)) => self.add(caught)?,
+            Ok(None) => return self.read(),
+            Err(error) => return self.passes(error).map(|()| Looked::Nothing),
+        };
+        match self.tail.look() {
+            Ok(Seen::Behind) => match self.read()? {
+                Looked::Read(more) => Ok(Looked::Read(count + more)),
+                Looked::Nothing => Ok(Looked::Read(count)),
+            },
+            _ => Ok(Looked::Read(count)),
+        }
+    }
+
+    /// Gives the number of commits.
+    fn add(&mut self, caught: Caught) -> Result<u64, OpsError> {
+        let salts = |cursor: &LogCursor| cursor.generation.map(|generation| generation.salts);
+        self.crossed = salts(&self.cursor) != salts(&caught.end);
+        let count = caught.commits.len() as u64;
+        if let Err(error) = self.take(caught) {
+            // Some of it is in the queue, and would come there once more.
+            self.lose(UNREAD);
+            return Err(error);
+        }
+        Ok(count)
+    }
+
     fn read(&mut self) -> Result<Looked, OpsError> {
         match self.tail.read_on(&self.cursor) {
-            Ok(Ok(caught)) => {
-                let salts = |cursor: &LogCursor| cursor.generation.map(|generation| generation.salts);
-                self.crossed = salts(&self.cursor) != salts(&caught.end);
-                let count = caught.commits.len() as u64;
-                if let Err(error) = self.take(caught) {
-                    // Some of it is in the queue, and would come there once more.
-                    self.lose(UNREAD);
-                    return Err(error);
-                }
-                Ok(Looked::Read(count))
-            }
+            Ok(Ok(caught)) => self.add(caught).map(Looked::Read),
             Ok(Err(lost)) => {
                 self.lost = Some(lost.to_string());
                 Ok(Looked::Nothing)
@@ -315,10 +340,13 @@ impl Catcher {
 
     /// Whether the log should be copied back by us: the application cannot, while we read behind each commit.
     pub fn is_copying_due(&self, idle: bool) -> bool {
-        let limit = self.limits.wal_limit.get();
-        let due = if idle { COPY_BACK_IDLE.min(limit / 4) } else { COPY_BACK_BUSY.min(limit / 2) };
+        let due = if idle { COPY_BACK_IDLE.min(self.limits.wal_limit.get() / 4) } else { self.copying_due_busy() };
         let allowed = self.limits.stays && self.limits.mode != Mode::Watch && self.lost.is_none() && self.tail.holds();
         allowed && self.tail.log_in_use() >= due && self.clock.uptime() >= self.leave_until
+    }
+
+    fn copying_due_busy(&self) -> u64 {
+        COPY_BACK_BUSY.min(self.limits.wal_limit.get() / 2)
     }
 
     /// Gives up every handle, if it can be gone on from there: all that was read must be durable. `Ok(false)` as long as
@@ -368,6 +396,7 @@ impl Catcher {
     /// Gives the number of commits read.
     pub fn copy_back(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<u64, OpsError> {
         let before = self.tx;
+        self.prepare_copying(safe)?;
         let locked = match self.tail.lock_writers(LOCK_PATIENCE) {
             Err(error) => return self.passes(error).map(|()| 0),
             Ok(locked) => locked,
@@ -378,6 +407,33 @@ impl Catcher {
             self.leave_until = self.clock.uptime() + COPY_BACK_PAUSE;
         }
         done.map(|_| self.tx.get() - before.get())
+    }
+
+    /// Makes safe nearly all of what there is, and has the log on the disk, while everybody can still commit: what is left
+    /// for the time when nobody can is little.
+    fn prepare_copying(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<(), OpsError> {
+        let most = self.copying_due_busy() * 2;
+        for _ in 0..PREPARING_MAX {
+            // Whoever commits faster than we make safe must wait for us: the log has a bound.
+            if self.tail.log_in_use() > most || self.lost.is_some() {
+                return Ok(());
+            }
+            if self.bytes <= PREPARED {
+                self.tail.settle_log();
+                return self.look_ahead();
+            }
+            safe(self);
+            self.look_ahead()?;
+        }
+        Ok(())
+    }
+
+    fn look_ahead(&mut self) -> Result<(), OpsError> {
+        match self.lost.is_none().then(|| self.tail.read_ahead(&self.cursor)) {
+            Some(Ok(Some(caught))) => self.add(caught).map(|_| ()),
+            Some(Err(error)) => self.passes(error),
+            Some(Ok(None)) | None => Ok(()),
+        }
     }
 
     fn copy_back_locked(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<bool, OpsError> {
@@ -415,8 +471,8 @@ impl Catcher {
     /// Numbers and times commits, and keeps them for the shipper.
     pub fn take(&mut self, caught: Caught) -> Result<(), OpsError> {
         let images = Arc::new(caught.images);
+        self.audit.captured(&caught.commits, &images).at("read", Path::new("the spool of the log"))?;
         for commit in caught.commits {
-            self.audit.captured(&commit, &images).at("read", Path::new("the spool of the log"))?;
             let Some(tx) = self.tx.next() else { break };
             (self.tx, self.time) = (tx, self.stamp());
             self.bytes += commit.pages.len() as u64 * u64::from(commit.end.page_size);

@@ -61,3 +61,20 @@ fn the_largest_page_size_is_told_by_its_lowest_bit() {
     assert_eq!(size(1), Ok(65_536));
     assert_eq!(size(0), Err(BadPageSize(0)));
 }
+
+#[test]
+fn a_header_that_was_being_written_is_not_whole() {
+    let mut words = [7; INDEX_HEADER_WORDS];
+    let mut sum = (0_u32, 0_u32);
+    for _ in 0..5 {
+        sum.0 += 7 + sum.1;
+        sum.1 += 7 + sum.0;
+    }
+    (words[10], words[11]) = sum;
+    assert!(is_whole(&words));
+    for at in 0..INDEX_HEADER_WORDS {
+        let mut torn = words;
+        torn[at] += 1;
+        assert!(!is_whole(&torn), "word {at}");
+    }
+}

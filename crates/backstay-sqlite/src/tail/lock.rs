@@ -11,9 +11,29 @@
 
 use super::Tail;
 use crate::error::{At, SqliteError};
-use crate::open::Database;
+use crate::open::{Database, sibling};
 use crate::steps::Step;
+use std::fs::File;
 use std::time::Duration;
+
+/// Between two tries at a lock. SQLite itself sleeps for a thousandth of a second and longer, and whoever commits without a
+/// pause has the lock most of the time.
+const TRY_AGAIN: Duration = Duration::from_micros(100);
+/// How long the end of somebody else's checkpoint is waited for.
+const COPYING_PATIENCE: Duration = Duration::from_millis(10);
+
+/// Asks until it is not refused, or for about as long as it is told.
+fn insist<T>(patience: Duration, ask: impl Fn() -> T, is_refused: impl Fn(&T) -> bool) -> T {
+    let mut left = patience.as_micros() / TRY_AGAIN.as_micros();
+    loop {
+        let asked = ask();
+        if left == 0 || !is_refused(&asked) {
+            return asked;
+        }
+        left -= 1;
+        std::thread::sleep(TRY_AGAIN);
+    }
+}
 
 impl Tail {
     /// Takes the writer's lock, unless somebody keeps it for longer than `patience` or we may not write at all.
@@ -22,11 +42,8 @@ impl Tail {
             Some(database) => database,
             None => self.open_writer()?,
         };
-        let taken = {
-            let conn = database.conn();
-            conn.busy_timeout(patience).at("prepare", &database.path)?;
-            conn.execute_batch("BEGIN IMMEDIATE").at("lock", &database.path)
-        };
+        let ask = || database.conn().execute_batch("BEGIN IMMEDIATE").at("lock", &database.path);
+        let taken = insist(patience, ask, |asked| matches!(asked, Err(SqliteError::Locked { .. })));
         self.writer = Some(database);
         match taken {
             Ok(()) => {
@@ -59,14 +76,22 @@ impl Tail {
         let Some(database) = self.databases.get(free) else { return Ok(false) };
         self.reach(Step::CopyingBack);
         let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-        let asked =
-            database.conn().query_row("PRAGMA wal_checkpoint(PASSIVE)", [], row).at("copy back", &database.path);
+        let ask =
+            || database.conn().query_row("PRAGMA wal_checkpoint(PASSIVE)", [], row).at("copy back", &database.path);
+        // Somebody else's checkpoint ends soon: no commit can give it more to do.
+        let asked = insist(COPYING_PATIENCE, ask, |asked| matches!(asked, Ok((1, ..))));
         self.reach(Step::CopiedBack);
         match asked {
             Ok((busy, frames, copied)) => Ok(busy == 0 && frames == copied),
             Err(SqliteError::Locked { .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes the log to the disk, as whoever copies it back must do first: so that it does not take long while nobody can
+    /// commit. What cannot be done now is done then.
+    pub fn settle_log(&self) {
+        let _ = File::open(sibling(&self.path, "-wal")).and_then(|log| log.sync_data());
     }
 
     /// Gives the writer's lock back.
