@@ -90,7 +90,10 @@ impl Trail {
         let read = self.read.iter().filter(|_| self.is_of(store)).take(READ_MAX);
         let sane = read.filter_map(|Read { name, piece }| {
             bytes += piece.map_or(0, |(start, end)| end.saturating_sub(start));
-            let is_one = piece.is_none_or(|(start, end)| start < end) && bytes <= PIECES_MAX;
+            let is_one = match piece {
+                Some((start, end)) => *start < *end && bytes <= PIECES_MAX,
+                None => may_be_whole(name),
+            };
             Some((Key::parse(name).ok().filter(|_| is_one)?, piece.map(|(start, end)| start..end)))
         });
         sane.collect()
@@ -104,10 +107,16 @@ impl Trail {
 
     fn note_read(&mut self, key: &Key, piece: Option<Range<u64>>) {
         let read = Read { name: key.as_str().to_owned(), piece: piece.map(|piece| (piece.start, piece.end)) };
-        if self.read.len() < READ_MAX && !self.read.contains(&read) {
+        let is_small = read.piece.is_some() || may_be_whole(&read.name);
+        if is_small && self.read.len() < READ_MAX && !self.read.contains(&read) {
             self.read.push(read);
         }
     }
+}
+
+/// Whoever reads a pack or a piece of a log whole reads a lot: no trail leads there.
+fn may_be_whole(name: &str) -> bool {
+    !name.contains("/pack/") && !name.starts_with(keys::LOGS_PREFIX)
 }
 
 type Coming<T> = Shared<BoxFuture<'static, Option<T>>>;
@@ -159,11 +168,9 @@ impl Foreseen {
                 }
             }
         }
-        let mut tasks = JoinSet::new();
-        for coming in objects.values().map(|(_, coming)| coming).chain(pieces.values()).cloned() {
-            tasks.spawn(async move { drop(coming.await) });
-        }
+        let of_trail: Vec<_> = objects.values().map(|(_, coming)| coming).chain(pieces.values()).cloned().collect();
         let objects: Objects = Arc::new(Mutex::new(objects));
+        let mut tasks = JoinSet::new();
         let mut listings = HashMap::new();
         for (prefix, then) in wanted {
             let listing = listing_of((inner.clone(), prefix.clone()), then, objects.clone());
@@ -174,6 +181,10 @@ impl Foreseen {
                 let under_way: Vec<_> = lock(&found).values().map(|(_, coming)| coming.clone()).collect();
                 futures::future::join_all(under_way).await;
             });
+        }
+        // Behind the listings, which lead to more: the store may let only so many requests go at once.
+        for coming in of_trail {
+            tasks.spawn(async move { drop(coming.await) });
         }
         let trail = Mutex::new(Trail { store: inner.describe(), ..Trail::default() });
         Self { inner, listings: Mutex::new(listings), objects, pieces: Mutex::new(pieces), usual, trail, _tasks: tasks }
@@ -384,6 +395,7 @@ mod tests {
             (Trail { listed: vec!["ctl/".to_owned(), "../".to_owned()], read: Vec::new(), ..trail.clone() }, 6),
             (Trail { read: vec![Read { name: "../x".to_owned(), piece: None }; 99], ..trail.clone() }, 7),
             (Trail { read: vec![Read { name: names[2].to_owned(), piece: Some((0, u64::MAX)) }], ..trail.clone() }, 7),
+            (Trail { read: vec![Read { name: names[2].to_owned(), piece: None }], ..trail.clone() }, 7),
         ] {
             let before = meter.read();
             let foreseen = Foreseen::of_source(meter.clone(), (&source, Host::Remembers(other)));
