@@ -129,6 +129,8 @@ impl Walk<'_> {
                     return Ok(false);
                 }
                 (stream, slot, previous) = (next, Sequence::FIRST, Some(Digest::ZERO));
+                // What comes behind the roll-up is there.
+                unsure = None;
                 continue;
             }
             unsure = unsure.filter(|last| *last == seen.last);
