@@ -491,32 +491,6 @@ impl<'v> Follower<'v> {
         Ok(ticked)
     }
 
-    /// Begins a snapshot of what went through all roll-ups, if one is due; `all`: of everything there is.
-    fn hour(&mut self, all: bool) {
-        let Halves { shipper, hours, .. } = &mut self.halves;
-        hours.done(self.vault.env.clock.uptime());
-        shipper.hand_over(hours, all);
-        if self.lock.is_some() {
-            hours.next(self.vault, &self.request, all);
-        }
-    }
-
-    /// Waits for a snapshot that is being made of the log. Gives its name.
-    pub async fn hour_done(&mut self) -> Option<ObjectId> {
-        let now = self.vault.env.clock.uptime();
-        self.halves.hours.finish(now).await.map(|report| report.snapshot)
-    }
-
-    /// Makes one of everything that is durable: this run ends, and the next one does not know what it wrote.
-    pub async fn last_hour(&mut self) -> Option<ObjectId> {
-        let before = self.hour_done().await;
-        if self.has_news() || !self.request.limits.stays {
-            return before;
-        }
-        blocking(|| self.hour(true));
-        self.hour_done().await.or(before)
-    }
-
     async fn begin_anew(&mut self, reason: String, ticked: &mut Ticked) -> Result<(), OpsError> {
         let tail = open_tail(self.vault, &self.request)?;
         let Halves { catcher, shipper, hours, .. } = &mut self.halves;

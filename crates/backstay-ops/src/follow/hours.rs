@@ -7,12 +7,13 @@
 //! behind the snapshot, roll-ups were given up) none is made: what is known is taken up again from the repository, where
 //! this host may read it. Worth less than the log: what cannot be made is not missed.
 
-use super::FollowRequest;
 use super::memory::Standing;
+use super::{FollowRequest, Follower, Halves};
 use crate::OpsError;
 use crate::backup::{self, BackupReport, FromLog, Written};
 use crate::catalog::Vault;
 use crate::disk::At;
+use crate::env::blocking;
 use crate::fingerprints::FingerprintFile;
 use crate::log::{self, Applying, Commits};
 use backstay_format::FingerprintKey;
@@ -357,4 +358,32 @@ pub fn place_of(
 ) -> Place {
     let Standing { tx, time, chain, .. } = standing.clone();
     Place { began, branch, key, stream, slot, after, tx, at: time, chain }
+}
+
+impl Follower<'_> {
+    /// Begins a snapshot of what went through all roll-ups, if one is due; `all`: of everything there is.
+    pub(super) fn hour(&mut self, all: bool) {
+        let Halves { shipper, hours, .. } = &mut self.halves;
+        hours.done(self.vault.env.clock.uptime());
+        shipper.hand_over(hours, all);
+        if self.lock.is_some() {
+            hours.next(self.vault, &self.request, all);
+        }
+    }
+
+    /// Waits for a snapshot that is being made of the log. Gives its name.
+    pub async fn hour_done(&mut self) -> Option<ObjectId> {
+        let now = self.vault.env.clock.uptime();
+        self.halves.hours.finish(now).await.map(|report| report.snapshot)
+    }
+
+    /// Makes one of everything that is durable: this run ends, and the next one does not know what it wrote.
+    pub async fn last_hour(&mut self) -> Option<ObjectId> {
+        let before = self.hour_done().await;
+        if self.has_news() || !self.request.limits.stays {
+            return before;
+        }
+        blocking(|| self.hour(true));
+        self.hour_done().await.or(before)
+    }
 }
