@@ -22,7 +22,7 @@ impl Tail {
         self.move_on();
         let Some(newest) = self.newest()? else { return Ok(None) };
         let Ok(caught) = self.read_between(from, &newest, false)? else { return Ok(None) };
-        (self.options.steps)(Step::Read);
+        self.reach(Step::Read);
         if !self.is_unbroken()? {
             return Ok(None);
         }
