@@ -476,10 +476,10 @@ async fn databases_that_nobody_opens_rest_once_while_others_are_written_to() {
     assert!(outcomes.iter().all(|outcome| outcome.ended.is_none()), "{outcomes:?}");
 }
 
-/// How many commits a source has read that are not durable yet, by its own account.
-fn waiting(house: &House, name: &str) -> u64 {
+/// How many commits a source has made durable, and how many it has read beside them, by its own account.
+fn account(house: &House, name: &str) -> (u64, u64) {
     let account = Account::recall(&house.world.vault, &named(name)).expect("readable");
-    account.map_or(0, |account| account.waiting)
+    account.map_or((0, 0), |account| (account.tx.get(), account.waiting))
 }
 
 fn logged(asked: &[String]) -> usize {
@@ -513,7 +513,11 @@ async fn sixty_databases_written_to_at_once_keep_to_what_they_may_put_and_hold_u
     assert!(asked.iter().all(|asked| asked.starts_with("put data/log/")), "a put for each, and no other request");
     // Four more commits each: all of them are read, and wait.
     (0..4).for_each(|_| busy.iter().for_each(insert));
-    while (0..MANY).any(|n| waiting(&house, &name(n)) < 4) {
+    let read = |n: usize| {
+        let (durable, waiting) = account(&house, &name(n));
+        durable + waiting
+    };
+    while (0..MANY).any(|n| read(n) < 5) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let meanwhile = logged(&house.store.asked());
@@ -545,27 +549,27 @@ async fn neither_a_gap_nor_what_fills_an_object_waits_for_a_turn() {
     drive.says("a started").await;
     commit(&house, &app, 1).await;
     let small = || app.execute("INSERT INTO t(x) VALUES (randomblob(300))", []).expect("inserted");
-    let waits = async |commits: u64| {
-        while waiting(&house, "a") != commits {
+    let stands_at = async |durable: u64, waiting: u64| {
+        while account(&house, "a") != (durable, waiting) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     house.store.asked();
     small();
-    waits(1).await;
+    stands_at(1, 1).await;
     assert_eq!(house.store.asked(), Vec::<String>::new());
     // As much as an object takes goes, and the commit before it.
     commit_of(&house, &app, &[17 << 20]).await;
-    waits(0).await;
+    stands_at(3, 0).await;
     small();
-    waits(1).await;
+    stands_at(3, 1).await;
     // Another file at its path: what was read goes, and a snapshot follows.
     drop((app, house.app("other")));
     for beside in ["a.db-wal", "a.db-shm"] {
         std::fs::remove_file(house.world.dir().join(beside)).expect("removed");
     }
     std::fs::rename(house.path("other"), house.path("a")).expect("replaced");
-    drive.says("a began").await;
+    tokio::time::timeout(Duration::from_secs(60), drive.says("a began")).await.expect("long before its turn");
     let (outcomes, _) = drive.ended().await;
     let waiting = outcomes[0].position.as_ref().map(|at| at.waiting);
     assert_eq!((outcomes[0].sum.shipped, waiting), (4, Some(0)), "{outcomes:?}");
