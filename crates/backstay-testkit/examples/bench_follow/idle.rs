@@ -36,18 +36,22 @@ pub fn measure(table: &mut Table, kind: Kind, dir: &Path, options: &Options) -> 
     // What belongs to the beginning is over.
     std::thread::sleep(Duration::from_secs(options.seconds));
     let (before, begun) = (processor(running.pid())?, Instant::now());
+    let objects = site::objects_below(&remote)?;
     std::thread::sleep(Duration::from_secs(options.seconds * 2));
     let share = (processor(running.pid())? - before) / begun.elapsed().as_secs_f64() * 100.0;
     let memory = memory_mib(running.pid())?;
+    let puts = (site::objects_below(&remote)? - objects) as f64 * 86_400.0 / begun.elapsed().as_secs_f64();
     running.stop()?;
     match kind {
         Kind::Ours => {
             table.bound(&format!("{name}, % of a core"), share, Bound::Most(3.0));
             table.bound(&format!("{name}, memory, MiB"), memory, Bound::Most(80.0));
+            table.bound(&format!("{name}, puts a day"), puts, Bound::Most(0.0));
         }
         _ => {
             table.figure(&format!("{name}, of a core"), share, "%");
             table.figure(&format!("{name}, memory"), memory, "MiB");
+            table.figure(&format!("{name}, puts a day"), puts, "");
         }
     }
     Ok(())
