@@ -198,6 +198,28 @@ pub(crate) fn lock_slot(conn: &Connection, slot: usize, how: SlotLock) -> Result
     })
 }
 
+/// Gives up the memory that a new connection sets aside for many statements: two thousand of them are open where a
+/// thousand databases are followed. One that uses some of it already keeps it.
+pub(crate) fn keep_small(conn: &Connection) {
+    let none: *mut c_void = ptr::null_mut();
+    let zero: c_int = 0;
+    // SAFETY: the option takes a pointer and two ints; with none and zeros SQLite is given no memory of ours.
+    let _ = unsafe { ffi::sqlite3_db_config(conn.handle(), ffi::SQLITE_DBCONFIG_LOOKASIDE, none, zero, zero) };
+}
+
+#[cfg(target_env = "gnu")]
+unsafe extern "C" {
+    fn malloc_trim(pad: usize) -> c_int;
+}
+
+/// Gives back to the system what closed connections left in small pieces. Elsewhere than in GNU's C library it is left to
+/// the allocator.
+pub(crate) fn give_back_memory() {
+    // SAFETY: it may be called at any time from any thread, and only gives back pages that nobody uses.
+    #[cfg(target_env = "gnu")]
+    let _ = unsafe { malloc_trim(0) };
+}
+
 /// Whether SQLite was compiled with the option.
 pub(crate) fn compiled_with(option: &std::ffi::CStr) -> bool {
     // SAFETY: the option is a string that ends in a zero.

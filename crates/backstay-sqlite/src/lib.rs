@@ -55,4 +55,4 @@ pub use question::{
     question,
 };
 pub use steps::{Step, Steps};
-pub use tail::{Caught, Commit, Generation, Held, LogCursor, Lost, Seen, Tail, TailOptions};
+pub use tail::{Caught, Commit, Generation, Held, LogCursor, Lost, Seen, Tail, TailOptions, give_back_memory};

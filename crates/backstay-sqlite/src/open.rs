@@ -54,6 +54,7 @@ impl Database {
             Medium::ReadOnly => Connection::open_with_flags(immutable_uri(&path), immutable_flags()),
         };
         let conn = conn.at("open", &path)?;
+        ffi::keep_small(&conn);
         prepare(&conn, busy).at("prepare", &path)?;
         if medium == Medium::Live {
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).at("prepare", &path)?;

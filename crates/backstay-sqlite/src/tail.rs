@@ -22,6 +22,7 @@ mod lock;
 mod rest;
 
 pub use held::Held;
+pub use rest::give_back_memory;
 
 use crate::error::{At, SqliteError};
 use crate::facts::{FileIdentity, JournalMode};

@@ -16,6 +16,7 @@ use backstay_model::{Allowance, ByteLen, Need, SourceName};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch as wish};
@@ -29,6 +30,8 @@ const HEAR_GAP: Duration = Duration::from_millis(5);
 pub const CONF_EVERY: Duration = Duration::from_secs(60);
 const DATA_KEY_MAX: Duration = Duration::from_secs(24 * 3600);
 const METRICS_EVERY: Duration = Duration::from_secs(5);
+/// Between two times memory is given back, if somebody went to rest.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
 /// Between two looks for new sources, if nothing is heard.
 const LOOK_FOR_MORE: Duration = Duration::from_secs(10);
 /// What all sources together may have read and not sealed to the disk.
@@ -156,6 +159,8 @@ pub(super) struct Shared {
     pub turns: Turns,
     watch: Option<Watch>,
     allowance: Option<Mutex<Allowance>>,
+    /// A source has gone to rest since memory was given back.
+    pub rested: AtomicBool,
     accounts: Mutex<BTreeMap<SourceName, Account>>,
 }
 
@@ -233,8 +238,8 @@ pub async fn drive(vault: Arc<Vault>, orders: Vec<Order>, driving: Driving) -> V
     let (turns, watch) = (Turns::new(), Watch::begin().ok());
     let (newest, outdated) = (wish::Sender::new(vault.clone()), Notify::new());
     let allowance = driving.puts_per_day.map(|per_day| Mutex::new(Allowance::new(per_day)));
-    let accounts = Mutex::default();
-    let shared = Arc::new(Shared { vault, newest, outdated, driving, turns, watch, allowance, accounts });
+    let (rested, accounts) = (AtomicBool::new(false), Mutex::default());
+    let shared = Arc::new(Shared { vault, newest, outdated, driving, turns, watch, allowance, rested, accounts });
     let memory = ByteLen::new((MEMORY_ALL / orders.len().max(1) as u64).clamp(MEMORY_LEAST, MEMORY_MAX));
     let mut running = Running { shared: shared.clone(), memory, tasks: JoinSet::new(), known: BTreeMap::new() };
     orders.into_iter().for_each(|order| running.add(order));
@@ -244,6 +249,7 @@ pub async fn drive(vault: Arc<Vault>, orders: Vec<Order>, driving: Driving) -> V
         () = hear(shared.watch.as_ref()) => {}
         () = measure(&shared) => {}
         () = renew(&shared) => {}
+        () = give_back(&shared) => {}
     }
     if let Some(path) = &shared.driving.metrics {
         shared.write_metrics(path);
@@ -352,6 +358,16 @@ async fn renew(shared: &Shared) {
         if outdated && let Ok(renewed) = newest.renewed().await {
             shared.newest.send_replace(Arc::new(renewed));
             (since, told) = (clock.uptime(), false);
+        }
+    }
+}
+
+/// Gives back the memory of those that rest: a thousand that did something once need not cost it for ever. Never ends.
+async fn give_back(shared: &Shared) {
+    loop {
+        tokio::time::sleep(GIVE_BACK_EVERY).await;
+        if shared.rested.swap(false, Ordering::Relaxed) {
+            crate::env::blocking(backstay_sqlite::give_back_memory);
         }
     }
 }

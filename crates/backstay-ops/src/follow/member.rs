@@ -13,6 +13,7 @@ use backstay_model::{Clock, Kind, Kinded, Moment, SourceName};
 use backstay_sqlite::SqliteError;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -412,6 +413,7 @@ impl<'s> Member<'s> {
         };
         let idle = now.saturating_sub(self.stand.busy_at) >= after && now >= self.stand.restless_until;
         if idle && !self.follower.has_news() && self.follower.rest()? {
+            self.shared.rested.store(true, Ordering::Relaxed);
             self.tell(Told::Rests);
         }
         Ok(())

@@ -15,6 +15,11 @@ use crate::open::{Database, sibling};
 use crate::stamp::FileStamp;
 use crate::steps::Step;
 
+/// Gives back to the system what many tails that rest have left in this process.
+pub fn give_back_memory() {
+    crate::ffi::give_back_memory();
+}
+
 /// So long ago the main file must have been written last: more than the coarsest clock of a file system.
 pub(super) const SETTLED_MILLIS: i64 = 3000;
 
