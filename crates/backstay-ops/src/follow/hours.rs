@@ -1,11 +1,11 @@
 //! Snapshots that a follower makes of the log, one an hour: so that a restore begins near the wanted time, and hours
 //! stay when the commits between them go.
 //!
-//! Made of what went through the last level of roll-ups, with the data key this run has in memory; neither the source
-//! nor the repository is read. Owns what was written since the newest snapshot: the last image of each page, in a file
-//! without a name, each commit compared with the digest it was captured under. Where that is not known (this run began
-//! behind the snapshot, roll-ups were given up) none is made: what is known is taken up again from the repository, where
-//! this host may read it. Worth less than the log: what cannot be made is not missed.
+//! Made of what went through the last level of roll-ups, with the data key this run has in memory; no page is read,
+//! neither from the source nor from the repository. Owns what was written since the newest snapshot: the last image of
+//! each page, in a file without a name, each commit compared with the digest it was captured under. Where that is not
+//! known (this run began behind the snapshot, roll-ups were given up) none is made: what a run before wrote is taken up
+//! from the repository, where this host may read it. Worth less than the log: what cannot be made is not missed.
 
 use super::memory::Standing;
 use super::{FollowRequest, Follower, Halves};
