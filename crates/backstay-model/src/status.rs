@@ -114,9 +114,12 @@ pub fn judge(found: Situation<'_>) -> Status {
         }
         Some(_) => {}
     }
-    // What was made of the log says once more what that leads to: the one that was captured is asked for.
-    let captured = good().filter(|s| s.made_of.is_none()).max_by_key(|s| s.sequence).or(newest);
-    if found.proof == ProofPolicy::Wanted && captured.is_some_and(|s| !s.is_proven()) {
+    // What was made of the log says once more what that leads to, and need not be proven each by itself; but one that is
+    // young enough must be.
+    let asked = good().filter(|s| s.made_of.is_none() || s.is_proven()).max_by_key(|s| s.sequence).or(newest);
+    let is_old = |s: &Snapshot| found.now.millis_since(s.taken) > found.max_age_millis;
+    let is_behind = |s: &Snapshot| is_old(s) && !newest.is_some_and(is_old);
+    if found.proof == ProofPolicy::Wanted && asked.is_some_and(|s| !s.is_proven() || is_behind(s)) {
         concerns.push(Concern::NewestNotProven);
     }
     if let Some(tip) = living(found.snapshots).max_by_key(|s| s.sequence).filter(|s| s.is_quarantined()) {
@@ -220,11 +223,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_of_a_log_is_not_asked_to_be_proven_but_what_was_captured_is() {
-        let made = Snapshot { made_of: Some(crate::Tx::new(7)), ..snapshot(2, 1, &[]) };
-        let judged = |captured: &[MarkKind]| judged(&[snapshot(1, 30, captured), made.clone()], ProofPolicy::Wanted);
-        assert_eq!(judged(&[MarkKind::Proven]), (Verdict::Pass, vec![]));
-        assert_eq!(judged(&[]), (Verdict::Partial, vec![Concern::NewestNotProven]));
+    fn what_was_made_of_a_log_need_not_be_proven_each_but_one_that_is_young_must_be() {
+        let made = |number, hours, marks: &[MarkKind]| Snapshot {
+            made_of: Some(crate::Tx::new(7)),
+            ..snapshot(number, hours, marks)
+        };
+        let judged = |snapshots: &[Snapshot]| judged(snapshots, ProofPolicy::Wanted);
+        let not_proven = (Verdict::Partial, vec![Concern::NewestNotProven]);
+        let proven = &[MarkKind::Proven];
+        assert_eq!(judged(&[snapshot(1, 20, proven), made(2, 1, &[])]), (Verdict::Pass, vec![]));
+        assert_eq!(judged(&[snapshot(1, 20, &[]), made(2, 1, &[])]), not_proven);
+        assert_eq!(judged(&[snapshot(1, 30, proven), made(2, 1, &[])]), not_proven, "only one of long ago is proven");
+        assert_eq!(judged(&[snapshot(1, 30, proven), made(2, 9, proven), made(3, 1, &[])]), (Verdict::Pass, vec![]));
+        assert_eq!(judged(&[snapshot(1, 30, &[]), made(2, 9, proven), made(3, 1, &[])]), (Verdict::Pass, vec![]));
     }
 
     #[test]

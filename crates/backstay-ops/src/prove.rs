@@ -18,7 +18,7 @@ use crate::materialize::{self, Target};
 use crate::{Event, OpsError};
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{Mark, Role};
-use backstay_model::catalog::{MarkKind, Quality};
+use backstay_model::catalog::{MarkKind, Quality, Snapshot};
 use backstay_model::{ByteLen, Kind, Kinded, Moment, ObjectId, SourceName, Verdict};
 use backstay_sqlite::{Answers, Questions};
 use backstay_store::repo::{ManifestFront, Signing, SnapshotReader};
@@ -206,15 +206,26 @@ async fn restored_and_questioned(
                     let reason = "it is not the state that the log before it leads to".to_owned();
                     Ok(ProofOutcome::Failed { cause: Cause::Content, reason, answers: None })
                 }
-                _ => Ok(outcome),
+                Some(true) => Ok(outcome),
+                // It was compared when it was proven for the first time: only then may the log before it go.
+                None if is_proven(catalog, front) => Ok(outcome),
+                None => {
+                    let reason =
+                        "the log that it was made of cannot be read, so that the two cannot be compared".to_owned();
+                    Ok(ProofOutcome::Inconclusive { reason })
+                }
             }
         }
         outcome => Ok(outcome),
     }
 }
 
-/// Whether a snapshot that was made of a log is the state that the log leads to from the snapshot before it. `None`
-/// where that cannot be had any more.
+fn is_proven(catalog: &Catalog, front: &ManifestFront) -> bool {
+    catalog.snapshots.iter().any(|snapshot| snapshot.id == front.name.id && snapshot.is_proven())
+}
+
+/// Whether a snapshot that was made of a log is the state that the log leads to from a snapshot before it that was
+/// captured, or was compared itself. `None` where that cannot be had any more.
 async fn is_of_its_log(
     vault: &Vault,
     request: &ProofRequest,
@@ -223,7 +234,9 @@ async fn is_of_its_log(
 ) -> Result<Option<bool>, OpsError> {
     let Some(following) = &front.facts.following else { return Ok(None) };
     let (branch, number, tx) = (front.facts.branch, front.name.sequence, following.tx);
-    let before = catalog.followed().into_iter().find(|s| s.branch == branch && s.sequence < number);
+    // What nobody compared may have the same wrong page, and so agree.
+    let stands = |s: &Snapshot| s.made_of.is_none() || s.is_proven();
+    let before = catalog.followed().into_iter().find(|s| s.branch == branch && s.sequence < number && stands(s));
     let Some(base) = before.and_then(|snapshot| catalog.front(&snapshot.id)) else { return Ok(None) };
     let Some(from) = base.facts.following.as_ref().filter(|from| from.tx <= tx) else { return Ok(None) };
     let reached = log::reach(&vault.repo, base, from).await?;

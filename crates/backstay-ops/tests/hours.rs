@@ -5,7 +5,7 @@ mod house;
 mod world;
 
 use backstay_model::catalog::Target;
-use backstay_model::{Kind, Kinded, ObjectId, Tx, Verdict};
+use backstay_model::{Kind, Kinded, ObjectId, Sequence, Tx, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::check::Depth;
 use backstay_ops::follow::{Began, FollowRequest, Follower};
@@ -13,6 +13,7 @@ use backstay_ops::prove::{ProofOutcome, ProofRequest, prove};
 use backstay_ops::retain;
 use backstay_ops::rows::points;
 use backstay_sqlite::{ForeignKeys, Integrity, Questions};
+use backstay_store::keys::LogName;
 use backstay_store::repo::ManifestFront;
 use house::{House, rules};
 use std::collections::BTreeSet;
@@ -218,6 +219,37 @@ async fn the_log_before_one_goes_only_when_it_is_proven() {
     let gone = house.world.restore(Target::Tx(Tx::new(5)), &to).await.expect_err("it went");
     assert!(matches!(gone, OpsError::NoPoint(_)), "{gone}");
     assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
+}
+
+/// One that nobody compared may have the same wrong page, and so agree with the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_is_compared_with_what_was_captured_or_compared_itself_or_is_not_proven() {
+    let house = House::with_pages(4096).await;
+    let mut follower = house.begun().await;
+    house.work(&mut follower, 12).await;
+    let first = follower.last_hour().await.expect("made");
+    let begins = house.made().await[0].facts.following.as_ref().expect("followed").sequence;
+    house.work(&mut follower, 12).await;
+    let second = follower.last_hour().await.expect("made");
+    drop(follower);
+    let (stream, away) = (house.stream().await, house.world.dir().join("away"));
+    std::fs::create_dir(&away).expect("made");
+    let slots = house.slots().await.into_iter().map(|slot| LogName::slot(stream, Sequence::new(slot)));
+    let names = house.rolled().await.into_iter().chain(slots).filter(|name| name.last < begins);
+    let paths: Vec<_> =
+        names.map(|name| house.path_of(&name)).map(|p| (away.join(p.file_name().expect("a name")), p)).collect();
+    assert!(paths.len() >= 2);
+    let hide = || paths.iter().for_each(|(away, path)| std::fs::rename(path, away).expect("moved"));
+    hide();
+    for id in [second, first] {
+        let outcome = house.proof(id).await;
+        assert!(matches!(outcome, ProofOutcome::Inconclusive { .. }), "{outcome:?}");
+    }
+    paths.iter().for_each(|(away, path)| std::fs::rename(away, path).expect("moved"));
+    assert!(matches!(house.proof(first).await, ProofOutcome::Proven { .. }));
+    hide();
+    assert!(matches!(house.proof(second).await, ProofOutcome::Proven { .. }), "compared with the one before it");
+    assert!(matches!(house.proof(first).await, ProofOutcome::Proven { .. }), "it was compared once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
