@@ -22,6 +22,7 @@ use backstay_format::log::Record;
 use backstay_model::{BranchNo, Digest, Moment, ObjectId, PageSize, Sequence, SourceName, StreamId, Tx};
 use backstay_store::repo::{LogObject, ManifestFront};
 use backstay_store::seal::{Sealer, Unsealer};
+use blake3::Hash;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -58,7 +59,8 @@ pub struct Place {
 struct Pages {
     folder: PathBuf,
     file: Option<File>,
-    at: BTreeMap<u32, u64>,
+    /// Where each lies, and what it was when its commit was compared.
+    at: BTreeMap<u32, (u64, Hash)>,
     size: Option<PageSize>,
     count: u32,
     fewest: u32,
@@ -82,7 +84,9 @@ impl Pages {
             none => none.insert(FingerprintFile::nameless(&self.folder, "hour")?),
         };
         let next = self.at.len() as u64;
-        let at = *self.at.entry(page).or_insert(next);
+        let entry = self.at.entry(page).or_insert((next, Hash::from([0; 32])));
+        entry.1 = blake3::hash(bytes);
+        let at = entry.0;
         Ok(file.write_all_at(bytes, at * size.bytes()).at("write", Path::new(WHAT))?)
     }
 
@@ -113,8 +117,10 @@ impl Written for Pages {
     }
 
     fn read(&self, page: u32, into: &mut [u8]) -> io::Result<()> {
-        let at = self.at.get(&page).ok_or(io::ErrorKind::NotFound)?;
-        self.file.as_ref().ok_or(io::ErrorKind::NotFound)?.read_exact_at(into, at * into.len() as u64)
+        let (at, hash) = self.at.get(&page).ok_or(io::ErrorKind::NotFound)?;
+        self.file.as_ref().ok_or(io::ErrorKind::NotFound)?.read_exact_at(into, at * into.len() as u64)?;
+        // Whoever reads it computes the root from it, and would believe anything.
+        if blake3::hash(into) == *hash { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 }
 
@@ -215,6 +221,8 @@ pub struct Hours {
     folder: PathBuf,
     every: Option<Duration>,
     due: Duration,
+    /// After one that failed, the next attempt.
+    not_before: Duration,
     /// The newest snapshot.
     base: ObjectId,
     /// Nothing while it is not known what was written.
@@ -229,7 +237,8 @@ impl Hours {
         let (every, base) = (request.limits.hours, place.began);
         let since = every.map(|_| Since::at(place, &folder));
         let due = vault.env.clock.uptime() + every.unwrap_or_default();
-        Ok(Self { source: request.source.clone(), folder, every, due, base, since, making: JoinSet::new() })
+        let (source, not_before, making) = (request.source.clone(), Duration::ZERO, JoinSet::new());
+        Ok(Self { source, folder, every, due, not_before, base, since, making })
     }
 
     /// From where the run before stopped: `newest` is the newest snapshot, `place` where this run stands.
@@ -259,6 +268,8 @@ impl Hours {
                 self.since = None;
             }
         }
+        // None can be made, and there is more and more: the log has it all.
+        self.since = self.since.take().filter(|since| since.pages.bytes() <= BYTES_MAX * 2);
     }
 
     /// Whether one is being made: the source's lock is needed as long.
@@ -269,7 +280,8 @@ impl Hours {
     /// Begins to make one, if it is due, or if `all` that there is shall be in one.
     pub fn next(&mut self, vault: &Vault, request: &FollowRequest, all: bool) {
         let now = vault.env.clock.uptime();
-        let due = |since: &Since| all || now >= self.due || since.pages.bytes() >= BYTES_MAX;
+        let is_much = |since: &Since| since.pages.bytes() >= BYTES_MAX;
+        let due = |since: &Since| all || now >= self.not_before && (now >= self.due || is_much(since));
         if self.is_making() || !self.since.as_ref().is_some_and(|since| since.is_whole() && due(since)) {
             return;
         }
@@ -300,9 +312,9 @@ impl Hours {
         joined.ok().and_then(|done| self.came(done, now))
     }
 
-    /// Gives up what is being made.
+    /// Waits for what is being made: a manifest that is on its way must not meet another with its number.
     pub async fn stop(&mut self) {
-        self.making.shutdown().await;
+        while self.making.join_next().await.is_some() {}
     }
 
     fn came(&mut self, (mut made, done): Done, now: Duration) -> Option<BackupReport> {
@@ -314,7 +326,7 @@ impl Hours {
             }
             // Nothing came of it: what it was to have belongs to the next one.
             Err(error) if super::is_passing(&error) => {
-                self.due = now + PAUSE;
+                self.not_before = now + PAUSE;
                 self.since = self.since.take().and_then(|later| {
                     made.pages.absorb(&later.pages).ok()?;
                     Some(Since { pages: made.pages, before: made.before, ..later })

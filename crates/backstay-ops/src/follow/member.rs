@@ -17,6 +17,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
+/// So long a snapshot of everything may take before somebody with other keys goes on.
+const LAST_HOUR: Duration = Duration::from_secs(10);
 /// Between two looks while something is being written.
 const LOOK_GAP: Duration = Duration::from_millis(10);
 /// The same where nothing is listened for, as often as it would be heard.
@@ -514,7 +516,8 @@ impl<'s> Member<'s> {
         let work = async {
             if let Ok(ticked) = self.follower.tick_in(&shared.turns).await {
                 self.add(ticked);
-                self.follower.last_hour().await;
+                // Nobody looks at the log meanwhile, and it is held.
+                let _ = tokio::time::timeout(LAST_HOUR, self.follower.last_hour()).await;
             }
         };
         tokio::select! {
