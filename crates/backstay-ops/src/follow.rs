@@ -391,11 +391,12 @@ impl<'v> Follower<'v> {
         catcher.waiting() > 0 || !shipper.is_clear() || catcher.lost().is_some()
     }
 
-    /// Whether waiting would cost more than the request it saves: a gap lasts longer, or there is an object's worth.
+    /// Whether waiting would cost more than the request it saves: a gap lasts longer, an application waits, or there is an
+    /// object's worth.
     pub(crate) fn is_pressing(&self) -> bool {
         let Halves { catcher, shipper, .. } = &self.halves;
         let is_much = self.halves.waiting_bytes() >= catcher.limits().memory.get();
-        catcher.is_lost() || is_much || shipper.sealed() >= SEALED_MANY
+        catcher.is_lost() || catcher.is_in_the_way() || is_much || shipper.sealed() >= SEALED_MANY
     }
 
     /// Keeps on the disk what could not be put, for the next run. Gives the number of commits.

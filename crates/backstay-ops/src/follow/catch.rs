@@ -114,6 +114,8 @@ pub struct Catcher {
     bytes: u64,
     limits: Limits,
     lost: Option<String>,
+    /// Somebody waits for what we hold until everything is durable.
+    in_the_way: bool,
     /// The last reading found another generation of the log than the one before: whoever goes on after us can prove
     /// nothing of the old one any more.
     crossed: bool,
@@ -146,6 +148,7 @@ impl Catcher {
             bytes: 0,
             limits,
             lost,
+            in_the_way: false,
             crossed: false,
             leave_until,
             audit,
@@ -230,15 +233,23 @@ impl Catcher {
         self.lost.is_some()
     }
 
+    pub fn is_in_the_way(&self) -> bool {
+        self.in_the_way
+    }
+
     /// Looks whether something was committed or we are in the way, and reads on then. `clear`: all that was read
     /// is durable.
     pub fn look(&mut self, clear: bool) -> Result<Looked, OpsError> {
         if self.lost.is_some() || self.tail.rests() {
             return Ok(Looked::Nothing);
         }
+        self.in_the_way = false;
         match self.tail.look() {
             Ok(Seen::Nothing) => self.make_way(),
-            Ok(Seen::InTheWay) if self.limits.mode == Mode::Hold && !clear => Ok(Looked::Nothing),
+            Ok(Seen::InTheWay) if self.limits.mode == Mode::Hold && !clear => {
+                self.in_the_way = true;
+                Ok(Looked::Nothing)
+            }
             // An audit needs the state that is held to be the one that is known.
             Ok(Seen::News) if !self.audit.is_due(self.clock.uptime()) => self.read_ahead(),
             Ok(Seen::News | Seen::Behind | Seen::InTheWay) => self.read(),
