@@ -108,7 +108,7 @@ pub async fn gather(vault: &Vault, request: &BackupRequest, purpose: Purpose<'_>
         let packs: HashMap<ObjectId, &Entry> =
             packs.iter().filter_map(|e| Some((keys::parse_pack(&request.source, &e.key)?, e))).collect();
         gathered.missing = missing_objects(base, &packs);
-        gathered.unlocked = unlocked_objects(vault, &packs);
+        gathered.unlocked = unlocked_objects(vault, base, &packs);
     }
     Ok(gathered)
 }
@@ -225,11 +225,12 @@ fn missing_objects(base: &Base, packs: &HashMap<ObjectId, &Entry>) -> HashSet<Ob
 
 /// Packs that the store may delete before a snapshot of this run may be deleted. Time is the store's as far as it
 /// has said any, and this host's if that is later: a clock that is behind makes the locks short, and that is alarmed.
-fn unlocked_objects(vault: &Vault, packs: &HashMap<ObjectId, &Entry>) -> HashSet<ObjectId> {
+fn unlocked_objects(vault: &Vault, base: &Base, packs: &HashMap<ObjectId, &Entry>) -> HashSet<ObjectId> {
     let Some(lock) = vault.repo.lock() else { return HashSet::new() };
     let said = packs.values().map(|entry| entry.modified).max();
     let now = said.map_or(vault.env.clock.now(), |said| said.max(vault.env.clock.now()));
-    packs.iter().filter(|(_, entry)| !lock.may_refer(entry.modified, now)).map(|(id, _)| *id).collect()
+    let is_old = |object: &ObjectId| packs.get(object).is_some_and(|entry| !lock.may_refer(entry.modified, now));
+    base.table.refs().iter().map(|of| of.object).filter(is_old).collect()
 }
 
 pub fn decide(gathered: &Gathered, purpose: Purpose<'_>) -> Result<Plan, OpsError> {
