@@ -70,8 +70,13 @@ pub(super) async fn look(
         let whole = walk.from(following).await?;
         if let (true, Depth::Authentic, Some(_)) = (whole, request.depth, &vault.unsealer) {
             let began = following.made.map_or(snapshot.id, |made| made.began);
-            let is_read = !read.insert(began) && following.made.is_some();
+            let is_read = read.contains(&began) && following.made.is_some();
+            let before = walk.found.problems.len();
             walk.authentic((front, following), is_read).await?;
+            // Where it ended early, what is behind was not read.
+            if walk.found.problems.len() == before {
+                read.insert(began);
+            }
         }
     }
     walk.roll_ups(request.depth).await?;
