@@ -68,6 +68,10 @@ impl Env {
         Self(env)
     }
 
+    pub fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
     /// Variables that look like ours and name nothing: most likely misspelt.
     pub fn unknown(&self) -> Vec<String> {
         let ours = keys::variables();

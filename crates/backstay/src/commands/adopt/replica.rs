@@ -52,7 +52,14 @@ pub async fn of(context: &Context, word: &str, settings: Option<&Path>) -> Resul
         return Ok(Replica::Folder(dir.join(said.path)));
     }
     let variables = VARIABLES.iter().filter_map(|(theirs, ours)| Some((*ours, context.env().get(theirs)?.to_owned())));
-    let env = context.env().for_another(variables.chain(said.keys.iter().cloned()));
+    let mut env = context.env().for_another(variables.chain(said.keys.iter().cloned()));
+    // What is said of the repository's server is not said of this one, nor does the token of other keys belong to these.
+    if said.endpoint.is_some() {
+        env.remove("BACKSTAY_STORE_ENDPOINT");
+    }
+    if said.keys.iter().any(|(name, _)| *name == "AWS_ACCESS_KEY_ID") {
+        env.remove("AWS_SESSION_TOKEN");
+    }
     let file = dir.join(settings.unwrap_or(Path::new("the address")));
     // What the client needs is what it needs for a repository.
     let layers = Layers { env: env.clone(), flags: Vec::new(), ..context.layers.clone() };
