@@ -268,7 +268,7 @@ async fn trap_14_commits_that_cannot_be_sealed_are_a_recorded_gap() {
         }
         app.conn
             .execute_batch(
-                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<24)
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<64)
                  INSERT INTO t(x) SELECT randomblob(1000000) FROM n",
             )
             .expect("inserted");
