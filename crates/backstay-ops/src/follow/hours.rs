@@ -399,3 +399,25 @@ impl Follower<'_> {
         self.hour_done().await.or(before)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_the_file_does_not_give_back_is_not_believed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let size = PageSize::try_from(4096).expect("a size");
+        let mut pages = Pages::in_folder(folder.path());
+        for (page, byte) in [(7, 1), (9, 2), (7, 3)] {
+            pages.put(size, page, &[byte; 4096]).expect("put");
+        }
+        let mut read = [0; 4096];
+        pages.read(7, &mut read).expect("the last image");
+        assert_eq!(read, [3; 4096]);
+        pages.file.as_ref().expect("a file").write_all_at(&[4], 5000).expect("another byte");
+        assert_eq!(pages.read(9, &mut read).map_err(|error| error.kind()), Err(io::ErrorKind::InvalidData));
+        pages.read(7, &mut read).expect("its neighbour is what it was");
+        assert!(Pages::in_folder(folder.path()).absorb(&pages).is_err(), "nor is it taken over");
+    }
+}

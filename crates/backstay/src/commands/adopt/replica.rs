@@ -3,7 +3,7 @@
 
 use super::litestream;
 use super::yaml::Yaml;
-use crate::config::Layers;
+use crate::config::{Env, Layers};
 use crate::context::Context;
 use crate::diagnostics::Diagnostic;
 use crate::vault::{self, Reached};
@@ -51,15 +51,7 @@ pub async fn of(context: &Context, word: &str, settings: Option<&Path>) -> Resul
     if matches!(said.scheme.as_str(), "" | "file") {
         return Ok(Replica::Folder(dir.join(said.path)));
     }
-    let variables = VARIABLES.iter().filter_map(|(theirs, ours)| Some((*ours, context.env().get(theirs)?.to_owned())));
-    let mut env = context.env().for_another(variables.chain(said.keys.iter().cloned()));
-    // What is said of the repository's server is not said of this one, nor does the token of other keys belong to these.
-    if said.endpoint.is_some() {
-        env.remove("BACKSTAY_STORE_ENDPOINT");
-    }
-    if said.keys.iter().any(|(name, _)| *name == "AWS_ACCESS_KEY_ID") {
-        env.remove("AWS_SESSION_TOKEN");
-    }
+    let env = said.env(context.env());
     let file = dir.join(settings.unwrap_or(Path::new("the address")));
     // What the client needs is what it needs for a repository.
     let layers = Layers { env: env.clone(), flags: Vec::new(), ..context.layers.clone() };
@@ -135,6 +127,20 @@ impl Said {
         }
     }
 
+    /// What is said of the repository's server is not said of this one, nor does the token of other keys belong to these.
+    fn env(&self, ambient: &Env) -> Env {
+        let theirs = VARIABLES.iter().filter_map(|(theirs, ours)| Some((*ours, ambient.get(theirs)?.to_owned())));
+        let said: Vec<_> = theirs.chain(self.keys.iter().cloned()).collect();
+        let mut env = ambient.for_another(said.iter().cloned());
+        if self.endpoint.is_some() {
+            env.remove("BACKSTAY_STORE_ENDPOINT");
+        }
+        if said.iter().any(|(name, _)| *name == "AWS_ACCESS_KEY_ID") {
+            env.remove("AWS_SESSION_TOKEN");
+        }
+        env
+    }
+
     /// The same as settings of a repository that would be there.
     fn toml(&self) -> Result<String, Diagnostic> {
         let path = self.path.trim_matches('/');
@@ -166,5 +172,33 @@ impl Said {
         text["repository"] = toml_edit::value(Value::from(place.trim_end_matches('/')));
         text["store"] = toml_edit::Item::Table(store);
         Ok(text.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_our_own_store_is_not_said_of_theirs() {
+        let ours = [
+            ("BACKSTAY_REPOSITORY", "s3://ours"),
+            ("BACKSTAY_STORE_ENDPOINT", "http://ours"),
+            ("AWS_ACCESS_KEY_ID", "OURS"),
+            ("AWS_SESSION_TOKEN", "of-ours"),
+        ];
+        let plain = Said::of_address("s3://theirs/shop");
+        let env = plain.env(&Env::from(ours));
+        assert_eq!(env.get("BACKSTAY_STORE_ENDPOINT"), Some("http://ours"), "nothing else says where it is");
+        assert_eq!((env.get("BACKSTAY_REPOSITORY"), env.get("AWS_SESSION_TOKEN")), (None, Some("of-ours")));
+        let elsewhere = Said::of_address("s3://theirs/shop?endpoint=http://theirs");
+        assert_eq!(elsewhere.env(&Env::from(ours)).get("BACKSTAY_STORE_ENDPOINT"), None);
+        let mut keyed = Said::of_address("s3://theirs/shop");
+        keyed.set("access-key-id", "THEIRS");
+        let env = keyed.env(&Env::from(ours));
+        assert_eq!((env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SESSION_TOKEN")), (Some("THEIRS"), None));
+        let ambient = Env::from([("LITESTREAM_ACCESS_KEY_ID", "THEIRS"), ("AWS_SESSION_TOKEN", "of-ours")]);
+        let env = plain.env(&ambient);
+        assert_eq!((env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SESSION_TOKEN")), (Some("THEIRS"), None));
     }
 }
