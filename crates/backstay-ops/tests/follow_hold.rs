@@ -412,6 +412,22 @@ async fn an_audit_finds_what_no_commit_explains_and_following_begins_anew() {
     app.latest_is_live().await;
 }
 
+/// Between the look that finds a log and the beginning with it somebody may be told to stop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_committed_until_a_database_was_given_a_log_is_durable_before_the_log_is_followed() {
+    let app = App::begin().await;
+    app.conn.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(())).expect("set");
+    let mut followed = Followed::start(&app.world.vault, app.request(Limits::STANDARD)).await.expect("follow");
+    app.insert(9000);
+    app.conn.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).expect("set");
+    app.insert(9000);
+    let ticked = followed.tick().await.expect("tick");
+    assert!(followed.is_outgrown() && ticked.shipped == 1, "{ticked:?}");
+    assert_eq!((followed.has_news(), followed.position().waiting), (false, 0));
+    drop(followed);
+    app.latest_is_live().await;
+}
+
 /// A database without a log is not forced to have one: its commits are noticed, and each change is a snapshot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_with_a_rollback_journal_is_followed_by_snapshots() {

@@ -9,7 +9,9 @@ use backstay_ops::Event;
 use backstay_ops::catalog::Vault;
 use backstay_ops::disk::OsDisk;
 use backstay_ops::follow::account::Account;
-use backstay_ops::follow::drive::{CONF_EVERY, Drain, Driving, Nursery, Order, Outcome, Patience, Tell, Told, drive};
+use backstay_ops::follow::drive::{
+    CONF_EVERY, DRAIN, Drain, Driving, Nursery, Order, Outcome, Patience, Tell, Told, drive,
+};
 use backstay_ops::follow::{FollowRequest, Limits, Pace};
 use backstay_ops::masters::{self, KeyHome, NewMaster};
 use backstay_ops::restore::{self, Destination, RestoreRequest};
@@ -116,6 +118,8 @@ struct House {
     store: Arc<Gate>,
     conf_every: Duration,
     puts_per_day: Option<NonZeroU32>,
+    /// How long what is left may take after being told to stop.
+    patience: Duration,
 }
 
 impl House {
@@ -128,7 +132,7 @@ impl House {
         let (closed, waiting, puts) = (watch::Sender::new(Vec::new()), watch::Sender::new(0), watch::Sender::new(0));
         let store = Arc::new(Gate { inner, asked: Mutex::default(), closed, waiting, puts });
         let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
-        Self { world, store, conf_every: CONF_EVERY, puts_per_day: None }
+        Self { world, store, conf_every: CONF_EVERY, puts_per_day: None, patience: DRAIN }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -190,7 +194,7 @@ impl House {
             };
             let _ = say.send(format!("{source} {what}"));
         });
-        let drain = Drain::once(Duration::from_millis(300));
+        let drain = Drain::once(self.patience);
         let (conf_every, puts_per_day) = (self.conf_every, self.puts_per_day);
         let driving = Driving { stop: stopped, tell, metrics: None, drain, nurseries, conf_every, puts_per_day };
         let mut task = JoinSet::new();
@@ -269,7 +273,8 @@ async fn commit_of(house: &House, conn: &Connection, rows: &[u32]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_snapshot_or_a_log_that_the_store_does_not_take_delays_no_other_source() {
-    let house = House::new().await;
+    let mut house = House::new().await;
+    house.patience = Duration::from_millis(300);
     let (slow, quick) = (house.app("slow"), house.app("quick"));
     std::fs::write(house.path("broken"), [7; 8192]).expect("written");
     house.store.close("data/slow/");
@@ -448,6 +453,21 @@ async fn three_hundred_databases_at_rest_cost_no_handle_and_no_request_and_lose_
     for n in (0..=MANY).filter(|n| *n != 5) {
         let name = format!("t{n:03}");
         assert!(house.restored(&name).await == rows_of(&path(n)), "{name}");
+    }
+}
+
+/// What is committed a moment before they are told to stop may not have been heard by anybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_to_a_database_at_rest_is_durable_when_it_is_told_to_stop_at_once() {
+    let house = House::new().await;
+    drop(house.app("a"));
+    for round in 1..=2 {
+        let mut drive = house.drive(vec![tenant(&house.path("a"))]);
+        drive.says("a rests").await;
+        open(&house.path("a")).execute("INSERT INTO t(x) VALUES (randomblob(300))", []).expect("inserted");
+        let (outcomes, heard) = drive.ended().await;
+        assert!(outcomes[0].ended.is_none(), "{heard:?}");
+        assert!(house.restored("a").await == rows_of(&house.path("a")), "round {round}");
     }
 }
 

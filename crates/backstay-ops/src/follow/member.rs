@@ -388,6 +388,19 @@ impl<'s> Member<'s> {
         is_passing(error) && !(self.may_vanish && matches!(error, OpsError::Sqlite(SqliteError::Missing { .. })))
     }
 
+    /// Of one that rests, what was committed and not heard of yet. What cannot be read now is with the next run.
+    fn rouse(&mut self) -> Result<(), OpsError> {
+        if !self.follower.rests() || !self.follower.is_stirred() {
+            return Ok(());
+        }
+        match self.wake() {
+            Ok(count) => self.sum.caught += count,
+            Err(error) if self.passes(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// Goes on after a rest. Whoever has the source in the meantime, for a backup, is waited for.
     fn wake(&mut self) -> Result<u64, OpsError> {
         match self.follower.wake() {
@@ -473,6 +486,9 @@ impl<'s> Member<'s> {
     /// Makes durable what there is, or keeps it for the next run.
     async fn drain(&mut self, mut over: impl Over) {
         let (shared, insists) = (self.shared, self.shared.driving.drain.insists);
+        if let Err(error) = self.rouse() {
+            return self.end(error);
+        }
         loop {
             let ticked = tokio::select! {
                 biased;

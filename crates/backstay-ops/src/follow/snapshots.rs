@@ -92,7 +92,8 @@ impl<'v> SnapshotFollower<'v> {
         Ok(0)
     }
 
-    /// Takes a snapshot if something was committed, once it is its turn.
+    /// Takes a snapshot if something was committed, once it is its turn. Also of one that was given a log meanwhile: nobody
+    /// knows whether it will be followed by that, and what was committed until then is promised.
     pub(super) async fn tick_in(&mut self, turns: &Turns) -> Result<Ticked, OpsError> {
         let mut ticked = Ticked { caught: self.catch()?, ..Ticked::default() };
         if self.changed.is_none() {
@@ -103,9 +104,6 @@ impl<'v> SnapshotFollower<'v> {
         let pulse = blocking(|| Pulse::open(&self.request.path, self.request.busy))?;
         self.has_log = blocking(|| pulse.is_wal())?;
         self.pulse = Some(pulse);
-        if self.has_log {
-            return Ok(ticked);
-        }
         let report = backup::take(self.vault, &self.request.backup(), Purpose::Live).await?;
         (self.changed, self.branch, self.at) = (None, report.branch, report.taken);
         (ticked.shipped, ticked.objects, ticked.bytes) = (1, 1, report.stored.get());
