@@ -17,6 +17,8 @@ mod tests;
 
 const FOLDER: &str = "mutants";
 const CONTINUE: &str = "--continue";
+/// Folders under `target` that tests look for.
+const INSTALLED: [&str; 3] = ["recover-venv", "azurite", "node"];
 
 /// A unified diff under two header lines: `# test: <nextest filter>` and `# why: <reason>`.
 #[derive(Debug, PartialEq, Eq)]
@@ -247,7 +249,23 @@ impl Scratch {
             git(root, &["worktree", "add", "--quiet", "--force", "--detach", &tree, &scratch.commit])?;
         }
         scratch.reset()?;
+        scratch.lend()?;
         Ok(scratch)
+    }
+
+    /// What `./test` installed is not installed again.
+    fn lend(&self) -> Result<(), String> {
+        let folder = self.tree.join("target");
+        std::fs::create_dir_all(&folder).map_err(|e| format!("create {}: {e}", folder.display()))?;
+        for name in INSTALLED {
+            match std::os::unix::fs::symlink(self.root.join("target").join(name), folder.join(name)) {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(format!("link target/{name}: {e}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn reset(&self) -> Result<(), String> {
