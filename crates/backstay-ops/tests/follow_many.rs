@@ -12,7 +12,7 @@ use backstay_ops::follow::account::Account;
 use backstay_ops::follow::drive::{
     CONF_EVERY, DRAIN, Drain, Driving, Nursery, Order, Outcome, Patience, Tell, Told, drive,
 };
-use backstay_ops::follow::{FollowRequest, Limits, Pace};
+use backstay_ops::follow::{FollowRequest, Limits, Mode, Pace};
 use backstay_ops::masters::{self, KeyHome, NewMaster};
 use backstay_ops::restore::{self, Destination, RestoreRequest};
 use backstay_ops::trust::Custodian;
@@ -557,6 +557,26 @@ async fn sixty_databases_written_to_at_once_keep_to_what_they_may_put_and_hold_u
     for n in 0..=MANY {
         assert!(house.restored(&name(n)).await == rows_of(&house.path(&name(n))), "{}", name(n));
     }
+}
+
+/// A hundred puts a day are one in a quarter of an hour: nobody waits that long for a checkpoint.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_waits_for_what_is_held_waits_for_no_turn() {
+    let mut house = House::new().await;
+    house.puts_per_day = NonZeroU32::new(100);
+    let app = house.app("a");
+    app.busy_timeout(Duration::from_secs(60)).expect("set");
+    let mut order = house.order("a");
+    order.request.limits.mode = Mode::Hold;
+    let mut drive = house.drive(vec![order]);
+    drive.says("a started").await;
+    commit(&house, &app, 1).await;
+    app.execute("INSERT INTO t(x) VALUES (randomblob(300))", []).expect("inserted");
+    while account(&house, "a") != (1, 1) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(tokio::task::block_in_place(|| is_truncated(&app)), "it was put, and let go");
+    assert_eq!(drive.ended().await.0[0].position.as_ref().map(|at| (at.tx.get(), at.waiting)), Some((2, 0)));
 }
 
 /// A hundred puts a day are one in a quarter of an hour.

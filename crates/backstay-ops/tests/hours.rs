@@ -4,22 +4,31 @@
 mod house;
 mod world;
 
+use async_trait::async_trait;
 use backstay_model::catalog::Target;
 use backstay_model::{Kind, Kinded, ObjectId, Sequence, Tx, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::check::Depth;
+use backstay_ops::disk::OsDisk;
 use backstay_ops::follow::{Began, FollowRequest, Follower};
 use backstay_ops::prove::{ProofOutcome, ProofRequest, prove};
 use backstay_ops::retain;
 use backstay_ops::rows::points;
 use backstay_sqlite::{ForeignKeys, Integrity, Questions};
-use backstay_store::keys::LogName;
+use backstay_store::keys::{LogName, Place};
+use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::repo::ManifestFront;
+use backstay_store::{Key, Page, Put, Store, StoreError};
+use bytes::Bytes;
 use house::{House, rules};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use world::source;
+use tokio::sync::watch;
+use world::{World, source};
 
 /// So much of the log in one, in the tests: about forty commits.
 const HOUR: Duration = Duration::from_secs(800);
@@ -284,6 +293,122 @@ async fn one_that_is_damaged_is_quarantined_and_the_log_leads_past_it() {
 }
 
 /// Pages smaller than a unit lie several in one: what the log wrote of one says nothing of its neighbours.
+/// A store that is too full to take snapshots, or takes its time for one.
+struct Shut {
+    inner: Arc<LocalStore>,
+    is_full: AtomicBool,
+    /// The next put of a snapshot waits until it is opened, also when nobody waits for it any more.
+    holds: watch::Sender<bool>,
+    is_held: watch::Sender<bool>,
+}
+
+impl Shut {
+    async fn house() -> (Arc<Self>, House) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let inner = Arc::new(LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store"));
+        let (holds, is_held) = (watch::Sender::new(false), watch::Sender::new(false));
+        let store = Arc::new(Self { inner, is_full: AtomicBool::new(false), holds, is_held });
+        let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
+        (store, House::in_world(world, 4096))
+    }
+}
+
+#[async_trait]
+impl Store for Shut {
+    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
+        let is_snapshot = matches!(Place::of(key), Place::Snapshot(_));
+        if is_snapshot && self.is_full.load(Ordering::SeqCst) {
+            return Err(StoreError::Full { op: "put", key: key.to_string(), source: "no room".into() });
+        }
+        if !is_snapshot || !*self.holds.borrow() || self.is_held.send_replace(true) {
+            return self.inner.put_new(key, bytes).await;
+        }
+        let (inner, key, mut holds) = (self.inner.clone(), key.clone(), self.holds.subscribe());
+        let on_its_way = tokio::spawn(async move {
+            let _ = holds.wait_for(|holds| !*holds).await;
+            inner.put_new(&key, bytes).await
+        });
+        on_its_way.await.expect("no panic")
+    }
+
+    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
+        self.inner.get(key).await
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.inner.get_range(key, range).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        self.inner.head(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.inner.delete(key).await
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_the_store_does_not_take_is_tried_again_after_a_pause_with_all_it_was_to_have() {
+    let (store, house) = Shut::house().await;
+    let mut follower = house.begun().await;
+    house.work(&mut follower, 170).await;
+    store.is_full.store(true, Ordering::SeqCst);
+    // It becomes due, and fails.
+    house.add(&mut follower, 30).await;
+    assert_eq!((follower.hour_done().await, house.made().await.len()), (None, 0));
+    store.is_full.store(false, Ordering::SeqCst);
+    house.add(&mut follower, 5).await;
+    assert_eq!((follower.hour_done().await, house.made().await.len()), (None, 0), "not with every look");
+    house.add(&mut follower, 20).await;
+    follower.hour_done().await;
+    drop(follower);
+    let made = house.made().await;
+    assert_eq!(made.len(), 1);
+    house.each_is_the_state_of_the_log(&made).await;
+    assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn following_that_begins_anew_waits_for_one_that_is_on_its_way() {
+    let (store, house) = Shut::house().await;
+    let mut follower = house.begun().await;
+    house.work(&mut follower, 170).await;
+    store.holds.send_replace(true);
+    house.add(&mut follower, 30).await;
+    store.is_held.subscribe().wait_for(|held| *held).await.expect("a store");
+    // Another file stands at its path: nothing proves the way there.
+    let (db, old) = (house.world.db(), house.world.dir().join("old"));
+    std::fs::create_dir(&old).expect("a folder");
+    for suffix in ["", "-wal", "-shm"] {
+        let name = format!("{}{suffix}", db.file_name().expect("a name").to_string_lossy());
+        std::fs::rename(db.with_file_name(&name), old.join(&name)).expect("moved");
+    }
+    let conn = rusqlite::Connection::open(&db).expect("open");
+    conn.execute_batch(
+        "PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES (1, 2)",
+    )
+    .expect("made");
+    let mut anew = std::pin::pin!(follower.tick());
+    let early = tokio::time::timeout(Duration::from_secs(2), &mut anew).await;
+    assert!(early.is_err(), "its number may be taken: {early:?}");
+    store.holds.send_replace(false);
+    let ticked = anew.await.expect("tick");
+    assert!(matches!(ticked.began, Some(Began::Snapshot { .. })), "{ticked:?}");
+    let catalog = house.world.vault.catalog(&source()).await.expect("catalog");
+    let numbers: BTreeSet<u64> = catalog.fronts.values().map(|front| front.name.sequence.get()).collect();
+    assert_eq!((catalog.fronts.len(), numbers.len()), (3, 3), "each has a number of its own");
+    assert_eq!(house.verdict(Depth::Authentic).await, (Verdict::Pass, vec![]));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_small_pages_none_is_made() {
     let house = House::with_pages(1024).await;

@@ -7,16 +7,19 @@ mod world;
 use backstay_model::catalog::Target;
 use backstay_model::lock::{Horizon, ObjectLock};
 use backstay_model::retention::RetentionPolicy;
-use backstay_model::{Moment, ObjectId, Verdict};
+use backstay_model::{ByteLen, Moment, ObjectId, Verdict};
 use backstay_ops::disk::OsDisk;
+use backstay_ops::follow::{FollowRequest, Follower, Limits};
 use backstay_ops::retain::{self, RetainReport, SourceRules};
-use backstay_store::keys;
 use backstay_store::memory::MemoryStore;
+use backstay_store::{Store, keys};
 use backstay_testkit::lock_store::{LockStore, Words};
+use backstay_testkit::store_contract::noise;
 use history::{BEGINNING, DAY, Dice, Hands};
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use world::{World, source};
 
 const ROWS: u64 = 200;
@@ -221,4 +224,31 @@ async fn a_plain_refusal_is_an_error_where_no_lock_is_known_of() {
     daily.hands.pass(2 * DAY);
     let denied = retain::apply(&daily.world.vault, &daily.rules(1)).await.expect_err("a keeper without the right");
     assert!(backstay_model::Kinded::kind(&denied) == backstay_model::Kind::Denied, "{denied}");
+}
+
+/// A pack of a run that was killed, say: nothing refers to it, and it is older than what may be referred to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_pack_that_nobody_refers_to_keeps_no_snapshot_from_being_made_of_the_log() {
+    let mut daily = Locked::new((LOCKED, Words::Denied)).await.told(lock());
+    daily.backup().await;
+    let orphan = ObjectId::from_bytes([7; 16]);
+    daily.store.put_new(&keys::pack(&source(), &orphan), noise("orphan", 5000)).await.expect("put");
+    daily.hands.pass(25 * DAY);
+    let conn = rusqlite::Connection::open(daily.world.db()).expect("open");
+    conn.execute_batch("PRAGMA journal_mode=WAL").expect("set");
+    let limits = Limits { look: Duration::from_secs(60), hours: Some(Duration::from_secs(3600)), ..Limits::STANDARD };
+    let request = FollowRequest {
+        source: source(),
+        path: daily.world.db(),
+        busy: Duration::from_secs(10),
+        hold_max: Duration::from_secs(1),
+        log_growth_max: ByteLen::new(1 << 30),
+        uploads_in_flight: 2,
+        limits,
+        steps: Arc::new(|_| {}),
+    };
+    let mut follower = Follower::start(&daily.world.vault, request).await.expect("follow");
+    conn.execute("UPDATE t SET x = randomblob(3900) WHERE id = 1", []).expect("updated");
+    assert_eq!(follower.tick().await.expect("tick").shipped, 1);
+    assert!(follower.last_hour().await.is_some());
 }

@@ -36,7 +36,10 @@ impl House {
     }
 
     pub async fn with_pages(size: u32) -> Self {
-        let mut world = World::new().await;
+        Self::in_world(World::new().await, size)
+    }
+
+    pub fn in_world(mut world: World, size: u32) -> Self {
         let clock = Arc::new(Hands::default());
         world.vault.env.clock = clock.clone();
         let conn = Connection::open(world.db()).expect("open");
