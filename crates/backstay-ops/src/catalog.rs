@@ -430,7 +430,7 @@ impl Vault {
     pub async fn renewed(&self) -> Result<Self, OpsError> {
         let states = self.state.dir().parent().unwrap_or(self.state.dir());
         let repo = crate::open::open(self.repo.store().clone(), self.repo.root(), states).await?;
-        let (repo, state) = (repo.with_lock(self.repo.lock()), self.state.clone());
+        let (repo, state) = (repo.told_like(&self.repo), self.state.clone());
         state.remember_conf(repo.seen())?;
         // It is a help for a day on which the repository has lost it.
         let _ = state.keep_conf(repo.conf_bytes());

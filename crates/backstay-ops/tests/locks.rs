@@ -8,16 +8,19 @@ use backstay_model::catalog::Target;
 use backstay_model::lock::{Horizon, ObjectLock};
 use backstay_model::retention::RetentionPolicy;
 use backstay_model::{ByteLen, Moment, ObjectId, Verdict};
+use backstay_ops::copy::{Act, CopyRequest, Destination, Reread, copy};
 use backstay_ops::disk::OsDisk;
 use backstay_ops::follow::{FollowRequest, Follower, Limits};
 use backstay_ops::retain::{self, RetainReport, SourceRules};
 use backstay_store::memory::MemoryStore;
+use backstay_store::repo::Repository;
 use backstay_store::{Store, keys};
 use backstay_testkit::lock_store::{LockStore, Words};
 use backstay_testkit::store_contract::noise;
 use history::{BEGINNING, DAY, Dice, Hands};
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 use world::{World, source};
@@ -86,7 +89,10 @@ impl Locked {
 
     /// Until when each snapshot is safe, read from the store with nothing of retention in between.
     async fn horizons(&self) -> BTreeMap<ObjectId, (Moment, i64)> {
-        let repo = &self.world.vault.repo;
+        Self::horizons_in(&self.world.vault.repo).await
+    }
+
+    async fn horizons_in(repo: &Repository) -> BTreeMap<ObjectId, (Moment, i64)> {
         let entries = repo.list("data/").await.expect("a listing");
         let stored: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key, entry.modified)).collect();
         let mut horizons = BTreeMap::new();
@@ -145,6 +151,38 @@ async fn for_a_quarter_every_snapshot_is_locked_as_long_as_was_asked_and_nothing
     // A pack may be referred to for 30 - 12 days less the time a run may take.
     assert_eq!(daily.fresh, 6, "once at first and then every eighteen days");
     assert_eq!(daily.restore_all().await, 5);
+}
+
+/// The copy alone is locked; what it is sent is what the original has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_copy_that_is_locked_every_snapshot_is_safe_as_long_as_was_asked() {
+    let mut daily = Locked::new((0, Words::Denied)).await;
+    let far = Arc::new(MemoryStore::with_clock(Arc::new(daily.hands.other())));
+    let far = Arc::new(LockStore::new(far, Arc::new(daily.hands.other()), (LOCKED, Words::Denied)));
+    daily.world.vault.repo = daily.world.vault.repo.clone().with_locks_of_copies(lock().into_iter().collect());
+    let to = Destination { store: far.clone(), state_root: daily.world.dir().join("state-of-copy") };
+    let request = CopyRequest {
+        act: Act::Copy,
+        reread: Reread::Nothing,
+        policy: RetentionPolicy::default(),
+        zone: TimeZone::UTC,
+        in_flight: NonZeroU32::MIN,
+    };
+    for day in 0..40 {
+        daily.backup().await;
+        let report = daily.apply(5).await;
+        assert_eq!((report.verdict, report.sources[0].waiting.locked), (Verdict::Pass, 0), "nothing is locked here");
+        copy(&daily.world.vault, &to, &request).await.expect("copied");
+        let repo = Repository::open(far.clone(), daily.world.vault.repo.root(), None).await.expect("open");
+        let real = Locked::horizons_in(&repo).await;
+        assert_eq!(real.len(), day + 1);
+        for (id, (own, until)) in real {
+            let wanted = own.as_millis() + WANTED;
+            assert!(until >= wanted, "day {day}: {id} lacks {} ms", wanted - until);
+        }
+        daily.hands.pass(DAY);
+    }
+    assert_eq!(daily.fresh, 3, "once at first and then every eighteen days");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

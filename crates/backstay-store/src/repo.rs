@@ -75,6 +75,8 @@ pub struct Repository {
     unknown_to_writers: u32,
     /// What this host was told of the store's object lock.
     lock: Option<ObjectLock>,
+    /// The same of the stores that copies of it are in.
+    locks_of_copies: Vec<ObjectLock>,
 }
 
 /// What a new repository is made of.
@@ -172,10 +174,22 @@ impl Repository {
         let found = SeenConf { generation, digest: record.digest };
         check_not_older(seen, found)?;
         let master = Master::parse(&record.facts.master).map_err(|e| RepoError::sealed(key, e))?;
-        let seen = found;
+        let (seen, locks_of_copies) = (found, Vec::new());
         let unknown_to_writers = record.read_compatible;
         let (id, conf, conf_bytes) = (record.repo, Arc::new(record.facts), bytes);
-        Ok(Self { unknown_to_writers, store, id, root, conf, seen, conf_bytes, conf_fault: None, master, lock: None })
+        Ok(Self {
+            unknown_to_writers,
+            store,
+            id,
+            root,
+            conf,
+            seen,
+            conf_bytes,
+            conf_fault: None,
+            master,
+            lock: None,
+            locks_of_copies,
+        })
     }
 
     /// Refuses it if its configuration is older than one this host has seen of it.
@@ -187,6 +201,22 @@ impl Repository {
     /// The same, in a store that refuses to delete for a while.
     pub fn with_lock(self, lock: Option<ObjectLock>) -> Self {
         Self { lock, ..self }
+    }
+
+    /// The same, copied into stores that refuse to delete for a while.
+    pub fn with_locks_of_copies(self, locks_of_copies: Vec<ObjectLock>) -> Self {
+        Self { locks_of_copies, ..self }
+    }
+
+    /// With what this host was told of another opening of it.
+    pub fn told_like(self, other: &Self) -> Self {
+        self.with_lock(other.lock).with_locks_of_copies(other.locks_of_copies.clone())
+    }
+
+    /// Every lock that a snapshot is to be safe under, here and in copies. What is copied is put there later than here, so
+    /// that counting from here errs on the safe side.
+    pub fn locks(&self) -> impl Iterator<Item = ObjectLock> {
+        self.lock.into_iter().chain(self.locks_of_copies.iter().copied())
     }
 
     /// The same, reached through another store that stands before this one.

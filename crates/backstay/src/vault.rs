@@ -123,7 +123,9 @@ pub async fn open_with(
     keys: KeyFile,
 ) -> Result<Vault, Diagnostic> {
     let root = pinned_root(settings, &keys)?;
-    let repo = backstay_ops::open::open(store, root, &settings.state_dir).await?.with_lock(settings.store.lock);
+    let copies = settings.copies.values().filter_map(|copy| copy.store.lock).collect();
+    let repo = backstay_ops::open::open(store, root, &settings.state_dir).await?;
+    let repo = repo.with_lock(settings.store.lock).with_locks_of_copies(copies);
     let env = env(context, &settings.limits);
     let state = State::open(env.disk.clone(), &settings.state_dir, repo.id()).map_err(OpsError::from)?;
     match repo.conf_fault() {

@@ -9,6 +9,7 @@ use crate::rebuild;
 use crate::state::{Identity, SeenSource};
 use backstay_model::backup::{self, Lineage, Tip, World};
 use backstay_model::catalog::{MarkKind, Quality};
+use backstay_model::lock::ObjectLock;
 use backstay_model::prune::Named;
 use backstay_model::space::{self, ObjectUse, SpacePolicy};
 use backstay_model::{BranchNo, Moment, ObjectId, Sequence, SourceName};
@@ -223,13 +224,18 @@ fn missing_objects(base: &Base, packs: &HashMap<ObjectId, &Entry>) -> HashSet<Ob
     refs.filter(|r| packs.get(&r.object).is_none_or(|entry| entry.len != r.stored)).map(|r| r.object).collect()
 }
 
-/// Packs that the store may delete before a snapshot of this run may be deleted. Time is the store's as far as it
+/// Packs that the store, or that of a copy, may delete before a snapshot of this run may be deleted. Time is the store's as far as it
 /// has said any, and this host's if that is later: a clock that is behind makes the locks short, and that is alarmed.
 fn unlocked_objects(vault: &Vault, base: &Base, packs: &HashMap<ObjectId, &Entry>) -> HashSet<ObjectId> {
-    let Some(lock) = vault.repo.lock() else { return HashSet::new() };
+    let locks: Vec<ObjectLock> = vault.repo.locks().collect();
     let said = packs.values().map(|entry| entry.modified).max();
     let now = said.map_or(vault.env.clock.now(), |said| said.max(vault.env.clock.now()));
-    let is_old = |object: &ObjectId| packs.get(object).is_some_and(|entry| !lock.may_refer(entry.modified, now));
+    let is_old = |object: &ObjectId| {
+        packs.get(object).is_some_and(|entry| {
+            let may_refer = |lock: &ObjectLock| lock.may_refer(entry.modified, now);
+            !locks.iter().all(may_refer)
+        })
+    };
     base.table.refs().iter().map(|of| of.object).filter(is_old).collect()
 }
 
