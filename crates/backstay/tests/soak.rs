@@ -355,8 +355,8 @@ impl Soak {
         }
     }
 
-    /// States that the repository has recorded to stand behind a gap.
-    fn gaps(&self) -> Vec<u64> {
+    /// States that the repository has recorded to stand behind a gap, and why.
+    fn gaps(&self) -> BTreeMap<u64, String> {
         let config = fs::read_to_string(self.path("backstay.toml")).expect("a file");
         let root = config.lines().find_map(|line| line.strip_prefix("root = ")).expect("a root");
         let root = root.trim_matches('"').parse().expect("a key");
@@ -368,7 +368,7 @@ impl Soak {
         });
         assert!(broken.is_empty(), "{broken:?}");
         let following = fronts.into_iter().filter_map(|front| front.facts.following);
-        following.filter(|following| following.resync.is_some()).map(|following| following.tx.get()).collect()
+        following.filter_map(|following| Some((following.tx.get(), following.resync?.reason))).collect()
     }
 
     /// Brings a state back and says which of those there were it is.
@@ -423,18 +423,23 @@ impl Soak {
             let here = self.restored(&["--tx", &tx.to_string()]);
             if let Some((tx_before, Some(state))) = before
                 && tx_before + 1 == tx
-                && !gaps.contains(&tx)
+                && !gaps.contains_key(&tx)
             {
                 assert_eq!(here, Some(state + 1), "state {tx} comes right after {tx_before}; gaps told: {gaps:?}");
                 compared += 1;
             }
             before = Some((tx, here));
         }
+        let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+        gaps.values().for_each(|reason| *reasons.entry(reason).or_default() += 1);
         println!(
-            "{} commits, states up to {last}, {compared} pairs compared, gaps {gaps:?}, {:?}",
+            "{} commits, states up to {last}, {compared} pairs compared, gaps {reasons:?}, {:?}",
             self.commits, self.counts
         );
         assert!(compared > 5, "{compared}");
+        // Each was killed, stopped, cut off or changed under: none of that makes a page another than was captured.
+        let is_ours = |reason: &&&str| reason.contains("what was captured") || reason.contains("cannot be read");
+        assert_eq!(reasons.keys().find(is_ours), None, "a gap for no reason of the application's");
     }
 
     /// What Litestream brings back, in a word, by the ledger.
