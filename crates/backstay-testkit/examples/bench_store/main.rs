@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the machine's own clock")]
 
 mod far;
+mod floor;
 #[allow(dead_code, reason = "the other measurement uses the rest")]
 #[path = "../bench/generate.rs"]
 mod generate;

@@ -6,9 +6,12 @@
 //! Each contender does what its user would see done. Ours proves each backup by restoring it, which restic has none
 //! of; its time is taken off, so that a backup ends when its manifest is durable. Our restore is durable and compared
 //! with what was captured when it ends, restic's is neither. Prune leaves one snapshot of two, at once.
+//!
+//! After our restore a third contender does the least that a restore can: it fetches the same objects and writes and
+//! syncs a file of the same size, and nothing else. What it takes of restic's time nobody goes below on that machine.
 
 use crate::report::{Bound, Table, median};
-use crate::{Failed, Options, generate};
+use crate::{Failed, Options, floor, generate};
 use backstay_testkit::s3_adversary::{Adversary, Conditions, Traffic};
 use backstay_testkit::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use std::path::{Path, PathBuf};
@@ -16,7 +19,10 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// The steps every contender takes, in this order.
-const STEPS: [&str; 4] = ["backup", "incremental", "restore", "prune"];
+const STEPS: [&str; 4] = ["backup", "incremental", RESTORE, "prune"];
+const RESTORE: &str = "restore";
+/// Where our objects lie in the server's folder.
+const OURS: &str = "ours";
 
 #[derive(Clone, Copy, Default)]
 struct Cost {
@@ -26,6 +32,13 @@ struct Cost {
 
 /// One cost per step.
 type Costs = Vec<Cost>;
+
+/// What each took of one round.
+struct Round {
+    ours: Costs,
+    theirs: Costs,
+    floor: floor::Floor,
+}
 
 pub async fn measure(options: &Options) -> Result<Table, Failed> {
     std::fs::create_dir_all(&options.dir)?;
@@ -44,18 +57,17 @@ pub async fn measure(options: &Options) -> Result<Table, Failed> {
         let wire = Adversary::start(&server, Conditions::Honoured, None);
         wire.mend_listings(&lister);
         let direct = if counts { wire.endpoint() } else { server.endpoint() };
-        let costs = both(&program, &source, &options.dir, Wires { direct, wire: &wire })?;
+        let costs = both(&program, &source, &options.dir, Wires { direct, wire: &wire, open: &lister })?;
         if counts { counted.push(costs) } else { timed.push(costs) }
     }
     let gib = std::fs::metadata(&source)?.len() as f64 / f64::from(1 << 30);
     let mut table = Table::new(format!("S3: {} MiB, median of {} rounds", options.megabytes, options.rounds));
     for (at, step) in STEPS.iter().enumerate() {
-        let seconds = |pick: fn(&(Costs, Costs)) -> &Costs| -> f64 {
-            median(timed.iter().map(|round| pick(round)[at].seconds).collect())
-        };
-        let (ours, theirs) = (seconds(|round| &round.0), seconds(|round| &round.1));
+        let seconds =
+            |pick: fn(&Round) -> &Costs| -> f64 { median(timed.iter().map(|round| pick(round)[at].seconds).collect()) };
+        let (ours, theirs) = (seconds(|round| &round.ours), seconds(|round| &round.theirs));
         for (name, seconds, traffic) in
-            [("Backstay", ours, counted[0].0[at].traffic), ("restic", theirs, counted[0].1[at].traffic)]
+            [("Backstay", ours, counted[0].ours[at].traffic), ("restic", theirs, counted[0].theirs[at].traffic)]
         {
             table.figure(&format!("{step}: {name}"), seconds, "s");
             table.figure(&format!("{step}: {name}, requests per GiB"), traffic.requests as f64 / gib, "");
@@ -63,6 +75,13 @@ pub async fn measure(options: &Options) -> Result<Table, Failed> {
             table.figure(&format!("{step}: {name}, received"), traffic.received as f64 / 1e6, "MB");
         }
         table.bound(&format!("{step}: Backstay / restic"), ours / theirs, Bound::Most(0.5));
+        if *step == RESTORE {
+            let least = median(timed.iter().map(|round| round.floor.seconds).collect());
+            table.figure("restore: fetch and write alone", least, "s");
+            table.figure("restore: fetch and write alone, received", timed[0].floor.received as f64 / 1e6, "MB");
+            table.figure("restore: Backstay / fetch and write alone", ours / least, "");
+            table.figure("restore: fetch and write alone / restic", least / theirs, "");
+        }
     }
     Ok(table)
 }
@@ -71,19 +90,38 @@ pub async fn measure(options: &Options) -> Result<Table, Failed> {
 struct Wires<'a> {
     direct: String,
     wire: &'a Adversary,
+    /// Another server over the same objects, which asks for no signature.
+    open: &'a S3Server,
 }
 
 /// Each of the two with a copy of its own of the same database.
-fn both(program: &Path, source: &Path, dir: &Path, wires: Wires<'_>) -> Result<(Costs, Costs), Failed> {
-    let run = |contender: &dyn Fn(&Path) -> Result<Contender, Failed>| -> Result<Costs, Failed> {
+fn both(program: &Path, source: &Path, dir: &Path, wires: Wires<'_>) -> Result<Round, Failed> {
+    let fresh = || -> Result<tempfile::TempDir, Failed> {
         let work = tempfile::tempdir_in(dir)?;
         std::fs::copy(source, work.path().join("shop.db"))?;
         std::fs::File::open(work.path().join("shop.db"))?.sync_all()?;
-        steps(&contender(work.path())?, work.path(), &wires)
+        Ok(work)
     };
-    let ours = run(&|work| Contender::ours(program, &wires.direct, work))?;
-    let theirs = run(&|work| Contender::restic(&wires.direct, work))?;
-    Ok((ours, theirs))
+    let work = fresh()?;
+    let contender = Contender::ours(program, &wires.direct, work.path())?;
+    let mut floor = None;
+    let ours = steps(&contender, work.path(), &wires, |step| {
+        if step == RESTORE {
+            floor = Some(floor_of(work.path(), &wires)?);
+        }
+        Ok(())
+    })?;
+    drop(work);
+    let work = fresh()?;
+    let theirs = steps(&Contender::restic(&wires.direct, work.path())?, work.path(), &wires, |_| Ok(()))?;
+    Ok(Round { ours, theirs, floor: floor.expect("a restore is one of the steps") })
+}
+
+/// What the restore that was just done takes at least.
+fn floor_of(work: &Path, wires: &Wires<'_>) -> Result<floor::Floor, Failed> {
+    let len = std::fs::metadata(work.join("restored.db"))?.len();
+    let prefix = format!("{BUCKET}/{OURS}");
+    floor::measure(wires.open.address(), (wires.open.folder(), &prefix), &work.join("floor"), len)
 }
 
 struct Contender {
@@ -114,7 +152,7 @@ impl Contender {
         ];
         let server = ("BACKSTAY_STORE_ENDPOINT", "", String::new());
         let this = Self { program: program.to_owned(), env, server, work: work.to_owned(), steps };
-        let init = format!("init --yes --no-backup --source shop=./shop.db --repo s3://{BUCKET}/ours");
+        let init = format!("init --yes --no-backup --source shop=./shop.db --repo s3://{BUCKET}/{OURS}");
         this.call(&words(&init), endpoint)?;
         let file = work.join("backstay.toml");
         let config = std::fs::read_to_string(&file)?;
@@ -157,7 +195,13 @@ impl Contender {
     }
 }
 
-fn steps(contender: &Contender, work: &Path, wires: &Wires<'_>) -> Result<Costs, Failed> {
+/// Takes every step, and calls `after` with its name when it is done.
+fn steps(
+    contender: &Contender,
+    work: &Path,
+    wires: &Wires<'_>,
+    mut after: impl FnMut(&str) -> Result<(), Failed>,
+) -> Result<Costs, Failed> {
     let mut costs = Vec::new();
     for (at, (args, step)) in contender.steps.iter().zip(STEPS).enumerate() {
         if at == 1 {
@@ -169,6 +213,7 @@ fn steps(contender: &Contender, work: &Path, wires: &Wires<'_>) -> Result<Costs,
         let proof = contender.call(args, &endpoint)?;
         let seconds = begun.elapsed().as_secs_f64() - proof;
         costs.push(Cost { seconds, traffic: wires.wire.take_traffic() });
+        after(step)?;
     }
     Ok(costs)
 }
