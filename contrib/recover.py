@@ -739,7 +739,9 @@ class Log:
             name, front = found
             facts = front.facts
             if "next" in facts:
-                stream, slot, previous, streams = facts["next"], 1, bytes(32), streams + 1
+                # A source may leave those it shared a stream with.
+                left = {one["source"]: one["next"] for one in facts.get("leaves", [])}
+                stream, slot, previous, streams = left.get(source, facts["next"]), 1, bytes(32), streams + 1
                 need(streams <= self.STREAMS_MAX, "the log", "its streams go round in a circle")
                 continue
             for number, span in enumerate(facts["spans"]):

@@ -6,8 +6,8 @@
 use crate::{Corrupt, hex, layout, tree};
 use backstay_model::catalog::{Keep, MarkKind, Quality};
 use backstay_model::{
-    BranchNo, ByteLen, Digest, FingerprintKeyId, Generation, Label, Moment, ObjectId, Position, Ranges, Sequence,
-    SignerKey, SourceName, StreamId, Tx, UnitSize,
+    BranchNo, ByteLen, Digest, FingerprintKeyId, Generation, Label, Moment, ObjectId, Onward, Position, Ranges,
+    Sequence, SignerKey, SourceName, StreamId, Tx, UnitSize,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -187,6 +187,49 @@ pub struct Log {
     /// The stream ends with this object; what follows it is here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<StreamId>,
+    /// Of these sources the log goes on elsewhere than that of all others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaves: Vec<Leaves>,
+}
+
+/// A source whose log leaves those it shared a stream with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaves {
+    pub source: SourceName,
+    /// The stream its log goes on in.
+    pub next: StreamId,
+}
+
+impl Log {
+    /// Parses, and checks what no writer would say.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Corrupt> {
+        const WHAT: &str = "a log object";
+        let facts: Self = parse(WHAT, bytes)?;
+        if facts.next.is_none() && !facts.leaves.is_empty() {
+            return Err(Corrupt::Rule { what: WHAT, rule: "a source leaves where the stream ends" });
+        }
+        if facts.onward().leaves.len() != facts.leaves.len() {
+            return Err(Corrupt::Rule { what: WHAT, rule: "a source leaves once" });
+        }
+        Ok(facts)
+    }
+
+    /// Of the object that ends a stream.
+    pub fn end_of(stream: StreamId, onward: Onward) -> Self {
+        let leaves = onward.leaves.into_iter().map(|(source, next)| Leaves { source, next }).collect();
+        Self { stream, spans: Vec::new(), next: onward.next, leaves }
+    }
+
+    /// Whether it ends the stream for others, and the log of this source goes on with those that stay.
+    pub fn is_left_by_others(&self, source: &SourceName) -> bool {
+        !self.leaves.is_empty() && self.leaves.iter().all(|leaves| leaves.source != *source)
+    }
+
+    /// Where the logs in the stream go on, if it ends here.
+    pub fn onward(&self) -> Onward {
+        let leaves = self.leaves.iter().map(|leaves| (leaves.source.clone(), leaves.next)).collect();
+        Onward { next: self.next, leaves }
+    }
 }
 
 /// The commits of one source in a log object.

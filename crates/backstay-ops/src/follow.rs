@@ -22,6 +22,7 @@ mod hours;
 mod member;
 mod memory;
 mod pace;
+mod resume;
 mod rolling;
 mod ship;
 mod snapshots;
@@ -35,31 +36,28 @@ pub use followed::Followed;
 pub use pace::Pace;
 
 use crate::OpsError;
-use crate::backup::{self, BackupRequest, Malformed, Purpose, gather};
+use crate::backup::{self, BackupRequest, Malformed, Purpose};
 use crate::base::Base;
 use crate::catalog::Vault;
 use crate::env::blocking;
-use crate::log::{self, LogTip};
+use crate::log::LogTip;
 use crate::state::{SeenSource, SourceLock};
 use audit::Audit;
 use backstay_format::FingerprintKey;
-use backstay_format::facts::{After, Log, Role};
-use backstay_model::{BranchNo, ByteLen, Kind, Kinded, Moment, ObjectId, Sequence, SourceName, StreamId, Tx, seams};
+use backstay_format::facts::{After, Role};
+use backstay_model::{BranchNo, ByteLen, Kind, Kinded, Moment, ObjectId, Sequence, SourceName, StreamId, Tx};
 use backstay_sqlite::{SqliteError, Step, Steps, Tail, TailOptions};
-use backstay_store::repo::{Chain, LogDraft, LogSigning, ManifestFront, RepoError};
+use backstay_store::repo::RepoError;
 use begin::Beginning;
 use catch::{Catcher, Looked};
 use hours::Hours;
-use memory::{Durable, Memory, Standing};
+use memory::{Memory, Standing};
 use ship::Shipper;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use turns::Turns;
-
-/// How often a lost race for a stream's end is run again.
-const ATTEMPTS: u32 = 4;
 
 /// What a person asked for.
 #[derive(Clone)]
@@ -148,6 +146,14 @@ pub enum Alarm {
     SpoolFull,
     /// The spool cannot be written: only memory keeps what waits.
     SpoolRefused,
+}
+
+/// What became of what was to be put.
+#[derive(PartialEq, Eq)]
+enum Shipped {
+    All,
+    /// The stream has ended for others, and goes on elsewhere.
+    LeftBehind,
 }
 
 /// Above this what was read does not stay in memory.
@@ -278,40 +284,8 @@ impl<'v> Follower<'v> {
     async fn start_in(vault: &'v Vault, request: FollowRequest, turns: &Turns) -> Result<Self, OpsError> {
         vault.signer(Role::Writer)?;
         let lock = vault.state.lock(&request.source)?;
-        let stream = StreamId::from_bytes(seams::fresh(vault.env.random.as_ref()));
-        let mut tail = open_tail(vault, &request)?;
-        let (begun, catcher, shipper, hours) = match resume(vault, &request, &mut tail, stream).await? {
-            Ok(resumed) => {
-                let Resumed { memory, standing, caught, after, newest } = resumed;
-                let key = key_of(&memory.fingerprint);
-                let ours = (memory.snapshot, memory.branch);
-                let place = hours::place_of(ours, key, (stream, Sequence::FIRST, after), &standing);
-                let hours = Hours::resume(vault, &request, (&newest, place))?;
-                let shipper = Shipper::new(vault, &request.source, stream, &memory, after, standing.clone())?;
-                let audit = Audit::begin(&key_of(&memory.fingerprint), &standing.cursor, None);
-                let mut catcher = Catcher::new(tail, &standing, request.limits, audit, vault.env.clock.clone());
-                catcher.take(caught)?;
-                (Began::Continued { tx: standing.tx }, catcher, shipper, hours)
-            }
-            Err(mut reason) => {
-                tail.release();
-                let _turn = turns.snapshot(&request.path).await;
-                let tip = fence(vault, &request.source, stream).await?;
-                if let Some(fault) = tip.as_ref().and_then(|tip| tip.fault.as_ref()) {
-                    reason = format!("{reason}, and the end of its log cannot be read: {fault}");
-                }
-                let place = Anew { stream, sequence: Sequence::FIRST, previous: None, tip, reason };
-                begin_anew(vault, &request, tail, place).await?
-            }
-        };
-        Ok(Self {
-            vault,
-            request,
-            halves: Halves::new(catcher, shipper, hours),
-            began: begun,
-            lock: Some(lock),
-            rested_with: None,
-        })
+        let (began, halves) = resume::begin(vault, &request, turns).await?;
+        Ok(Self { vault, request, halves, began, lock: Some(lock), rested_with: None })
     }
 
     /// How it began.
@@ -417,7 +391,9 @@ impl<'v> Follower<'v> {
         let mut ticked = Ticked { caught: self.catch()?, ..Ticked::default() };
         if self.has_news() {
             let _turn = self.meanwhile(turns.put(), &mut ticked).await?;
-            self.ship(&mut ticked).await?;
+            while self.ship(&mut ticked).await? == Shipped::LeftBehind {
+                (self.began, self.halves) = self.follow_others(turns).await?;
+            }
         }
         if let Some(reason) = self.halves.catcher.lost() {
             // Nothing of the application's is held while others are at it.
@@ -441,28 +417,36 @@ impl<'v> Follower<'v> {
     }
 
     /// Makes durable what was read when it began.
-    async fn ship(&mut self, ticked: &mut Ticked) -> Result<(), OpsError> {
+    async fn ship(&mut self, ticked: &mut Ticked) -> Result<Shipped, OpsError> {
         let goal = self.halves.catcher.tx();
         loop {
             let Halves { catcher, shipper, .. } = &mut self.halves;
             if shipper.is_clear() {
                 let pieces = if shipper.standing().tx < goal { catcher.next_pieces() } else { Vec::new() };
                 if pieces.is_empty() {
-                    return Ok(());
+                    return Ok(Shipped::All);
                 }
                 if let Err(error) = blocking(|| shipper.seal(pieces)) {
                     // They left the queue: what comes after them must not be taken for what follows.
                     catcher.lose(catch::UNREAD);
-                    return if is_passing(&error) { Ok(()) } else { Err(error) };
+                    return if is_passing(&error) { Ok(Shipped::All) } else { Err(error) };
                 }
             }
             let Some((stream, sequence, bytes)) = blocking(|| shipper.front()) else {
                 shipper.give_up();
                 catcher.lose("what was read of its log is gone from the state folder");
-                return Ok(());
+                return Ok(Shipped::All);
             };
             catcher.reach(Step::Putting);
-            self.meanwhile(self.vault.repo.put_log(&stream, sequence, bytes.clone()), ticked).await??;
+            match self.meanwhile(self.vault.repo.put_log(&stream, sequence, bytes.clone()), ticked).await? {
+                Ok(()) => {}
+                Err(RepoError::LostRace { key }) => {
+                    let there = self.vault.repo.log_front(&stream, sequence).await?;
+                    let is_left = there.is_some_and(|there| there.facts.is_left_by_others(&self.request.source));
+                    return if is_left { Ok(Shipped::LeftBehind) } else { Err(RepoError::LostRace { key }.into()) };
+                }
+                Err(error) => return Err(error.into()),
+            }
             self.halves.catcher.reach(Step::Put);
             let sent = blocking(|| self.halves.shipper.confirm());
             self.halves.catcher.reach(Step::Confirmed);
@@ -492,6 +476,13 @@ impl<'v> Follower<'v> {
         Ok(ticked)
     }
 
+    /// Its stream ended because others were taken over: goes on where that leads, with what the log still proves. What
+    /// holds the log lets go only when what comes in its place does.
+    async fn follow_others(&mut self, turns: &Turns) -> Result<(Began, Halves<'v>), OpsError> {
+        self.halves.hours.stop().await;
+        resume::begin(self.vault, &self.request, turns).await
+    }
+
     async fn begin_anew(&mut self, reason: String, ticked: &mut Ticked) -> Result<(), OpsError> {
         let tail = open_tail(self.vault, &self.request)?;
         let Halves { catcher, shipper, hours, .. } = &mut self.halves;
@@ -518,99 +509,6 @@ fn open_tail(vault: &Vault, request: &FollowRequest) -> Result<Tail, OpsError> {
     let options =
         TailOptions { steps: request.steps.clone(), ..TailOptions::in_dir(vault.state.source_dir(&request.source)?) };
     Ok(blocking(|| Tail::open(&request.path, options, vault.env.clock.clone()))?)
-}
-
-struct Resumed {
-    memory: Memory,
-    standing: Standing,
-    caught: backstay_sqlite::Caught,
-    after: After,
-    /// The newest snapshot: the one that following began with, or one made of its log.
-    newest: ManifestFront,
-}
-
-/// Looks whether everything that proves continuity is there; if not, says what is missing.
-async fn resume(
-    vault: &Vault,
-    request: &FollowRequest,
-    tail: &mut Tail,
-    next: StreamId,
-) -> Result<Result<Resumed, String>, OpsError> {
-    let say = |why: &str| Ok(Err(why.to_owned()));
-    let Some(memory) = Memory::recall(vault, &request.source)? else {
-        return say("this host remembers nothing of following it");
-    };
-    // What the run before kept on the disk comes first: it is of the file that was followed then.
-    let durable = memory.durable(vault, &request.source).await?;
-    if memory.file != tail.identity().into() {
-        return say("another file stands at its path");
-    }
-    let seen = vault.state.seen(&request.source)?;
-    let (fronts, _) = vault.repo.newest_fronts(&request.source, gather::LOOK_BACK).await?;
-    let tip = fronts.iter().find(|front| !front.facts.imported);
-    if !gather::tip_is_ours(vault, &seen, tip) || tip.is_none_or(|tip| tip.facts.branch != memory.branch) {
-        return say("the newest snapshot is not one this host took of it");
-    }
-    // Of a snapshot that is not the newest a prune may decide that it is no longer needed. One made of the log leads to
-    // the same log.
-    let began = |front: &ManifestFront| front.facts.made().map_or(front.name.id, |made| made.began);
-    let Some(newest) = tip.filter(|front| began(front) == memory.snapshot).cloned() else {
-        return say("another snapshot was taken since");
-    };
-    let Some(Durable { sequence, digest: previous, standing }) = durable else {
-        return say("its log goes on beyond what this host remembers");
-    };
-    tail.reach(Step::Recalled);
-    let caught = match blocking(|| tail.advance(&standing.cursor)) {
-        Ok(Ok(caught)) => caught,
-        Ok(Err(lost)) => return say(&lost.to_string()),
-        Err(SqliteError::NotWal { path }) => return Err(SqliteError::NotWal { path }.into()),
-        Err(error) => return Err(error.into()),
-    };
-    tail.reach(Step::Resumed);
-    let free = sequence.next().ok_or(backstay_model::backup::Exhausted)?;
-    match close(vault, memory.stream, Chain { sequence: free, previous }, next).await {
-        Ok(()) => {}
-        Err(RepoError::LostRace { .. }) => return say("its log was taken over"),
-        Err(error) => return Err(error.into()),
-    }
-    // Whoever put nothing into its stream leaves its own beginning to the next.
-    let after = match memory.last_object(sequence, previous) {
-        Some((sequence, digest)) => After::Log { stream: memory.stream, sequence, digest },
-        None => memory.after,
-    };
-    Ok(Ok(Resumed { memory, standing, caught, after, newest }))
-}
-
-/// Ends a stream: who finds this object in its slot has been taken over.
-async fn close(vault: &Vault, stream: StreamId, chain: Chain, next: StreamId) -> Result<(), RepoError> {
-    let signer = vault.signer.as_ref().ok_or(RepoError::NoIdentity)?;
-    let random = vault.env.random.as_ref();
-    let sealer = vault.repo.sealer(random);
-    let facts = Log { stream, spans: Vec::new(), next: Some(next) };
-    let with = LogSigning { signer, sealer: &sealer, random };
-    let (bytes, _) = LogDraft::begin(&facts, chain, vault.repo.fresh_id(random), with).finish(&[]);
-    vault.repo.put_log(&stream, chain.sequence, bytes).await
-}
-
-/// Ends whatever stream the newest followed snapshot leads to, and says how far its log reached.
-async fn fence(vault: &Vault, source: &SourceName, next: StreamId) -> Result<Option<LogTip>, OpsError> {
-    let (mut fronts, _) = vault.repo.newest_fronts(source, gather::LOOK_BACK).await?;
-    if fronts.len() >= gather::LOOK_BACK && fronts.iter().all(|front| front.facts.following.is_none()) {
-        // It may have been followed long ago: numbers are never used again.
-        fronts = vault.catalog(source).await?.fronts.into_values().collect();
-        fronts.sort_by_key(|front| std::cmp::Reverse(front.chain.sequence));
-    }
-    let mut attempts = ATTEMPTS;
-    loop {
-        attempts -= 1;
-        let Some(tip) = log::tip(&vault.repo, source, &fronts).await? else { return Ok(None) };
-        match close(vault, tip.stream, tip.free, next).await {
-            Ok(()) => return Ok(Some(tip)),
-            Err(RepoError::LostRace { .. }) if attempts > 0 => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Where a snapshot that begins following stands.

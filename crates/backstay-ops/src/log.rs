@@ -57,6 +57,8 @@ pub struct LogTip {
     pub complete: Tx,
     pub used: Tx,
     pub time: Moment,
+    /// Others write, or are about to write, into the stream as well.
+    pub is_shared: bool,
     /// Why the end cannot be believed: then nobody knows which numbers were used.
     pub fault: Option<String>,
 }
@@ -64,7 +66,7 @@ pub struct LogTip {
 impl LogTip {
     /// Of a run that begins anew in its own stream.
     pub fn of_run(branch: BranchNo, complete: Tx, used: Tx, time: Moment) -> Self {
-        Self { stream: StreamId::ZERO, free: Chain::START, branch, complete, used, time, fault: None }
+        Self { stream: StreamId::ZERO, free: Chain::START, branch, complete, used, time, is_shared: false, fault: None }
     }
 }
 
@@ -168,7 +170,7 @@ impl<'a> Walk<'a> {
         if !follows {
             return Ok(self.ends_before());
         }
-        if let Some(next) = found.facts.next {
+        if let Some(next) = found.facts.onward().of(self.source) {
             self.streams += 1;
             if self.streams > STREAMS_MAX {
                 return Ok(self.ends_before());
@@ -259,8 +261,11 @@ pub async fn tip(repo: &Repository, source: &SourceName, fronts: &[ManifestFront
         complete: following.tx,
         used: following.tx,
         time: front.facts.taken,
+        is_shared: false,
         fault: None,
     };
+    // Its last commits lie behind those of others.
+    let mut is_behind = false;
     for _ in 0..STREAMS_MAX {
         let Some(end) = repo.log_end(&tip.stream).await? else {
             tip.free = Chain::START;
@@ -274,28 +279,33 @@ pub async fn tip(repo: &Repository, source: &SourceName, fronts: &[ManifestFront
         }
         let Some(mut last) = found else { continue };
         tip.free = Chain::after(end, last.digest).ok_or(backstay_model::backup::Exhausted)?;
-        let next = last.facts.next;
+        let (next, stay) = (last.facts.onward().of(source), last.facts.is_left_by_others(source));
         if next.is_some()
             && let Some(before) = end.get().checked_sub(1).filter(|n| *n > 0).map(Sequence::new)
             && let Some(found) = last_with_commits(repo, (&tip.stream, before), &mut tip.fault).await?
         {
             last = found;
         }
-        if let Some(span) = last.facts.spans.iter().rfind(|span| span.source == *source && span.branch == tip.branch)
+        let is_own = |span: &&Span| span.source == *source;
+        is_behind |= !last.facts.spans.is_empty() && !last.facts.spans.iter().any(|span| is_own(&span));
+        if let Some(span) = last.facts.spans.iter().rfind(|span| is_own(span) && span.branch == tip.branch)
             && span.last > tip.used
         {
             tip.used = span.last;
             tip.complete = if span.unfinished { Tx::new(span.last.get().saturating_sub(1)) } else { span.last };
             tip.time = span.to;
         }
-        match next {
-            Some(next) => tip.stream = next,
-            None => break,
-        }
+        let Some(next) = next else {
+            tip.is_shared |= !last.facts.spans.iter().all(|span| is_own(&span));
+            break;
+        };
+        (tip.stream, tip.is_shared) = (next, stay);
     }
-    if tip.fault.is_some() {
+    if is_behind || tip.fault.is_some() {
         let reach = reach(repo, front, following).await?;
-        (tip.complete, tip.time) = (reach.tx, reach.at);
+        let used = reach.links.last().map(|link| link.span.last);
+        tip.used = tip.used.max(used.unwrap_or(tip.used));
+        (tip.complete, tip.time, tip.fault) = (reach.tx, reach.at, tip.fault.or(reach.fault));
     }
     Ok(Some(tip))
 }

@@ -40,7 +40,7 @@ const TYPES: [(&str, Check); 11] = [
     ("Lease", again::<Lease>),
 ];
 
-const OPTIONAL: [(&str, &str); 9] = [
+const OPTIONAL: [(&str, &str); 10] = [
     ("Conf", "older"),
     ("Conf", "recipients"),
     ("Branch", "parent"),
@@ -48,6 +48,7 @@ const OPTIONAL: [(&str, &str); 9] = [
     ("Manifest", "keep"),
     ("Manifest", "following"),
     ("Log", "next"),
+    ("Log", "leaves"),
     ("RollUp", "generation"),
     ("Mark", "releases"),
 ];
@@ -167,4 +168,27 @@ proptest! {
             let _ = again(text.as_bytes());
         }
     }
+}
+
+/// Where one source leaves there are others that go on, and each leaves once.
+#[test]
+fn a_source_leaves_once_and_where_its_stream_ends() {
+    let leaving: Value = examples()["Log"].clone();
+    let parsed = |change: &dyn Fn(&mut Value)| {
+        let mut facts = leaving.clone();
+        change(&mut facts);
+        Log::parse(facts.to_string().as_bytes())
+    };
+    let whole = parsed(&|_| ()).expect("a legal end");
+    let [shop, crm] = ["shop", "crm"].map(|name| name.parse::<SourceName>().expect("a name"));
+    assert_eq!((whole.onward().of(&shop), whole.onward().of(&crm)), (whole.next, Some(whole.leaves[0].next)));
+    assert_eq!((whole.is_left_by_others(&shop), whole.is_left_by_others(&crm)), (true, false));
+    assert!(parsed(&|facts| drop(facts.as_object_mut().expect("an object").remove("next"))).is_err());
+    let twice = parsed(&|facts| {
+        let again = facts["leaves"][0].clone();
+        facts["leaves"].as_array_mut().expect("a list").push(again);
+    });
+    assert!(twice.is_err(), "{twice:?}");
+    let plain = parsed(&|facts| drop(facts.as_object_mut().expect("an object").remove("leaves"))).expect("as ever");
+    assert!(!plain.is_left_by_others(&shop) && plain.onward().of(&crm) == plain.next);
 }

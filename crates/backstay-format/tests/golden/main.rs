@@ -54,6 +54,7 @@ fn this_build_reads_the_bytes_of_version_1() {
     );
     let facts = |name: &str| Object::parse(&golden(name)).expect("a whole record").front.facts.to_vec();
     assert_eq!(facts::parse::<Prune>("facts", &facts("prune.bin")), Ok(samples::prune_facts()));
+    assert_eq!(Log::parse(&golden("leaving-facts.bin")), Ok(samples::leaving_facts()));
     let of_logs = facts::parse::<Prune>("facts", &golden("prune-of-logs.bin"));
     assert_eq!(of_logs, Ok(samples::prune_of_logs()));
     assert_eq!(facts::parse::<Lease>("facts", &facts("lease.bin")), Ok(samples::lease_facts()));

@@ -13,8 +13,8 @@ use backstay_format::tree::{Leaf, Node, NodeRef, Run};
 use backstay_format::{Fingerprint, Header, ObjectType};
 use backstay_model::catalog::{Keep, Quality};
 use backstay_model::{
-    BranchNo, ByteLen, Generation, Moment, ObjectId, PageSize, Position, Ranges, RepoId, Sequence, SignerKey, StreamId,
-    Tx,
+    BranchNo, ByteLen, Generation, Moment, ObjectId, Onward, PageSize, Position, Ranges, RepoId, Sequence, SignerKey,
+    StreamId, Tx,
 };
 
 pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/v1");
@@ -122,7 +122,14 @@ pub fn log_facts() -> Log {
         to: moment(1),
         unfinished: true,
     };
-    Log { stream: StreamId::from_bytes([0x1e; 16]), spans: vec![span], next: None }
+    Log { stream: StreamId::from_bytes([0x1e; 16]), spans: vec![span], next: None, leaves: Vec::new() }
+}
+
+/// The end of a stream that a source leaves by itself.
+pub fn leaving_facts() -> Log {
+    let [own, rest] = [0x3e, 0x2e].map(|byte| StreamId::from_bytes([byte; 16]));
+    let leaves = [("crm".parse().expect("a legal name"), own)].into();
+    Log::end_of(StreamId::from_bytes([0x1e; 16]), Onward { leaves, ..rest.into() })
 }
 
 pub fn roll_up_facts() -> RollUp {
@@ -278,6 +285,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("node.bin", node().encode()),
         ("log.bin", object(ObjectType::Log, &facts::encode(&log_facts()), b"", &[b"sealed images", b"sealed records"])),
         ("log-facts.bin", facts::encode(&log_facts())),
+        ("leaving-facts.bin", facts::encode(&leaving_facts())),
         ("roll-up.bin", roll_up()),
         ("roll-up-facts.bin", facts::encode(&roll_up_facts())),
         ("records.bin", log::encode(&records())),

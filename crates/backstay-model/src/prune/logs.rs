@@ -7,7 +7,7 @@
 //! In the middle of a stream goes what a roll-up says once more, when nobody can still be reading it instead.
 
 use super::WRITER_DEADLINE_MILLIS;
-use crate::{BranchNo, Moment, Sequence, SourceName, StreamId};
+use crate::{BranchNo, Moment, Onward, Sequence, SourceName, StreamId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,8 +32,8 @@ pub struct Anchor {
 pub struct Stream {
     /// The slots that are listed, in order, with the bytes in each.
     pub slots: BTreeMap<u64, u64>,
-    /// The stream it hands over to, by its last slot.
-    pub next: Option<StreamId>,
+    /// Where it hands over to, by its last slot.
+    pub onward: Onward,
     pub rolled: BTreeMap<Rolled, RollUp>,
     /// When the newest of its slots was taken, by the store's clock.
     pub newest: Option<Moment>,
@@ -95,8 +95,7 @@ impl Stream {
 
     /// The last slot with commits, once the stream was handed over: nobody puts into it any more.
     pub fn closed_at(&self) -> Option<u64> {
-        let _ = self.next?;
-        self.end()?.checked_sub(1).filter(|slot| *slot > 0)
+        self.end().filter(|_| self.onward.ends())?.checked_sub(1).filter(|slot| *slot > 0)
     }
 }
 
@@ -163,7 +162,7 @@ impl Logs {
             while seen.insert(stream) {
                 let known = first.entry(stream).or_insert(u64::MAX);
                 *known = slot.min(*known);
-                match self.streams.get(&stream).and_then(|found| found.next) {
+                match self.streams.get(&stream).and_then(|found| found.onward.of(&anchor.source)) {
                     Some(next) => (stream, slot) = (next, Sequence::FIRST.get()),
                     None => break,
                 }
@@ -336,9 +335,13 @@ mod tests {
         }
     }
 
+    fn onward(next: Option<u8>) -> Onward {
+        next.map(|next| id(next).into()).unwrap_or_default()
+    }
+
     fn stream(last: u64, next: Option<u8>) -> Stream {
         let slots = (1..=last).map(|n| (n, 10)).collect();
-        Stream { slots, next: next.map(id), newest: Some(at(1)), ..Stream::default() }
+        Stream { slots, onward: onward(next), newest: Some(at(1)), ..Stream::default() }
     }
 
     fn logs(anchors: Vec<Anchor>) -> Logs {
@@ -392,6 +395,22 @@ mod tests {
     }
 
     #[test]
+    fn a_source_that_left_the_others_keeps_none_of_what_they_wrote_since() {
+        let of = |name: &str, anchor: Anchor| Anchor { source: source(name), ..anchor };
+        let mut all = logs(vec![of("crm", anchor(1, 60, 1, 5)), anchor(4, 60, 1, 70), anchor(5, 9, 2, 40)]);
+        all.spans.insert(source("crm"), 7 * DAY);
+        all.streams.insert(id(3), stream(30, None));
+        let mut left = all.clone();
+        left.streams.get_mut(&id(1)).expect("there").onward.leaves.insert(source("crm"), id(3));
+        assert_eq!(free(&left), [(1, 5), (2, 40)], "where it left it goes on in another stream");
+        assert_eq!(
+            free(&all),
+            [(1, 5), (3, 29)],
+            "where it stayed it goes through theirs, and a stream nothing leads to goes"
+        );
+    }
+
+    #[test]
     fn every_branch_has_its_own_span() {
         let mut old = anchor(5, 60, 1, 10);
         old.branch = BranchNo::new(1);
@@ -412,7 +431,7 @@ mod tests {
     #[test]
     fn a_circle_ends() {
         let mut all = logs(vec![anchor(1, 1, 1, 70)]);
-        all.streams.get_mut(&id(2)).expect("there").next = Some(id(1));
+        all.streams.get_mut(&id(2)).expect("there").onward = id(1).into();
         assert_eq!(free(&all), [(1, 70)]);
     }
 

@@ -123,8 +123,8 @@ mod tests {
     /// Slots from 1 to `last`; closed by the last of them, or not.
     fn logs(last: u64, closed: bool, names: &[Rolled], led_to: &[u64]) -> Logs {
         let rolled = names.iter().map(|name| (*name, RollUp { len: 1, stored: at(10) })).collect();
-        let next = closed.then(|| StreamId::from_bytes([2; 16]));
-        let stream = Stream { slots: (1..=last).map(|n| (n, 10)).collect(), next, rolled, newest: Some(at(10)) };
+        let onward = closed.then(|| StreamId::from_bytes([2; 16]).into()).unwrap_or_default();
+        let stream = Stream { slots: (1..=last).map(|n| (n, 10)).collect(), onward, rolled, newest: Some(at(10)) };
         let source: crate::SourceName = "shop".parse().expect("a name");
         let anchor = |slot: &u64| Anchor {
             source: source.clone(),

@@ -14,7 +14,7 @@ use backstay_format::FingerprintKey;
 use backstay_format::facts::{Following, Prune};
 use backstay_model::catalog::Snapshot;
 use backstay_model::checking::Select;
-use backstay_model::{Digest, Kind, Kinded, Sequence, StreamId, Verdict};
+use backstay_model::{Digest, Kind, Kinded, Onward, Sequence, SourceName, StreamId, Verdict};
 use backstay_store::keys::{self, LogName, Place};
 use backstay_store::repo::{ManifestFront, RepoError, SnapshotReader};
 use std::collections::hash_map::Entry;
@@ -34,11 +34,11 @@ pub(super) struct Logged {
 }
 
 /// What an object that is whole says of its place.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Seen {
     previous: Digest,
     digest: Digest,
-    next: Option<StreamId>,
+    onward: Onward,
     last: Sequence,
 }
 
@@ -67,7 +67,7 @@ pub(super) async fn look(
     for snapshot in snapshots.iter().rev() {
         let Some(front) = catalog.front(&snapshot.id) else { continue };
         let Some(following) = &front.facts.following else { continue };
-        let whole = walk.from(following).await?;
+        let whole = walk.from(&front.facts.source, following).await?;
         if let (true, Depth::Authentic, Some(_)) = (whole, request.depth, &vault.unsealer) {
             let began = following.made.map_or(snapshot.id, |made| made.began);
             let is_read = read.contains(&began) && following.made.is_some();
@@ -97,7 +97,7 @@ pub(super) fn behind<'a>(request: &CheckRequest, catalog: &'a Catalog, select: S
 
 impl Walk<'_> {
     /// From a snapshot's place to the end of what is durable. Whether nothing is wrong on the way.
-    async fn from(&mut self, following: &Following) -> Result<bool, OpsError> {
+    async fn from(&mut self, source: &SourceName, following: &Following) -> Result<bool, OpsError> {
         let (mut stream, mut slot) = (following.stream, following.sequence);
         let (mut previous, mut streams) = (None, 0);
         // The last slot of a roll-up that stands for slots that are gone.
@@ -128,7 +128,7 @@ impl Walk<'_> {
                 self.say(key.clone(), &RepoError::BrokenChain { key });
                 return Ok(false);
             }
-            if let Some(next) = seen.next {
+            if let Some(next) = seen.onward.of(source) {
                 streams += 1;
                 if streams > STREAMS_MAX {
                     return Ok(false);
@@ -151,7 +151,7 @@ impl Walk<'_> {
             match self.vault.repo.log_front_of(&name).await {
                 Ok(Some(front)) => {
                     let (previous, digest, last) = (front.chain.previous, front.end, name.last);
-                    return Ok(Some((Seen { previous, digest, next: None, last }, name.first)));
+                    return Ok(Some((Seen { previous, digest, onward: Onward::default(), last }, name.first)));
                 }
                 Ok(None) => {}
                 Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
@@ -239,16 +239,16 @@ impl Walk<'_> {
 
     async fn at(&mut self, stream: StreamId, slot: Sequence) -> Result<Option<Seen>, RepoError> {
         if let Some(seen) = self.seen.get(&(stream, slot)) {
-            return Ok(Some(*seen));
+            return Ok(Some(seen.clone()));
         }
         let Some(object) = self.vault.repo.log_object(&stream, slot).await? else { return Ok(None) };
         let front = &object.front;
         let (previous, digest, last) = (front.chain.previous, front.digest, slot);
-        let seen = Seen { previous, digest, next: front.facts.next, last };
+        let seen = Seen { previous, digest, onward: front.facts.onward(), last };
         let bytes = object.bytes().len() as u64;
         (self.found.objects, self.found.bytes) = (self.found.objects + 1, self.found.bytes + bytes);
         self.vault.env.tell(Event::Advanced { bytes });
-        self.seen.insert((stream, slot), seen);
+        self.seen.insert((stream, slot), seen.clone());
         Ok(Some(seen))
     }
 

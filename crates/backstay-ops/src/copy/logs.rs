@@ -5,14 +5,14 @@ use super::perform::Run;
 use super::{Act, Reread};
 use crate::OpsError;
 use crate::catalog::{Catalog, PruneRead};
-use backstay_model::{ObjectId, Ranges, Sequence, SourceName, StreamId};
+use backstay_model::{ObjectId, Onward, Ranges, Sequence, SourceName, StreamId};
 use backstay_store::keys::{self, LogName, Place};
 use backstay_store::repo::{RepoError, Repository};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The streams of this run, each with the first slot that was dealt with and where it leads.
 #[derive(Default)]
-pub(super) struct Streams(HashMap<StreamId, (Sequence, Option<StreamId>)>);
+pub(super) struct Streams(HashMap<StreamId, (Sequence, Onward)>);
 
 impl Run<'_> {
     /// The log behind every snapshot of a source that both sides have.
@@ -33,29 +33,28 @@ impl Run<'_> {
         // The oldest first: what it leads through need not be gone through again for the later ones.
         places.sort_unstable();
         for (_, mut stream, mut slot) in places {
-            loop {
-                let known = self.streams.0.get(&stream).filter(|(first, _)| *first <= slot).map(|(_, next)| *next);
+            let mut seen = BTreeSet::new();
+            // A chain that bites its own tail ends.
+            while seen.insert(stream) {
+                let known = self.streams.0.get(&stream).filter(|(first, _)| *first <= slot);
                 let next = match known {
-                    Some(_) => break,
-                    None => self.stream(copy, stream, slot).await?,
+                    Some((_, onward)) => onward.of(source),
+                    None => {
+                        let onward = self.stream(copy, stream, slot).await?;
+                        let next = onward.of(source);
+                        self.streams.0.insert(stream, (slot, onward));
+                        next
+                    }
                 };
-                self.streams.0.insert(stream, (slot, next));
-                match next {
-                    Some(next) => (stream, slot) = (next, Sequence::FIRST),
-                    None => break,
-                }
+                let Some(next) = next else { break };
+                (stream, slot) = (next, Sequence::FIRST);
             }
         }
         Ok(())
     }
 
     /// One stream from a slot on. Where it leads, if everything of it is there now.
-    async fn stream(
-        &mut self,
-        copy: &Repository,
-        stream: StreamId,
-        slot: Sequence,
-    ) -> Result<Option<StreamId>, OpsError> {
+    async fn stream(&mut self, copy: &Repository, stream: StreamId, slot: Sequence) -> Result<Onward, OpsError> {
         let prune = PruneRead::of(copy).await?.head;
         let gone = prune.map_or(0, |head| head.record.facts.log_below(&stream));
         let from = slot.get().max(gone);
@@ -68,7 +67,7 @@ impl Run<'_> {
             if let Some(wanted) = wanted.filter(|wanted| !here.covers(*wanted, *number)) {
                 let key = keys::log(&stream, Sequence::new(wanted));
                 self.found(&key, RepoError::Missing { key: key.to_string() }, Vec::new()).await?;
-                return Ok(None);
+                return Ok(Onward::default());
             }
             wanted = number.checked_add(1);
             // A prune of the copy let go what a roll-up there has.
@@ -77,7 +76,7 @@ impl Run<'_> {
                 continue;
             }
             if !self.log_object(&name, there.slots.contains_key(number), sent).await? {
-                return Ok(None);
+                return Ok(Onward::default());
             }
         }
         for (name, len) in here.rolled.iter().filter(|(name, _)| name.first.get() >= from) {
@@ -86,15 +85,15 @@ impl Run<'_> {
             let within = |other: &LogName| other != name && other.has(name) && other.generation >= name.generation;
             let wanted = sent || !there.rolled.keys().any(within);
             if wanted && !self.log_object(name, there.rolled.contains_key(name), sent).await? {
-                return Ok(None);
+                return Ok(Onward::default());
             }
         }
-        let Some(last) = here.slots.keys().next_back() else { return Ok(None) };
+        let Some(last) = here.slots.keys().next_back() else { return Ok(Onward::default()) };
         match self.vault.repo.log_front(&stream, Sequence::new(*last)).await {
-            Ok(front) => Ok(front.and_then(|front| front.facts.next)),
+            Ok(front) => Ok(front.map(|front| front.facts.onward()).unwrap_or_default()),
             Err(error) => {
                 self.found(&keys::log(&stream, Sequence::new(*last)), error, Vec::new()).await?;
-                Ok(None)
+                Ok(Onward::default())
             }
         }
     }

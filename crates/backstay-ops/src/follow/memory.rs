@@ -9,13 +9,15 @@ use crate::OpsError;
 use crate::catalog::Vault;
 use crate::state::Identity;
 use backstay_format::FingerprintKey;
-use backstay_format::facts::{After, FingerprintFacts};
+use backstay_format::facts::{After, FingerprintFacts, Log};
 use backstay_model::{BranchNo, Digest, Moment, ObjectId, Sequence, SourceName, StreamId, Tx};
 use backstay_sqlite::LogCursor;
-use backstay_store::repo::RepoError;
+use backstay_store::repo::{LogFront, RepoError};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "follow.json";
+/// Objects of others that are gone past, one request each: beyond that a snapshot costs less.
+const STEPS_MAX: u32 = 1 << 12;
 
 /// A state of the source that is durable in the repository, and its place in the source's own log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,9 +38,33 @@ pub struct Pending {
 
 /// The end of what the run before made durable.
 pub struct Durable {
+    pub stream: StreamId,
+    /// The last slot that is taken, and its digest.
     pub sequence: Sequence,
     pub digest: Digest,
     pub standing: Standing,
+    /// What the next span comes after: of others there may be more in the stream.
+    pub after: After,
+    /// Others write, or are about to write, into the stream as well.
+    pub is_shared: bool,
+}
+
+impl Durable {
+    /// Goes past an object that has nothing of the source; false if it has, or ends the stream for it.
+    fn pass(&mut self, source: &SourceName, front: &LogFront) -> bool {
+        let Log { spans, next, .. } = &front.facts;
+        match next {
+            Some(next) if front.facts.is_left_by_others(source) => {
+                (self.stream, self.sequence, self.digest) = (*next, Sequence::new(0), Digest::ZERO);
+            }
+            None if !spans.is_empty() && spans.iter().all(|span| span.source != *source) => {
+                (self.sequence, self.digest) = (front.name.last, front.digest);
+            }
+            _ => return false,
+        }
+        self.is_shared = true;
+        true
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,22 +119,27 @@ impl Memory {
         Ok(vault.state.note(source, FILE, self)?)
     }
 
-    /// The last slot that is taken, its digest, and where that object stands, once what is still in the spool was
-    /// put; `None` when the store has more than this remembers.
+    /// Where the run before stands, once what is still in the spool was put; `None` when the store has more of the
+    /// source than this remembers.
     pub async fn durable(&self, vault: &Vault, source: &SourceName) -> Result<Option<Durable>, OpsError> {
         let Some(standing) = self.standing.clone() else { return Ok(None) };
         let spool = Spool::of(vault, source)?;
-        let mut at = Durable { sequence: Sequence::new(self.slots), digest: self.previous, standing };
-        loop {
+        let (stream, sequence, digest) = (self.stream, Sequence::new(self.slots), self.previous);
+        // Whoever put nothing into its stream leaves its own beginning to the next.
+        let after = if self.slots > self.before { After::Log { stream, sequence, digest } } else { self.after };
+        let mut at = Durable { stream, sequence, digest, standing, after, is_shared: false };
+        for _ in 0..STEPS_MAX {
             let next = Sequence::new(at.sequence.get().saturating_add(1));
-            let spooled = spool.read(&self.stream, next);
-            let pending = self.pending.as_ref().filter(|_| at.sequence.get() == self.slots);
-            let found = match vault.repo.log_front(&self.stream, next).await {
+            // What was made to follow something else follows nothing any more.
+            let spooled = spool.read(&at.stream, next).filter(|_| !at.is_shared);
+            let is_first = (at.stream, at.sequence.get()) == (self.stream, self.slots);
+            let pending = self.pending.as_ref().filter(|_| is_first);
+            let found = match vault.repo.log_front(&at.stream, next).await {
                 Err(error) if error.is_outage() => return Err(error.into()),
                 found => found.ok(),
             };
             let (digest, standing) = match (found, spooled) {
-                (Some(None), Some((known, bytes))) => match vault.repo.put_log(&self.stream, next, bytes).await {
+                (Some(None), Some((known, bytes))) => match vault.repo.put_log(&at.stream, next, bytes).await {
                     Ok(()) => (known.digest, known.standing),
                     Err(RepoError::LostRace { .. }) => return Ok(None),
                     Err(error) => return Err(error.into()),
@@ -118,16 +149,14 @@ impl Memory {
                 (Some(Some(front)), Some((known, _))) if known.digest == front.digest => (known.digest, known.standing),
                 (Some(Some(front)), _) => match pending.filter(|pending| pending.digest == front.digest) {
                     Some(pending) => (pending.digest, pending.standing.clone()),
+                    None if at.pass(source, &front) => continue,
                     None => return Ok(None),
                 },
                 (None, _) => return Ok(None),
             };
-            at = Durable { sequence: next, digest, standing };
+            let after = After::Log { stream: at.stream, sequence: next, digest };
+            at = Durable { sequence: next, digest, standing, after, ..at };
         }
-    }
-
-    /// The last object with commits of this stretch, if there is one.
-    pub fn last_object(&self, sequence: Sequence, digest: Digest) -> Option<(Sequence, Digest)> {
-        (sequence.get() > self.before).then_some((sequence, digest))
+        Ok(None)
     }
 }

@@ -192,7 +192,7 @@ impl<'v> Shipper<'v> {
         };
         head.used = last.tx;
         let since = first.time;
-        let facts = Log { stream, spans: vec![span], next: None };
+        let facts = Log { stream, spans: vec![span], next: None, leaves: Vec::new() };
         let random = self.vault.env.random.as_ref();
         let with = LogSigning { signer: self.vault.signer(Role::Writer)?, sealer: &self.sealer, random };
         let chain = Chain { sequence, previous };

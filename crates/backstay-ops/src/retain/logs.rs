@@ -132,8 +132,8 @@ pub(crate) async fn walk_to_its_end(vault: &Vault, id: &StreamId, stream: &mut S
         return Ok(false);
     }
     let Some(last) = stream.slots.keys().next_back().map(|last| Sequence::new(*last)) else { return Ok(true) };
-    stream.next = match vault.repo.log_front(id, last).await {
-        Ok(front) => front.and_then(|front| front.facts.next),
+    stream.onward = match vault.repo.log_front(id, last).await {
+        Ok(front) => front.map(|front| front.facts.onward()).unwrap_or_default(),
         Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error.into()),
         Err(_) => return Ok(false),
     };
@@ -156,7 +156,7 @@ async fn walk_on(vault: &Vault, id: &StreamId, stream: &mut Stream) -> Result<bo
 
 /// Whether a stream that something leads to is not listed although it has objects.
 async fn is_hidden(vault: &Vault, logs: &Logs, last: Option<&Prune>) -> Result<bool, OpsError> {
-    let handed = logs.streams.values().filter_map(|stream| stream.next).map(|next| (next, Sequence::FIRST));
+    let handed = logs.streams.values().flat_map(|stream| stream.onward.all()).map(|next| (next, Sequence::FIRST));
     let anchored = logs.anchors.iter().map(|anchor| (anchor.stream, anchor.slot));
     for (stream, slot) in handed.chain(anchored).filter(|(stream, _)| !logs.streams.contains_key(stream)) {
         let said = last.into_iter().flat_map(|last| &last.streams).any(|pruned| pruned.stream == stream);

@@ -116,7 +116,7 @@ impl LogsRun<'_> {
         let mut old: BTreeSet<u64> = BTreeSet::new();
         let count = self.first_of(&slots, slot_of).await?;
         // What closes a stream has no commits.
-        let closes = stream.next.and(slots.last()).map(|(slot, _)| *slot);
+        let closes = slots.last().filter(|_| stream.onward.ends()).map(|(slot, _)| *slot);
         old.extend(slots.iter().take(count).map(|(slot, _)| *slot).filter(|slot| Some(*slot) != closes));
         let (first, later): (Vec<_>, Vec<_>) =
             stream.rolled.iter().map(|(name, rolled)| (*name, rolled.len)).partition(|(name, _)| name.generation == 0);

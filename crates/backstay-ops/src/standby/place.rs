@@ -58,7 +58,7 @@ impl Place {
         if self.previous.is_some_and(|previous| begins_here && previous != front.chain.previous) {
             return Says::Broken;
         }
-        if let Some(next) = front.facts.next {
+        if let Some(next) = front.facts.onward().of(source) {
             return Says::Over(next);
         }
         spot_says(spot, source, &front.facts)

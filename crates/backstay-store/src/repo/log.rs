@@ -378,9 +378,14 @@ impl Repository {
         let (facts, says, end, ends) = if name.is_rolled() {
             let facts = RollUp::parse(front.facts).map_err(damaged)?;
             let says = name_of(&facts);
-            (Log { stream: facts.stream, spans: facts.spans, next: None }, says, facts.digest, facts.ends)
+            (
+                Log { stream: facts.stream, spans: facts.spans, next: None, leaves: Vec::new() },
+                says,
+                facts.digest,
+                facts.ends,
+            )
         } else {
-            let facts: Log = facts::parse("a log object", front.facts).map_err(damaged)?;
+            let facts = Log::parse(front.facts).map_err(damaged)?;
             let says = LogName::slot(facts.stream, chain.sequence);
             (facts, says, front.digest, Vec::new())
         };

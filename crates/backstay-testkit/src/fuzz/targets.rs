@@ -178,6 +178,10 @@ fn every_facts(bytes: &[u8]) {
     each::<Lease>(bytes);
     each::<Enrolment>(bytes);
     each::<RollUp>(bytes);
+    if let Ok(log) = Log::parse(bytes) {
+        assert!(log.leaves.is_empty() || log.leaves.iter().all(|one| log.onward().of(&one.source) == Some(one.next)));
+        assert!(log.leaves.is_empty() || log.onward().all().count() == log.leaves.len() + 1);
+    }
     if let Ok(rolled) = RollUp::parse(bytes) {
         assert!(rolled.first < rolled.last && rolled.ends.len() == rolled.spans.len());
     }

@@ -1,0 +1,178 @@
+//! Where a run begins: behind what the run before made durable, if the log can still prove it, else with a snapshot.
+//!
+//! Whichever way, the next slot of the stream the log ends in is taken first, so that nothing can come into it any more.
+//! Where others write into that stream, their logs go on in a stream that nobody is in yet, and only this source's goes
+//! where this run says: they follow, see [`Follower::tick`](super::Follower::tick), and lose nothing.
+
+use super::audit::Audit;
+use super::catch::Catcher;
+use super::hours::{self, Hours};
+use super::memory::{Durable, Memory, Standing};
+use super::ship::Shipper;
+use super::turns::Turns;
+use super::{Anew, Began, FollowRequest, Halves, begin_anew, key_of, open_tail};
+use crate::OpsError;
+use crate::backup::gather;
+use crate::catalog::Vault;
+use crate::env::blocking;
+use crate::log::{self, LogTip};
+use backstay_format::facts::{After, Log};
+use backstay_model::backup::Exhausted;
+use backstay_model::{Onward, Sequence, SourceName, StreamId, seams};
+use backstay_sqlite::{SqliteError, Step, Tail};
+use backstay_store::repo::{Chain, LogDraft, LogSigning, ManifestFront, RepoError};
+
+/// How often a lost race for a stream's end is run again.
+const ATTEMPTS: u32 = 4;
+
+/// Both halves of a run, in a stream of its own.
+pub async fn begin<'v>(
+    vault: &'v Vault,
+    request: &FollowRequest,
+    turns: &Turns,
+) -> Result<(Began, Halves<'v>), OpsError> {
+    let stream = fresh(vault);
+    let mut tail = open_tail(vault, request)?;
+    let mut reason = match resume(vault, request, &mut tail, stream).await? {
+        Ok(resumed) => {
+            let Resumed { memory, standing, caught, after, newest } = resumed;
+            let key = key_of(&memory.fingerprint);
+            let ours = (memory.snapshot, memory.branch);
+            let place = hours::place_of(ours, key, (stream, Sequence::FIRST, after), &standing);
+            let hours = Hours::resume(vault, request, (&newest, place))?;
+            let shipper = Shipper::new(vault, &request.source, stream, &memory, after, standing.clone())?;
+            let audit = Audit::begin(&key_of(&memory.fingerprint), &standing.cursor, None);
+            let mut catcher = Catcher::new(tail, &standing, request.limits, audit, vault.env.clock.clone());
+            catcher.take(caught)?;
+            return Ok((Began::Continued { tx: standing.tx }, Halves::new(catcher, shipper, hours)));
+        }
+        Err(reason) => reason,
+    };
+    tail.release();
+    let _turn = turns.snapshot(&request.path).await;
+    let tip = fence(vault, &request.source, stream).await?;
+    if let Some(fault) = tip.as_ref().and_then(|tip| tip.fault.as_ref()) {
+        reason = format!("{reason}, and the end of its log cannot be read: {fault}");
+    }
+    let place = Anew { stream, sequence: Sequence::FIRST, previous: None, tip, reason };
+    let (began, catcher, shipper, hours) = begin_anew(vault, request, tail, place).await?;
+    Ok((began, Halves::new(catcher, shipper, hours)))
+}
+
+fn fresh(vault: &Vault) -> StreamId {
+    StreamId::from_bytes(seams::fresh(vault.env.random.as_ref()))
+}
+
+struct Resumed {
+    memory: Memory,
+    standing: Standing,
+    caught: backstay_sqlite::Caught,
+    after: After,
+    /// The newest snapshot: the one that following began with, or one made of its log.
+    newest: ManifestFront,
+}
+
+/// Looks whether everything that proves continuity is there; if not, says what is missing.
+async fn resume(
+    vault: &Vault,
+    request: &FollowRequest,
+    tail: &mut Tail,
+    next: StreamId,
+) -> Result<Result<Resumed, String>, OpsError> {
+    let say = |why: &str| Ok(Err(why.to_owned()));
+    let Some(memory) = Memory::recall(vault, &request.source)? else {
+        return say("this host remembers nothing of following it");
+    };
+    // What the run before kept on the disk comes first: it is of the file that was followed then.
+    let durable = memory.durable(vault, &request.source).await?;
+    if memory.file != tail.identity().into() {
+        return say("another file stands at its path");
+    }
+    let seen = vault.state.seen(&request.source)?;
+    let (fronts, _) = vault.repo.newest_fronts(&request.source, gather::LOOK_BACK).await?;
+    let tip = fronts.iter().find(|front| !front.facts.imported);
+    if !gather::tip_is_ours(vault, &seen, tip) || tip.is_none_or(|tip| tip.facts.branch != memory.branch) {
+        return say("the newest snapshot is not one this host took of it");
+    }
+    // Of a snapshot that is not the newest a prune may decide that it is no longer needed. One made of the log leads to
+    // the same log.
+    let began = |front: &ManifestFront| front.facts.made().map_or(front.name.id, |made| made.began);
+    let Some(newest) = tip.filter(|front| began(front) == memory.snapshot).cloned() else {
+        return say("another snapshot was taken since");
+    };
+    let Some(durable) = durable else { return say("its log goes on beyond what this host remembers") };
+    tail.reach(Step::Recalled);
+    let caught = match blocking(|| tail.advance(&durable.standing.cursor)) {
+        Ok(Ok(caught)) => caught,
+        Ok(Err(lost)) => return say(&lost.to_string()),
+        Err(SqliteError::NotWal { path }) => return Err(SqliteError::NotWal { path }.into()),
+        Err(error) => return Err(error.into()),
+    };
+    tail.reach(Step::Resumed);
+    match take_over(vault, (&request.source, &memory), durable, next).await? {
+        Some(Durable { standing, after, .. }) => Ok(Ok(Resumed { memory, standing, caught, after, newest })),
+        None => say("its log was taken over"),
+    }
+}
+
+/// Ends the stream the run before wrote into, or the one it goes on in since others were taken over; `None` if this
+/// source was.
+async fn take_over(
+    vault: &Vault,
+    (source, memory): (&SourceName, &Memory),
+    mut at: Durable,
+    next: StreamId,
+) -> Result<Option<Durable>, OpsError> {
+    for _ in 0..ATTEMPTS {
+        let chain = Chain { sequence: at.sequence.next().ok_or(Exhausted)?, previous: at.digest };
+        match close(vault, at.stream, chain, onward(vault, source, next, at.is_shared)).await {
+            Ok(()) => return Ok(Some(at)),
+            Err(RepoError::LostRace { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match memory.durable(vault, source).await? {
+            Some(later) if later.standing == at.standing => at = later,
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// Where a stream leads that ends for one source, and what others do who write into it too.
+fn onward(vault: &Vault, source: &SourceName, next: StreamId, is_shared: bool) -> Onward {
+    match is_shared {
+        false => next.into(),
+        true => Onward { leaves: [(source.clone(), next)].into(), ..fresh(vault).into() },
+    }
+}
+
+/// Ends a stream: who finds this object in its slot has been taken over.
+async fn close(vault: &Vault, stream: StreamId, chain: Chain, onward: Onward) -> Result<(), RepoError> {
+    let signer = vault.signer.as_ref().ok_or(RepoError::NoIdentity)?;
+    let random = vault.env.random.as_ref();
+    let sealer = vault.repo.sealer(random);
+    let facts = Log::end_of(stream, onward);
+    let with = LogSigning { signer, sealer: &sealer, random };
+    let (bytes, _) = LogDraft::begin(&facts, chain, vault.repo.fresh_id(random), with).finish(&[]);
+    vault.repo.put_log(&stream, chain.sequence, bytes).await
+}
+
+/// Ends whatever stream the newest followed snapshot leads to, and says how far its log reached.
+async fn fence(vault: &Vault, source: &SourceName, next: StreamId) -> Result<Option<LogTip>, OpsError> {
+    let (mut fronts, _) = vault.repo.newest_fronts(source, gather::LOOK_BACK).await?;
+    if fronts.len() >= gather::LOOK_BACK && fronts.iter().all(|front| front.facts.following.is_none()) {
+        // It may have been followed long ago: numbers are never used again.
+        fronts = vault.catalog(source).await?.fronts.into_values().collect();
+        fronts.sort_by_key(|front| std::cmp::Reverse(front.chain.sequence));
+    }
+    let mut attempts = ATTEMPTS;
+    loop {
+        attempts -= 1;
+        let Some(tip) = log::tip(&vault.repo, source, &fronts).await? else { return Ok(None) };
+        match close(vault, tip.stream, tip.free, onward(vault, source, next, tip.is_shared)).await {
+            Ok(()) => return Ok(Some(tip)),
+            Err(RepoError::LostRace { .. }) if attempts > 0 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
