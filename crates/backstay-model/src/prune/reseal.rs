@@ -104,7 +104,7 @@ impl Stream {
 mod tests {
     use super::*;
     use crate::prune::logs::{Anchor, RollUp};
-    use crate::{BranchNo, Moment, Sequence};
+    use crate::{BranchNo, Moment, Onward, Sequence};
 
     const NOW: i64 = 100 * 86_400_000;
 
@@ -123,7 +123,7 @@ mod tests {
     /// Slots from 1 to `last`; closed by the last of them, or not.
     fn logs(last: u64, closed: bool, names: &[Rolled], led_to: &[u64]) -> Logs {
         let rolled = names.iter().map(|name| (*name, RollUp { len: 1, stored: at(10) })).collect();
-        let onward = closed.then(|| StreamId::from_bytes([2; 16]).into()).unwrap_or_default();
+        let onward = if closed { StreamId::from_bytes([2; 16]).into() } else { Onward::default() };
         let stream = Stream { slots: (1..=last).map(|n| (n, 10)).collect(), onward, rolled, newest: Some(at(10)) };
         let source: crate::SourceName = "shop".parse().expect("a name");
         let anchor = |slot: &u64| Anchor {
