@@ -410,6 +410,39 @@ async fn following_that_begins_anew_waits_for_one_that_is_on_its_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_last_one_is_made_no_checkpoint_of_the_application_waits_for_it() {
+    let (store, mut house) = Shut::house().await;
+    let unsealer = house.world.vault.unsealer.take();
+    let mut request = house.by_the_hour();
+    request.limits.look = Duration::from_millis(10);
+    let mut follower = Follower::start(&house.world.vault, request).await.expect("follow");
+    house.work(&mut follower, 5).await;
+    store.holds.send_replace(true);
+    let (path, mut held) = (house.world.db(), store.is_held.subscribe());
+    let application = async {
+        held.wait_for(|held| *held).await.expect("a store");
+        let truncate = move || {
+            let conn = rusqlite::Connection::open(path).expect("open");
+            conn.busy_timeout(Duration::from_secs(60)).expect("set");
+            conn.execute("INSERT INTO t(x) VALUES (1)", []).expect("inserted");
+            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
+        };
+        tokio::task::spawn_blocking(truncate).await.expect("no panic")
+    };
+    tokio::select! {
+        made = follower.last_hour() => panic!("{made:?} although the store holds it"),
+        refused = application => assert_eq!(refused.expect("asked"), 0, "it gets through"),
+    }
+    store.holds.send_replace(false);
+    assert!(follower.hour_done().await.is_some());
+    // What was committed meanwhile was read, and comes after it.
+    assert_eq!((follower.position().waiting, follower.tick().await.expect("tick").shipped), (1, 1));
+    drop(follower);
+    house.world.vault.unsealer = unsealer;
+    house.all_come_back().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_small_pages_none_is_made() {
     let house = House::with_pages(1024).await;
     let mut follower = house.begun().await;

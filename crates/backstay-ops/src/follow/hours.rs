@@ -383,10 +383,19 @@ impl Follower<'_> {
         }
     }
 
-    /// Waits for a snapshot that is being made of the log. Gives its name.
+    /// Waits for a snapshot that is being made of the log. Gives its name. The log goes on being read: an application that
+    /// waits with a checkpoint must not wait as long.
     pub async fn hour_done(&mut self) -> Option<ObjectId> {
-        let now = self.vault.env.clock.uptime();
-        self.halves.hours.finish(now).await.map(|report| report.snapshot)
+        loop {
+            let now = self.vault.env.clock.uptime();
+            tokio::select! {
+                biased;
+                done = self.halves.hours.finish(now) => return done.map(|report| report.snapshot),
+                () = tokio::time::sleep(self.request.limits.look) => {}
+            }
+            // What cannot be read now is with the next run.
+            let _ = blocking(|| self.halves.look());
+        }
     }
 
     /// Makes one of everything that is durable: this run ends, and the next one does not know what it wrote.

@@ -508,7 +508,12 @@ impl<'s> Member<'s> {
                             () = self.follower.last_hour() => {}
                             () = &mut over => {}
                         }
-                        return;
+                        // Committed meanwhile.
+                        match (self.follower.position().waiting, insists) {
+                            (0, _) => return,
+                            (_, true) => {}
+                            (_, false) => break,
+                        }
                     }
                 }
                 Err(error) if is_passing(&error) && insists => {
@@ -532,7 +537,6 @@ impl<'s> Member<'s> {
         let work = async {
             if let Ok(ticked) = self.follower.tick_in(&shared.turns).await {
                 self.add(ticked);
-                // Nobody looks at the log meanwhile, and it is held.
                 let _ = tokio::time::timeout(LAST_HOUR, self.follower.last_hour()).await;
             }
         };
