@@ -326,7 +326,53 @@ pub struct SealedManifest {
     pub streams: Vec<Stream>,
     /// What the engine said of itself, for people and for later questions.
     pub engine: serde_json::Value,
+    /// What whoever asks a question reads first. A help: nothing is missing without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opening: Option<Opening>,
 }
+
+impl SealedManifest {
+    /// The same of a snapshot whose content lies in other objects by now.
+    pub fn elsewhere(&self) -> Self {
+        let opening = self.opening.as_ref().map(|opening| Opening { pages: opening.pages.clone(), frames: Vec::new() });
+        Self { opening, ..self.clone() }
+    }
+}
+
+/// The pages of a database at which every search begins, and where those it comes to next lie.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    pub pages: Vec<OpeningPage>,
+    pub frames: Vec<OpeningFrame>,
+}
+
+/// A page of the first stream, as it stands in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpeningPage {
+    pub page: u32,
+    /// In hexadecimal, without the zeros at its end.
+    pub bytes: String,
+}
+
+impl OpeningPage {
+    pub fn new(page: u32, bytes: &[u8]) -> Self {
+        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        Self { page, bytes: hex::encode(bytes.get(..end).unwrap_or_default()) }
+    }
+
+    /// Fills `into` with the page's beginning. `None` where these are no bytes.
+    pub fn fill(&self, into: &mut [u8]) -> Option<()> {
+        let bytes = hex::decode(&self.bytes)?;
+        let zeros = std::iter::repeat(0);
+        into.iter_mut().zip(bytes.into_iter().chain(zeros)).for_each(|(into, byte)| *into = byte);
+        Some(())
+    }
+}
+
+/// A page of the first stream; the row of the refs table its object has; and its frame: number, offset, stored and raw
+/// length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpeningFrame(pub u32, pub u32, pub u32, pub u32, pub u32, pub u32);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FingerprintFacts {

@@ -13,6 +13,7 @@
 mod capture;
 pub(crate) mod gather;
 mod made;
+pub(crate) mod opening;
 mod report;
 mod table;
 
@@ -246,7 +247,7 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
         id,
         facts: manifest.clone(),
         table: table.clone(),
-        body: SealedBody { facts: captured.sealed_facts(), roots: captured.roots() },
+        body: SealedBody { facts: captured.sealed_facts(&table), roots: captured.roots() },
         chain: Chain { sequence: place.sequence, previous: place.previous },
         signer: vault.signer(Role::Writer)?,
     };

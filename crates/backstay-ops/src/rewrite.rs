@@ -250,7 +250,8 @@ impl<'a> Run<'a> {
     async fn commit(&mut self, reader: &SnapshotReader, sealer: &Sealer, built: map::Built) -> Result<(), OpsError> {
         let (vault, manifest) = (self.vault, reader.manifest());
         let table: Table = built.table(self, manifest, sealer)?;
-        let body = backstay_store::repo::SealedBody { facts: reader.body().facts.clone(), roots: built.roots.clone() };
+        let body =
+            backstay_store::repo::SealedBody { facts: reader.body().facts.elsewhere(), roots: built.roots.clone() };
         let generation = vault.repo.next_generation(self.source).await?;
         let rewrite =
             Rewrite { of: manifest, generation, table: table.clone(), body, signer: vault.signer(Role::Keeper)? };

@@ -4,6 +4,7 @@
 //! there too. The packer sees chunks in order, so packs are the same whatever the threads did.
 
 use crate::OpsError;
+use crate::backup::opening::{self, Found, Interior};
 use crate::base::Base;
 use crate::disk::At;
 use crate::fingerprints::FingerprintFile;
@@ -12,7 +13,7 @@ use crate::workers;
 use backstay_format::Fingerprint;
 use backstay_format::fingerprint::UnitHasher;
 use backstay_format::layout::{FAN_OUT, FRAME_TARGET};
-use backstay_model::{ByteLen, ObjectId, UnitSize};
+use backstay_model::{ByteLen, ObjectId, PageSize, UnitSize};
 use backstay_store::seal::Compressor;
 use std::collections::HashSet;
 use std::path::Path;
@@ -33,6 +34,16 @@ pub struct Scan<'a> {
     /// Objects whose live units are stored again although they did not change.
     pub leaving: &'a HashSet<ObjectId>,
     pub threads: usize,
+    /// Of a whole database: its interior pages are told.
+    pub pages: Option<PageSize>,
+}
+
+/// What came of a pass.
+pub struct Scanned {
+    /// Units that were stored.
+    pub stored: u64,
+    /// Of a whole database.
+    pub opening: Option<Found>,
 }
 
 /// One chunk after a worker is done with it.
@@ -40,6 +51,7 @@ struct Chunk {
     first: u64,
     fingerprints: Vec<Fingerprint>,
     parts: Vec<Part>,
+    interiors: Vec<Interior>,
 }
 
 enum Part {
@@ -68,23 +80,26 @@ impl Scan<'_> {
         packer: &mut Packer<'_>,
         seen: &FingerprintFile,
         progress: &mut dyn FnMut(u64) -> Result<(), OpsError>,
-    ) -> Result<u64, OpsError> {
+    ) -> Result<Scanned, OpsError> {
         let per_chunk = CHUNK as u64 / self.unit.bytes();
         let firsts = (0..self.units()).step_by(per_chunk as usize);
-        let mut changed = 0;
+        let (mut stored, mut interiors) = (0, Vec::new());
         workers::ordered(
             self.threads,
             firsts,
             || Bench { compressor: Compressor::new(), hasher: self.hasher.clone(), raw: Vec::new() },
             |bench, first| self.work(bench, first, per_chunk),
-            |chunk| {
+            |mut chunk| {
+                interiors.append(&mut chunk.interiors);
                 seen.write(chunk.first, &chunk.fingerprints).at("write", Path::new("the fingerprint spool"))?;
                 progress((chunk.first + chunk.fingerprints.len() as u64) * self.unit.bytes())?;
-                changed += self.pack(packer, chunk)?;
+                stored += self.pack(packer, chunk)?;
                 Ok(())
             },
         )?;
-        Ok(changed)
+        let of = |page_size| opening::Of { read: self.read, len: self.len, unit: self.unit, page_size };
+        let opening = self.pages.map(|page_size| Found::read(&of(page_size), &interiors)).transpose()?;
+        Ok(Scanned { stored, opening })
     }
 
     fn work(&self, bench: &mut Bench, first: u64, per_chunk: u64) -> Result<Chunk, OpsError> {
@@ -99,7 +114,11 @@ impl Scan<'_> {
         let changed = self.changed(first, &fingerprints)?;
         let per_frame = FRAME_TARGET / size;
         let parts = changed.chunks(per_frame).enumerate().map(|(k, changed)| bench.part(k * per_frame, changed, size));
-        Ok(Chunk { first, fingerprints, parts: parts.collect() })
+        let parts = parts.collect();
+        // A chunk begins with a page: units are no shorter.
+        let of = |page: PageSize| opening::interiors(offset / page.bytes(), &bench.raw, page);
+        let interiors = self.pages.map(of).unwrap_or_default();
+        Ok(Chunk { first, fingerprints, parts, interiors })
     }
 
     /// Which units of a chunk must be stored: new, different, or lying in an object to be left.

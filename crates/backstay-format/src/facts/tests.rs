@@ -47,6 +47,7 @@ const OPTIONAL: [(&str, &str); 10] = [
     ("Manifest", "label"),
     ("Manifest", "keep"),
     ("Manifest", "following"),
+    ("SealedManifest", "opening"),
     ("Log", "next"),
     ("Log", "leaves"),
     ("RollUp", "generation"),

@@ -3,7 +3,9 @@
 
 mod samples;
 
-use backstay_format::facts::{self, CondemnedSnapshot, Conf, Enrolment, Lease, Log, Manifest, Prune, RollUp, Stream};
+use backstay_format::facts::{
+    self, CondemnedSnapshot, Conf, Enrolment, Lease, Log, Manifest, Opening, Prune, RollUp, Stream,
+};
 use backstay_format::log;
 use backstay_format::object::Object;
 use backstay_format::table::Table;
@@ -40,6 +42,11 @@ fn this_build_reads_the_bytes_of_version_1() {
     assert_eq!(directory::parse(&golden("directory.bin")), Ok(samples::directory()));
     assert_eq!(facts::parse::<Manifest>("facts", &golden("facts.bin")), Ok(samples::manifest_facts()));
     assert_eq!(facts::parse::<Stream>("facts", &golden("stream.bin")), Ok(samples::stream()));
+    let opening = facts::parse::<Opening>("facts", &golden("opening.bin")).expect("an opening");
+    assert_eq!(opening, samples::opening());
+    let mut page = [7; 20];
+    assert_eq!(opening.pages[0].fill(&mut page), Some(()));
+    assert_eq!(&page, b"SQLite format 3\0\x10\0\0\0");
     assert_eq!(facts::parse::<Log>("facts", &golden("log-facts.bin")), Ok(samples::log_facts()));
     assert_eq!(RollUp::parse(&golden("roll-up-facts.bin")), Ok(samples::roll_up_facts()));
     assert_eq!(log::parse(&golden("records.bin")), Ok(samples::records()));

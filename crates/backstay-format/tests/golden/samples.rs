@@ -3,8 +3,8 @@
 use backstay_format::directory::{self, Holding};
 use backstay_format::facts::{
     self, After, Condemned, CondemnedSlots, CondemnedSnapshot, Conf, Engine, Enrolment, EnrolmentRequest, Head, Lease,
-    Log, Manifest, Prune, PrunedSource, PrunedStream, Recipient, Retired, Rewritten, Role, RollUp, Signer, Span,
-    SpanEnd, StoreAbilities, Stream, Until, Wrapped,
+    Log, Manifest, Opening, OpeningFrame, OpeningPage, Prune, PrunedSource, PrunedStream, Recipient, Retired,
+    Rewritten, Role, RollUp, Signer, Span, SpanEnd, StoreAbilities, Stream, Until, Wrapped,
 };
 use backstay_format::log::{self, Part, Record};
 use backstay_format::object::{Builder, Digest, FramePlace, Seal, Signed};
@@ -207,6 +207,12 @@ pub fn rewritten_facts() -> Manifest {
     Manifest { rewritten: Some(Rewritten::of(b"\x00front\xff")), ..manifest_facts() }
 }
 
+/// What a sealed manifest says to whoever asks a question.
+pub fn opening() -> Opening {
+    let pages = vec![OpeningPage::new(1, b"SQLite format 3\0\x10\0\0\0"), OpeningPage::new(0x0102_0304, &[0; 8])];
+    Opening { pages, frames: vec![OpeningFrame(1250, 0, 19, 1_834_020, 61_244, 262_144)] }
+}
+
 /// Where a later generation of a snapshot is condemned.
 pub fn later_generation() -> CondemnedSnapshot {
     let (id, sequence) = (ObjectId::from_bytes([0x0d; 16]), Sequence::new(7));
@@ -293,6 +299,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("conf-facts.bin", facts::encode(&conf_facts())),
         ("unsealed-conf-facts.bin", facts::encode(&unsealed_conf_facts())),
         ("rewritten-facts.bin", facts::encode(&rewritten_facts())),
+        ("opening.bin", facts::encode(&opening())),
         ("later-generation.bin", facts::encode(&later_generation())),
         ("enrolment.bin", enrolment().encode()),
     ]

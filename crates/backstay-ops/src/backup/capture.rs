@@ -1,17 +1,19 @@
 //! The capture of a backup: the scan of a live database, what has to be taken again, the new map.
 
 use super::gather::Gathered;
+use super::opening;
 use super::{BackupRequest, Malformed, Plan, Purpose};
 use crate::catalog::Vault;
 use crate::disk::At;
 use crate::fingerprints::FingerprintFile;
 use crate::map::{self, Live, MapInput, NewMap};
 use crate::packer::{Packed, Packer, PackerParts};
-use crate::scan::Scan;
+use crate::scan::{Scan, Scanned};
 use crate::state::Identity;
 use crate::{Event, OpsError};
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{FingerprintFacts, SealedManifest, Stream};
+use backstay_format::table::Table;
 use backstay_model::catalog::Quality;
 use backstay_model::{ByteLen, Digest, FingerprintKeyId, Moment, ObjectId, UnitSize, seams};
 use backstay_sqlite::{Capture, CaptureOptions, CaptureReport, FileIdentity, SourceFacts, SqliteError};
@@ -38,6 +40,8 @@ pub struct Captured {
     pub capture: Option<CaptureReport>,
     pub engine: serde_json::Value,
     pub path: String,
+    /// Where every page was looked at.
+    pub opening: Option<opening::Settled>,
 }
 
 pub struct CapturedStream {
@@ -51,13 +55,14 @@ impl Captured {
         FingerprintFacts { id: self.key.id, key: Digest::from_bytes(*self.key.secret()) }
     }
 
-    pub fn sealed_facts(&self) -> SealedManifest {
+    pub fn sealed_facts(&self, table: &Table) -> SealedManifest {
         SealedManifest {
             fingerprint: self.fingerprint_facts(),
             host: host_name(),
             path: self.path.clone(),
             streams: self.streams.iter().map(|s| s.facts.clone()).collect(),
             engine: self.engine.clone(),
+            opening: self.opening.as_ref().map(|opening| opening.facts(table)),
         }
     }
 
@@ -124,9 +129,11 @@ fn capture_live(
         base,
         leaving: &basis.plan.leaving,
         threads: vault.env.threads,
+        pages: Some(before.page_size),
     };
     let held = || live.check_log().map_err(OpsError::from);
-    let mut units_stored = run(vault, request, Pass { scan: &scan, held: &held }, &mut packer, &seen)?;
+    let Scanned { stored: mut units_stored, opening } =
+        run(vault, request, Pass { scan: &scan, held: &held }, &mut packer, &seen)?;
     let mut settled = live.settle_while(&mut &seen, &hasher, &mut |fixed| match basis.purpose {
         Purpose::Follow(begin) => begin.hold(fixed),
         Purpose::Live | Purpose::Import { .. } | Purpose::Log(_) => Ok(()),
@@ -144,6 +151,7 @@ fn capture_live(
     let input = MapInput { base: base.map(|b| &b.map), units, placed, leaving: &basis.plan.leaving, known: None };
     let map = map::build(input, &mut packer)?;
     let packed = packer.finish()?;
+    let opening = opening.map(|found| found.settled(&hasher, &seen, &map)).transpose()?;
     let mut root = key.root();
     root.begin_stream("main", unit, settled.len);
     seen.add_to_root(&mut root, units).at("read", Path::new("the fingerprint spool"))?;
@@ -166,6 +174,7 @@ fn capture_live(
         engine: engine_facts(&settled.facts),
         path: settled.facts.path.display().to_string(),
         capture: Some(settled.report),
+        opening,
     })
 }
 
@@ -192,8 +201,9 @@ fn capture_as_is(vault: &Vault, request: &BackupRequest) -> Result<Captured, Ops
             base: None,
             leaving: &leaving,
             threads: vault.env.threads,
+            pages: None,
         };
-        units_stored += run(vault, request, Pass { scan: &scan, held: &|| Ok(()) }, &mut packer, &seen)?;
+        units_stored += run(vault, request, Pass { scan: &scan, held: &|| Ok(()) }, &mut packer, &seen)?.stored;
         let units = unit.count(stream.len);
         let input = MapInput { base: None, units, placed: packer.take_placed()?, leaving: &leaving, known: None };
         let map = map::build(input, &mut packer)?;
@@ -225,6 +235,7 @@ fn capture_as_is(vault: &Vault, request: &BackupRequest) -> Result<Captured, Ops
         capture: None,
         engine: serde_json::json!({ "as_is": true, "changed_meanwhile": still.changed }),
         path: request.path.display().to_string(),
+        opening: None,
     })
 }
 
@@ -240,7 +251,7 @@ fn run(
     pass: Pass<'_>,
     packer: &mut Packer<'_>,
     seen: &FingerprintFile,
-) -> Result<u64, OpsError> {
+) -> Result<Scanned, OpsError> {
     let source = request.source.clone();
     vault.env.tell(Event::Began { source, what: "reading", bytes: Some(pass.scan.len.get()) });
     let mut last = 0;

@@ -126,6 +126,7 @@ fn pack(
         units_stored: pages.len() as u64,
         engine,
         path: request.path.display().to_string(),
+        opening: None,
         capture: None,
     }))
 }

@@ -69,6 +69,8 @@ pub(super) struct Pages {
 /// Where the bytes of a page are.
 enum Place {
     Frame(Holder, FrameAt, usize),
+    /// In the manifest itself.
+    Stands,
     /// Nobody wrote it: it is the page SQLite never reads.
     Nowhere,
 }
@@ -125,9 +127,13 @@ impl Pages {
 
     /// The beginning of a page. An image that cannot be read in a roll-up may be had from what that was made of.
     fn bytes_of(&self, page: u32, place: Place, into: &mut [u8]) -> Result<(), PageFault> {
-        let Place::Frame(holder, at, begin) = place else {
-            into.fill(0);
-            return Ok(());
+        let (holder, at, begin) = match place {
+            Place::Frame(holder, at, begin) => (holder, at, begin),
+            Place::Stands => return self.standing(page, into).ok_or_else(|| broken("a page of its manifest is one")),
+            Place::Nowhere => {
+                into.fill(0);
+                return Ok(());
+            }
         };
         match self.frames.frame(&holder, at) {
             Err(fault) if fault.kind == Kind::Corrupt => match self.of_parts(page, &at.object)? {
@@ -159,8 +165,15 @@ impl Pages {
             // Between what was stored and what the log wrote there is only the page SQLite never reads.
             return Ok(Place::Nowhere);
         }
-        let (at, begin) = self.stored.place(&self.frames, offset)?;
+        if self.stored.standing(page).is_some() {
+            return Ok(Place::Stands);
+        }
+        let (at, begin) = self.stored.place(&self.frames, page, offset)?;
         Ok(Place::Frame(self.stored.holder(), at, begin))
+    }
+
+    fn standing(&self, page: u32, into: &mut [u8]) -> Option<()> {
+        self.stored.standing(page)?.fill(into)
     }
 
     pub(super) fn stored(&self) -> &Arc<Stored> {
@@ -205,7 +218,8 @@ impl PageSource for Pages {
         let (at, begin) = match self.of_log(page).ok()? {
             Some(Place::Nowhere) => return Some(bytes),
             Some(Place::Frame(_, at, begin)) => (at, begin),
-            None => self.stored.place_at_hand(self.offset(page))?,
+            Some(Place::Stands) | None if self.standing(page, &mut bytes).is_some() => return Some(bytes),
+            Some(Place::Stands) | None => self.stored.place_at_hand(self.offset(page))?,
         };
         cut(self.frames.at_hand(&at)?.as_slice(), begin, &mut bytes).ok()?;
         Some(bytes)

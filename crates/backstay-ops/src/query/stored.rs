@@ -1,8 +1,11 @@
-//! A snapshot's pages: leaves of its map as they are needed, kept for all moments that lead on from it.
+//! A snapshot's pages: leaves of its map as they are needed, kept for all moments that lead on from it; and what its
+//! manifest says of the pages a search begins with.
 
 use super::frames::{FrameAt, Frames, Holder};
 use super::pages::{broken, fault};
 use crate::OpsError;
+use backstay_format::FramePlace;
+use backstay_format::facts::{Opening, OpeningFrame, OpeningPage};
 use backstay_format::layout::FAN_OUT;
 use backstay_format::tree::Leaf;
 use backstay_model::UnitSize;
@@ -20,6 +23,10 @@ pub(super) struct Stored {
     /// Bytes of the database.
     pub(super) length: u64,
     leaves: Mutex<Leaves>,
+    /// Pages that stand in the manifest.
+    stand: HashMap<u32, OpeningPage>,
+    /// Where others lie, by the word of the manifest: a guess what to ask for, while the map says where they do.
+    named: HashMap<u32, FrameAt>,
 }
 
 #[derive(Default)]
@@ -51,7 +58,20 @@ impl Stored {
     pub(super) fn of(reader: SnapshotReader) -> Result<Self, OpsError> {
         let stream = reader.stream(0)?;
         let (unit, length) = (unit_size(stream)?, stream.length.get());
-        Ok(Self { reader: Arc::new(reader), unit, length, leaves: Mutex::default() })
+        let Opening { pages, frames } = reader.body().facts.opening.clone().unwrap_or_default();
+        let stand = pages.into_iter().map(|page| (page.page, page)).collect();
+        let rows = reader.manifest().table.refs();
+        let named = frames.into_iter().filter_map(|OpeningFrame(page, row, frame, offset, stored, raw)| {
+            let object = rows.get(row as usize)?.object;
+            Some((page, FrameAt { object, place: FramePlace { frame, offset, stored, raw } }))
+        });
+        let named = named.collect();
+        Ok(Self { reader: Arc::new(reader), unit, length, leaves: Mutex::default(), stand, named })
+    }
+
+    /// A page that stands in the manifest: sealed and signed as the map is, and no less to be believed.
+    pub(super) fn standing(&self, page: u32) -> Option<&OpeningPage> {
+        self.stand.get(&page)
     }
 
     pub(super) fn reader(&self) -> &Arc<SnapshotReader> {
@@ -78,8 +98,13 @@ impl Stored {
         Ok(leaf)
     }
 
-    /// Where the byte at an offset lies: its frame, and where in it.
-    pub(super) fn place(&self, frames: &Frames, offset: u64) -> Result<(FrameAt, usize), PageFault> {
+    /// Where a page lies: its frame, and where in it. The frame is asked for beside the map, where its place is named.
+    pub(super) fn place(&self, frames: &Frames, page: u32, offset: u64) -> Result<(FrameAt, usize), PageFault> {
+        if self.place_at_hand(offset).is_none()
+            && let Some(at) = self.named.get(&page)
+        {
+            frames.ahead(&self.holder(), vec![*at]);
+        }
         let leaf = self.leaf(frames, offset / self.unit.bytes())?;
         self.within(&leaf, offset).ok_or_else(|| broken("the map has the unit"))
     }

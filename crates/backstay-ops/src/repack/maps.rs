@@ -70,7 +70,7 @@ async fn one(
     run.read_back(&built.nodes).await?;
     let table = table(&reader, &built, (sealer, moved, before))?;
     let body = SealedBody {
-        facts: reader.body().facts.clone(),
+        facts: reader.body().facts.elsewhere(),
         roots: built.new.iter().map(|map| map.root.clone()).collect(),
     };
     let generation = vault.repo.next_generation(run.source).await?;

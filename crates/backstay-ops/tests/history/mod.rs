@@ -389,5 +389,6 @@ fn sealed() -> SealedManifest {
         path: "/shop.db".to_owned(),
         streams: Vec::new(),
         engine: serde_json::json!({}),
+        opening: None,
     }
 }

@@ -167,7 +167,7 @@ impl Ahead {
 }
 
 /// The children of an interior page of a tree in the order of their keys; `None` for every other page.
-pub(super) fn children_of(page: u32, bytes: &[u8]) -> Option<Vec<u32>> {
+pub fn children_of(page: u32, bytes: &[u8]) -> Option<Vec<u32>> {
     const LEAST: usize = 12;
     let head = if page == 1 { 100 } else { 0 };
     let of = |at: usize, len: usize| bytes.get(at..at.checked_add(len)?);

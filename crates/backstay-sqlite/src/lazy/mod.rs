@@ -14,6 +14,7 @@ mod source;
 mod value;
 mod vfs;
 
+pub use ahead::children_of;
 pub use ask::{Asked, Go, Row, Session};
 pub use reader::PageReader;
 pub use source::{PageFault, PageSource};
