@@ -19,7 +19,7 @@ use backstay_ops::trust::{Custodian, TrustError};
 use backstay_ops::{Env, Event, OpsError, State};
 use backstay_store::Store;
 use backstay_store::cloud::{CloudOptions, CloudStore, Place, Provider, Reach, S3, Service};
-use backstay_store::foresee::{Foreseen, Host};
+use backstay_store::foresee::{Foreseen, Host, Trail};
 use backstay_store::kept::Kept;
 use backstay_store::keyfile::KeyFile;
 use backstay_store::limit::{Bounds, Limit, Rates};
@@ -80,6 +80,17 @@ pub async fn open_to_ask(
     let foreseen = Arc::new(Foreseen::of_source(store, (source, host)));
     let vault = open_with(context, settings, foreseen.clone(), keys).await?;
     Ok(Asked { vault, source: source.clone(), foreseen })
+}
+
+/// The same for whoever goes back to a state of a source once: what finding it takes is asked for at once.
+pub async fn open_for(context: &Context, settings: &Settings, source: &SourceName) -> Result<Vault, Diagnostic> {
+    let keys = load_keys(context, settings.key.as_ref()).await?;
+    let store = store(context, &Reached::of(settings), OpenMode::Existing).await?;
+    let host = match State::remembers(&settings.state_dir, source) {
+        true => Host::Remembers(Trail::default()),
+        false => Host::Blank,
+    };
+    open_with(context, settings, Arc::new(Foreseen::of_source(store, (source, host))), keys).await
 }
 
 /// Whether what was read may be kept on this host.

@@ -21,7 +21,11 @@ use std::path::{Path, PathBuf};
 pub async fn run(context: &Context, args: &args::Restore) -> Outcome {
     let settings = context.settings()?.on_copy(args.from_copy.as_ref())?;
     let source = settings.source(&args.source)?;
-    let vault = vault::open(context, &settings).await?;
+    let vault = match args.standby.follow {
+        // What is asked for beforehand would be old by the time it is wanted.
+        true => vault::open(context, &settings).await?,
+        false => vault::open_for(context, &settings, &source.name).await?,
+    };
     if let Some(table) = &args.rows.table {
         return super::rows::run(context, &vault, super::rows::Wanted { args, source, table }).await;
     }
