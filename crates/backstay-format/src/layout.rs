@@ -1,6 +1,6 @@
 //! Every offset of the repository's own formats, each derived from the one before it.
 //!
-//! `docs/formats/object.md`, `tree.md`, `manifest.md` and `log.md` print the same tables; a test compares them.
+//! `docs/formats/object.md`, `tree.md`, `manifest.md`, `log.md` and `bundle.md` print the same tables; a test compares them.
 
 /// One field of a fixed structure, as the spec page prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +108,11 @@ structure!(
     } = 64
 );
 
+structure!(
+    /// The head of one object in a bundle; its name and its bytes follow.
+    item { NAME: 2, ZERO: 2, BYTES: 4, } = 8
+);
+
 /// Begins every object: a high bit, a name, and the line endings that text transfers mangle.
 pub const MAGIC: [u8; 8] = *b"\x89BKS\r\n\x1a\n";
 /// Ends every object, so that a cut-off one is told at a glance.
@@ -134,6 +139,8 @@ pub const FRAME_RAW_MAX: usize = 1 << 20;
 pub const FRAME_STORED_MAX: usize = FRAME_RAW_MAX + (FRAME_RAW_MAX >> 7) + 1024;
 /// The longest pack.
 pub const PACK_MAX: usize = 32 << 20;
+/// The longest bundle.
+pub const BUNDLE_MAX: usize = 16 << 20;
 /// The longest object of any kind.
 pub const OBJECT_MAX: usize = 512 << 20;
 

@@ -5,6 +5,7 @@
 //! allocates beyond what the input's own length justifies.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+pub mod bundle;
 mod cursor;
 pub mod directory;
 mod error;

@@ -6,6 +6,7 @@
 
 pub mod allowance;
 pub mod backup;
+pub mod bundles;
 pub mod catalog;
 pub mod checking;
 pub mod copies;

@@ -272,6 +272,7 @@ async fn commit(vault: &Vault, request: &BackupRequest, all: Committing<'_>) -> 
     check_base_still_there(vault, &gathered, Some(id)).await?;
     // Asleep in the middle of the put, it may have stored a manifest whose packs were nobody's for too long.
     refuse_too_late(vault, start)?;
+    unwritten.note("bundle", crate::bundles::make(vault, &request.source, place.sequence).await);
     Ok(report::make(report::Made {
         id,
         manifest,

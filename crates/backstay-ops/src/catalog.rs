@@ -1,5 +1,6 @@
 //! Gathering a source's restore points: manifests' fronts and the marks on them, verified.
 
+use crate::bundles::Unpacking;
 use crate::state::{SeenHead, SeenMark, SeenSource};
 use crate::{Env, OpsError, State};
 use backstay_format::facts::{Mark, Prune, PrunedSource, Role};
@@ -9,7 +10,7 @@ use backstay_model::{Digest, Kind, Kinded, Moment, ObjectId, Ranges, SignerKey, 
 use backstay_store::Key;
 use backstay_store::keys::{self, SnapshotName};
 use backstay_store::remember::{Remembered, Seal, Verified};
-use backstay_store::repo::{Chain, KnownMarks, ManifestFront, MarkFault, MarkNames, Marks, PruneHead, Record};
+use backstay_store::repo::{Chain, Listed, ManifestFront, MarkFault, MarkNames, Marks, PruneHead, Record};
 use backstay_store::repo::{RepoError, Repository};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -57,14 +58,38 @@ impl Catalog {
         repo: &Repository,
         source: &SourceName,
         marks: Marks,
-        newest: Option<usize>,
+        listed: Option<Listed>,
     ) -> Result<Self, OpsError> {
         let prune = PruneRead::of(repo).await?;
-        let fronts = repo.newest_listed(source, newest).await?;
-        let mut catalog = Self::assemble(source, marks, fronts.read, prune)?;
-        catalog.older = fronts.older;
+        let listed = match listed {
+            Some(listed) => listed,
+            None => repo.list_newest(source, None).await?,
+        };
+        let older = listed.older;
+        let mut catalog = Self::assemble(source, marks, repo.fronts_of(listed).await, prune)?;
+        catalog.older = older;
         catalog.check_answering(repo, source).await?;
         Ok(catalog)
+    }
+
+    /// What a list shows, through a memory: what it does not know comes from bundles where there are any, and from the
+    /// objects themselves where anything is wrong with what those brought.
+    async fn recall(
+        (repo, remembered): (&Repository, &Remembered),
+        source: &SourceName,
+        (newest, seen): (Option<usize>, &SeenSource),
+    ) -> Result<Self, OpsError> {
+        let mut bundles = Unpacking::new(repo, remembered, source);
+        loop {
+            let listed = repo.list_newest(source, newest).await?;
+            bundles.bring_fronts(listed.newest()).await;
+            let (marks, noticed) = Self::read_noticed(repo, source, seen, (remembered, &mut bundles)).await?;
+            let mut catalog = Self::gather_with(repo, source, marks, Some(listed)).await?;
+            catalog.noticed = noticed;
+            if !bundles.give_up(&catalog) {
+                return Ok(catalog);
+            }
+        }
     }
 
     /// The marks as a list reads them: what is known of them need not be asked for again, if nothing is wrong with
@@ -73,19 +98,21 @@ impl Catalog {
         repo: &Repository,
         source: &SourceName,
         seen: &SeenSource,
-        known: Option<KnownMarks>,
+        (remembered, bundles): (&Remembered, &mut Unpacking<'_>),
     ) -> Result<(Marks, Option<u64>), OpsError> {
-        let since = match &known {
-            Some(known) => repo.mark_names_since(source, known).await?,
+        let since = match remembered.known_marks(source) {
+            Some(known) => repo.mark_names_since(source, &known).await?,
             None => None,
         };
         if let Some(names) = since {
+            bundles.bring_marks(names.marks()).await;
             let marks = Self::named_marks(repo, source, seen, &names).await?;
             if marks.faults.is_empty() {
                 return Ok((marks, names.height));
             }
         }
         let names = repo.mark_names(source).await?;
+        bundles.bring_marks(names.marks()).await;
         let marks = Self::named_marks(repo, source, seen, &names).await?;
         if marks.faults.is_empty() {
             return Ok((marks, names.height));
@@ -499,12 +526,13 @@ impl Vault {
         if finding == Finding::InTurns {
             self.read_in_turns(&remembered, source);
         }
-        let (marks, noticed) = match finding {
-            Finding::ByNotice => Catalog::read_noticed(&repo, source, &seen, remembered.known_marks(source)).await?,
-            Finding::ByName | Finding::InTurns => (Catalog::read_marks(&repo, source, &seen).await?, None),
+        let catalog = match finding {
+            Finding::ByNotice => Catalog::recall((&repo, &remembered), source, (newest, &seen)).await?,
+            Finding::ByName | Finding::InTurns => {
+                let marks = Catalog::read_marks(&repo, source, &seen).await?;
+                Catalog::gather_with(&repo, source, marks, Some(repo.list_newest(source, newest).await?)).await?
+            }
         };
-        let mut catalog = Catalog::gather_with(&repo, source, marks, newest).await?;
-        catalog.noticed = noticed;
         let catalog = self.not_older(catalog, source, &seen)?;
         let verified = Verified { keys: &catalog.verified_keys(source), source, height: catalog.noticed };
         // What is wrong with a mark makes what was known void: else it would be well again on the day after its turn. And a
@@ -522,12 +550,10 @@ impl Vault {
         &self,
         source: &SourceName,
         newest: Option<usize>,
-        known: Option<KnownMarks>,
+        remembered: &Remembered,
     ) -> Result<Catalog, OpsError> {
         let seen = self.state.seen(source)?;
-        let (marks, noticed) = Catalog::read_noticed(&self.repo, source, &seen, known).await?;
-        let mut catalog = Catalog::gather_with(&self.repo, source, marks, newest).await?;
-        catalog.noticed = noticed;
+        let catalog = Catalog::recall((&self.repo, remembered), source, (newest, &seen)).await?;
         self.not_older(catalog, source, &seen)
     }
 

@@ -6,6 +6,7 @@
 mod ahead;
 pub mod backup;
 mod base;
+pub mod bundles;
 pub mod catalog;
 pub mod check;
 pub mod checked;

@@ -5,7 +5,7 @@
 //! anew, and only what nothing needs is deleted, manifests before packs. A run that stops anywhere leaves
 //! a record that says too much at worst (objects that are gone already), and the next run goes on.
 //!
-//! Must never: delete what is not in a durable record (or said once more by a roll-up that was compared with it), guess what a listing left out, delete a mark.
+//! Must never: delete what is not in a durable record (or said once more by a roll-up that was compared with it, or a bundle), guess what a listing left out, delete a mark.
 //!
 //! Locks: the keeper's lock on this host, a lease in the repository (`turn`), and with a grace shorter than
 //! usual the locks of the sources, so that no backup of this host runs beside it.
@@ -24,6 +24,7 @@ pub use locked::horizon_of;
 pub use logs::{LogReport, LogTally};
 pub use report::{Oldest, RetainReport, SourceReport, Tally, Waiting};
 
+use crate::bundles;
 use crate::catalog::Vault;
 use crate::state::SeenHead;
 use crate::{Event, OpsError};
@@ -333,6 +334,14 @@ async fn delete(
             deleted.bytes = ByteLen::new(deleted.bytes.get() + done.bytes);
             row.refused.extend(done.refused);
             vault.env.tell(Event::Advanced { bytes: done.bytes });
+        }
+    }
+    if row.refused.is_empty() {
+        turn.check().await?;
+        let idle = bundles::idle(vault, &source.source, (&gathered.found, turn.now())).await?;
+        for batch in idle.chunks(BATCH) {
+            // Nothing is in them that is not elsewhere: what the store keeps for now a later run comes to.
+            locked::delete_batch(vault, batch).await?;
         }
     }
     vault.env.tell(Event::Ended);

@@ -64,8 +64,7 @@ async fn list(world: &World, store: Arc<dyn Store>, memory: &mut Vec<u8>) -> (Ca
     let remembered = Arc::new(Remembered::new(meter.clone()));
     let vault = beside(world, remembered.clone()).await;
     remembered.load(memory, &source(), vault.seal());
-    let known = remembered.known_marks(&source());
-    let catalog = vault.newest(&source(), Some(1000), known).await.expect("a list");
+    let catalog = vault.newest(&source(), Some(1000), &remembered).await.expect("a list");
     assert!(catalog.mark_faults.is_empty() && catalog.broken.is_empty());
     let (keys, source) = (catalog.verified_keys(&source()), source());
     memory.extend(remembered.verified(Verified { keys: &keys, source: &source, height: catalog.noticed }));

@@ -269,6 +269,46 @@ pub fn spare_prefix(folder: &str) -> String {
     format!("{SOURCES_PREFIX}{folder}/{SPARE}/")
 }
 
+/// What a bundle's name says: of which snapshots it has the fronts, and up to where the marks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleName {
+    pub source: SourceName,
+    pub first: Sequence,
+    pub last: Sequence,
+    /// Every notice below this height was there when it was made, and those it has not are in the bundles before it.
+    pub noticed: u64,
+    /// Of all the bytes.
+    pub digest: Digest,
+}
+
+impl BundleName {
+    /// The numbers count down as those of manifests do: the newest is listed first.
+    pub fn key(&self) -> Key {
+        let Self { source, first, last, noticed, digest } = self;
+        let last = u64::MAX - last.get();
+        Key::new(format!("{}{last:016x}-{:016x}-{noticed:016x}-{digest}", bundle_prefix(source), first.get()))
+    }
+
+    pub fn parse(source: &SourceName, key: &Key) -> Option<Self> {
+        let mut parts = key.as_str().strip_prefix(&bundle_prefix(source))?.split('-');
+        let mut number = || parse_number(parts.next()?);
+        let (last, first, noticed) = (Sequence::new(u64::MAX - number()?), Sequence::new(number()?), number()?);
+        let digest = parts.next()?.parse().ok()?;
+        let name = Self { source: source.clone(), first, last, noticed, digest };
+        (first <= last && name.key() == *key).then_some(name)
+    }
+
+    /// Whether it has the place of a snapshot.
+    pub fn spans(&self, sequence: Sequence) -> bool {
+        (self.first..=self.last).contains(&sequence)
+    }
+}
+
+/// Where the bundles of a source lie.
+pub fn bundle_prefix(source: &SourceName) -> String {
+    format!("data/{source}/bundle/")
+}
+
 /// What an object is, by its name alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -286,6 +326,8 @@ pub enum Place {
     Log(StreamId, Sequence),
     RollUp(LogName),
     Spare(Spare),
+    /// Fronts and marks once more: nobody believes it, and nothing is decided by it.
+    Bundle(BundleName),
     /// A name this build would not have made.
     Unknown,
 }
@@ -343,6 +385,9 @@ impl Place {
         if let Some(name) = SnapshotName::parse(&source, key) {
             return Some(Self::Snapshot(name));
         }
+        if let Some(name) = BundleName::parse(&source, key) {
+            return Some(Self::Bundle(name));
+        }
         let number = BranchNo::new(slot_number(key)?);
         (branch(&source, number) == *key).then_some(Self::Branch(source, number))
     }
@@ -362,6 +407,7 @@ impl Place {
             Self::Log(..) => "log object",
             Self::RollUp(_) => "roll-up",
             Self::Spare(_) => "spare",
+            Self::Bundle(_) => "bundle",
             Self::Notice(..) => "notice",
             Self::Unknown => "unknown name",
         }
@@ -447,7 +493,10 @@ mod tests {
         let of_rolled = Spare { of: rolled.key(), digest };
         let spare = |spare: &Spare| spare.key().expect("below data");
         assert_eq!(spare(&of_pack).as_str(), format!("data/shop/spare/pack+{id}+{digest}"));
+        let (first, last) = (Sequence::new(17), Sequence::new(32));
+        let bundle = BundleName { source: shop(), first, last, noticed: 9, digest };
         let all = [
+            (bundle.key(), Place::Bundle(bundle.clone())),
             (conf(2), Place::Conf(2)),
             (prune(2), Place::Prune(2)),
             (lease(Scope::Prune, 4), Place::Lease(4)),
@@ -477,6 +526,10 @@ mod tests {
         for unknown in ["", "2", "0000000000000002-0000000000000002", "0000000000000003-0000000000000002", "2-3"] {
             assert_eq!(beside(unknown), Place::Unknown, "{unknown}");
         }
+        let newer = BundleName { first: last, last: Sequence::new(33), ..bundle.clone() };
+        assert!(newer.key() < bundle.key() && newer.spans(last) && !newer.spans(first));
+        let backwards = BundleName { first: last, last: first, ..bundle };
+        assert_eq!(Place::of(&backwards.key()), Place::Unknown, "a bundle spans something");
         assert_eq!(Spare { of: conf(1), digest }.key(), None, "only what a keeper may delete has a spare");
     }
 

@@ -19,6 +19,7 @@ use crate::repo::KnownMarks;
 use crate::seam::{Key, Page, Put, Store};
 use crate::signing::SigningKey;
 use async_trait::async_trait;
+use backstay_format::Header;
 use backstay_model::{RepoId, SourceName};
 use blake3::Hasher;
 use bytes::Bytes;
@@ -59,6 +60,8 @@ struct Memory {
     known: HashMap<Key, Part>,
     /// Read in this run, not yet known to be good.
     fresh: HashMap<Key, Part>,
+    /// Brought by a bundle, in `fresh` as well: as good as read, and taken back if anything is wrong.
+    offered: HashSet<Key>,
     /// Known, and asked for all the same.
     again: HashSet<Key>,
     /// Of the source that was loaded last.
@@ -137,6 +140,40 @@ impl Remembered {
         Some(KnownMarks { height, marks: marks.cloned().collect() })
     }
 
+    /// Whether nothing has to be asked for to read it.
+    pub fn has(&self, key: &Key) -> bool {
+        self.recall(key).is_some()
+    }
+
+    /// The bytes that are known of an object or of its front, verified or not.
+    pub fn bytes(&self, key: &Key) -> Option<Bytes> {
+        let memory = self.memory();
+        memory.fresh.get(key).or_else(|| memory.known.get(key)).map(|part| part.bytes.clone())
+    }
+
+    /// Takes what somebody else has read, as if it had been read now. It is no more believed than that.
+    pub fn offer(&self, key: Key, bytes: Bytes) {
+        if bytes.len() > OBJECT_MAX || self.has(&key) {
+            return;
+        }
+        let is_front = matches!(keys::Place::of(&key), keys::Place::Snapshot(_));
+        let holds = if is_front { Holds::Beginning } else { Holds::Object };
+        let mut memory = self.memory();
+        memory.fresh.insert(key.clone(), Part { bytes, holds });
+        memory.offered.insert(key);
+    }
+
+    pub fn is_offered(&self, key: &Key) -> bool {
+        self.memory().offered.contains(key)
+    }
+
+    /// Forgets what was offered, so that all of it is asked for.
+    pub fn take_back(&self) {
+        let mut memory = self.memory();
+        let offered = std::mem::take(&mut memory.offered);
+        memory.fresh.retain(|key, _| !offered.contains(key));
+    }
+
     /// What is known under these names is read from the store all the same. How many names stay that are not.
     pub fn read_again(&self, which: impl Fn(&Key) -> bool) -> usize {
         let mut memory = self.memory();
@@ -184,15 +221,26 @@ impl Remembered {
     fn recall(&self, key: &Key) -> Option<Part> {
         let (memory, mark) = (self.memory(), keys::noticed(key));
         let key = mark.as_ref().unwrap_or(key);
-        memory.known.get(key).filter(|_| !memory.again.contains(key)).cloned()
+        let known = memory.known.get(key).filter(|_| !memory.again.contains(key));
+        known.or_else(|| memory.fresh.get(key).filter(|_| memory.offered.contains(key))).cloned()
     }
 
     fn note(&self, key: &Key, bytes: &Bytes, holds: Holds) {
+        let bytes = match holds {
+            Holds::Beginning => &front_of(bytes).unwrap_or_else(|| bytes.clone()),
+            Holds::Object | Holds::Height => bytes,
+        };
         if bytes.len() <= OBJECT_MAX {
             let key = keys::noticed(key).unwrap_or_else(|| key.clone());
             self.memory().fresh.insert(key, Part { bytes: bytes.clone(), holds });
         }
     }
+}
+
+/// The front of an object that begins with these bytes, if all of it is in them.
+fn front_of(bytes: &Bytes) -> Option<Bytes> {
+    let len = Header::parse(bytes).ok()?.front_len();
+    (len <= bytes.len()).then(|| bytes.slice(..len))
 }
 
 /// What a height is said of.
@@ -268,6 +316,10 @@ impl Store for Remembered {
             && range.end <= part.bytes.len() as u64
         {
             return Ok(part.bytes.slice(wanted));
+        }
+        // Who asks for a beginning wants the front that is in it, and guesses how long that is.
+        if let Some(front) = self.recall(key).and_then(|part| front_of(&part.bytes)).filter(|_| range.start == 0) {
+            return Ok(front);
         }
         let bytes = self.inner.get_range(key, range.clone()).await?;
         if range.start == 0 {

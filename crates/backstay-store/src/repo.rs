@@ -8,6 +8,7 @@
 //! Writing only ever creates. A crash between two writes leaves objects nobody refers to; they cost
 //! space until a prune, and nothing else.
 
+mod bundles;
 mod conf;
 mod error;
 mod keeper;
@@ -19,10 +20,11 @@ mod reader;
 mod records;
 mod verbatim;
 
+pub use bundles::{BundleEntry, Bundled};
 pub use error::RepoError;
 pub use keeper::{LeaseDraft, LeaseSlot, PruneHead};
 pub use log::{LogDraft, LogFront, LogIndex, LogObject, LogSigning, name_of};
-pub use manifest::{Draft, Fronts, Manifest, ManifestFront, Read, Rewrite, Rewriting, Root, SealedBody};
+pub use manifest::{Draft, Fronts, Listed, Manifest, ManifestFront, Read, Rewrite, Rewriting, Root, SealedBody};
 pub use marks::{KnownMarks, MarkFault, MarkNames, Marks};
 pub use masters::{NewWrap, Unlocked};
 pub use reader::{Directory, LeafAt, SealedAgain, SnapshotReader, Step, unit_size};

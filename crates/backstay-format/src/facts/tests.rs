@@ -40,7 +40,7 @@ const TYPES: [(&str, Check); 11] = [
     ("Lease", again::<Lease>),
 ];
 
-const OPTIONAL: [(&str, &str); 10] = [
+const OPTIONAL: [(&str, &str); 11] = [
     ("Conf", "older"),
     ("Conf", "recipients"),
     ("Branch", "parent"),

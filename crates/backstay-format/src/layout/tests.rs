@@ -3,11 +3,12 @@ use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 const LAYOUT: &str = include_str!("../layout.rs");
-const PAGES: [&str; 4] = [
+const PAGES: [&str; 5] = [
     include_str!("../../../../docs/formats/object.md"),
     include_str!("../../../../docs/formats/manifest.md"),
     include_str!("../../../../docs/formats/tree.md"),
     include_str!("../../../../docs/formats/log.md"),
+    include_str!("../../../../docs/formats/bundle.md"),
 ];
 
 type Rows = Vec<(String, usize, usize)>;
@@ -28,6 +29,7 @@ fn in_code() -> BTreeMap<String, (usize, Rows)> {
         ("unit", unit::LEN, unit::FIELDS),
         ("log", log::LEN, log::FIELDS),
         ("commit", commit::LEN, commit::FIELDS),
+        ("item", item::LEN, item::FIELDS),
     ];
     let rows = |fields: &[Field]| {
         fields.iter().map(|f| (f.name.trim_end_matches('_').to_lowercase(), f.offset, f.len)).collect()
@@ -51,6 +53,7 @@ fn constants_in_code() -> BTreeMap<String, String> {
         ("FRAME_RAW_MAX", FRAME_RAW_MAX.to_string()),
         ("FRAME_STORED_MAX", FRAME_STORED_MAX.to_string()),
         ("PACK_MAX", PACK_MAX.to_string()),
+        ("BUNDLE_MAX", BUNDLE_MAX.to_string()),
         ("OBJECT_MAX", OBJECT_MAX.to_string()),
         ("FRAME_TARGET", FRAME_TARGET.to_string()),
     ];

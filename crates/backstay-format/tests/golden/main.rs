@@ -40,6 +40,7 @@ fn this_build_reads_the_bytes_of_version_1() {
     assert_eq!(Node::parse(&golden("node.bin")), Ok(samples::node()));
     assert_eq!(Table::parse(&golden("table.bin")), Ok(samples::table()));
     assert_eq!(directory::parse(&golden("directory.bin")), Ok(samples::directory()));
+    assert_eq!(backstay_format::bundle::parse(&golden("bundle.bin")).as_deref(), Ok(&samples::bundle()[..]));
     assert_eq!(facts::parse::<Manifest>("facts", &golden("facts.bin")), Ok(samples::manifest_facts()));
     assert_eq!(facts::parse::<Stream>("facts", &golden("stream.bin")), Ok(samples::stream()));
     let opening = facts::parse::<Opening>("facts", &golden("opening.bin")).expect("an opening");

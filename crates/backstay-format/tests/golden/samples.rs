@@ -1,5 +1,6 @@
 //! One value of each structure, always the same: what the golden files hold.
 
+use backstay_format::bundle;
 use backstay_format::directory::{self, Holding};
 use backstay_format::facts::{
     self, After, Condemned, CondemnedSlots, CondemnedSnapshot, Conf, Engine, Enrolment, EnrolmentRequest, Head, Lease,
@@ -99,6 +100,13 @@ pub fn leaf() -> Leaf {
 pub fn node() -> Node {
     let child = |byte, at| NodeRef { object: ObjectId::from_bytes([byte; 16]), place: place(5), at, len: 0x70 };
     Node { level: 2, children: vec![child(0x80, 0), child(0x10, 0x70), child(0x80, 0xe0)] }
+}
+
+pub fn bundle() -> [bundle::Item<'static>; 2] {
+    [
+        bundle::Item { name: "ctl/mark/shop/0707/proven-0808", bytes: b"a mark" },
+        bundle::Item { name: "data/shop/snap/ffff-0707", bytes: b"a front" },
+    ]
 }
 
 pub fn directory() -> Vec<Holding> {
@@ -296,6 +304,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("roll-up-facts.bin", facts::encode(&roll_up_facts())),
         ("records.bin", log::encode(&records())),
         ("directory.bin", directory::encode(&directory())),
+        ("bundle.bin", bundle::encode(bundle())),
         ("conf-facts.bin", facts::encode(&conf_facts())),
         ("unsealed-conf-facts.bin", facts::encode(&unsealed_conf_facts())),
         ("rewritten-facts.bin", facts::encode(&rewritten_facts())),

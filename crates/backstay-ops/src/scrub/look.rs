@@ -116,7 +116,8 @@ impl Looked {
     }
 
     async fn damaged(&self, vault: &Vault) -> Result<Vec<Fault>, OpsError> {
-        let signed = self.entries.keys().filter(|key| !matches!(Place::of(key), Place::Pack(..) | Place::Unknown));
+        let is_signed = |key: &&Key| !matches!(Place::of(key), Place::Pack(..) | Place::Bundle(_) | Place::Unknown);
+        let signed = self.entries.keys().filter(is_signed);
         let reads = signed.map(|key| async move {
             let found = match vault.repo.store().get(key).await {
                 Ok(bytes) => vault.repo.verify(key, &bytes),

@@ -59,6 +59,19 @@ pub struct Fronts {
     pub older: bool,
 }
 
+/// Snapshots by the names of their manifests, newest first.
+pub struct Listed {
+    groups: Vec<Group>,
+    pub older: bool,
+}
+
+impl Listed {
+    /// The manifest that is to speak for each of them.
+    pub fn newest(&self) -> impl Iterator<Item = &SnapshotName> {
+        self.groups.iter().filter_map(|group| Some(&group.first()?.0))
+    }
+}
+
 /// A manifest's name, and its front or why there is none.
 pub type Read = (SnapshotName, Result<ManifestFront, RepoError>);
 
@@ -241,16 +254,27 @@ impl Repository {
     /// that cannot be verified is returned as its error beside the others: one bad manifest must not hide the
     /// good ones.
     pub async fn newest_listed(&self, source: &SourceName, newest: Option<usize>) -> Result<Fronts, RepoError> {
+        let listed = self.list_newest(source, newest).await?;
+        let older = listed.older;
+        Ok(Fronts { read: self.fronts_of(listed).await, older })
+    }
+
+    /// The names of them alone.
+    pub async fn list_newest(&self, source: &SourceName, newest: Option<usize>) -> Result<Listed, RepoError> {
         let most = newest.unwrap_or(usize::MAX);
         let mut groups = Groups::of(self, source, most);
-        let mut names = Vec::new();
-        while names.len() < most
+        let mut listed = Vec::new();
+        while listed.len() < most
             && let Some(group) = groups.next().await?
         {
-            names.push(group);
+            listed.push(group);
         }
-        let older = groups.has_more();
-        let reads = names.into_iter().filter_map(|group| {
+        Ok(Listed { groups: listed, older: groups.has_more() })
+    }
+
+    /// The verified fronts of snapshots that were listed, in their order; each that cannot be verified as its error.
+    pub async fn fronts_of(&self, listed: Listed) -> Vec<Read> {
+        let reads = listed.groups.into_iter().filter_map(|group| {
             let mut group = group.into_iter();
             let newest = group.next()?;
             Some(async move { (self.front_bytes(&newest.0, newest.1).await, newest.0, group) })
@@ -270,7 +294,7 @@ impl Repository {
                 }
             }
         }
-        Ok(Fronts { read, older })
+        read
     }
 
     /// The newest manifest of a snapshot that can be verified, and before it those that cannot.

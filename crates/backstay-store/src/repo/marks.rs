@@ -43,6 +43,7 @@ pub struct Marks {
 #[derive(Debug)]
 pub enum MarkFault {
     Unreadable {
+        key: Key,
         /// What its name says it is about.
         snapshot: ObjectId,
         kind: MarkKind,
@@ -99,6 +100,18 @@ pub struct KnownMarks {
     pub marks: Vec<Key>,
 }
 
+impl MarkNames {
+    /// The marks' own names.
+    pub fn marks(&self) -> impl Iterator<Item = &Key> {
+        self.at.keys()
+    }
+
+    /// What would be noticed next.
+    pub fn noticed(&self) -> u64 {
+        self.height.map_or(0, |height| height.saturating_add(1))
+    }
+}
+
 impl Repository {
     /// All marks on a source's snapshots. One that cannot be verified, and one that must have been there,
     /// is a fault beside the others: a missing quarantine must not turn a snapshot green, nor may one
@@ -126,13 +139,15 @@ impl Repository {
             let verified = side_by_side(read, |(name, key, bytes)| {
                 let record =
                     bytes.map_err(RepoError::from).and_then(|bytes| self.parse_mark(source, (&key, &bytes), name));
-                (name, record)
+                (name, key, record)
             });
-            for (name, read) in verified {
+            for (name, key, read) in verified {
                 match read {
                     Ok(record) => marks.records.push(record),
                     Err(error) if error.is_outage() && !error.is_unreadable() => return Err(error),
-                    Err(error) => marks.faults.push(MarkFault::Unreadable { snapshot: name.0, kind: name.1, error }),
+                    Err(error) => {
+                        marks.faults.push(MarkFault::Unreadable { key, snapshot: name.0, kind: name.1, error });
+                    }
                 }
             }
         }
@@ -180,6 +195,17 @@ impl Repository {
         }
         names.at.extend(known.marks.iter().map(|key| (key.clone(), key.clone())));
         Ok(Some(names))
+    }
+
+    /// Where the newest of the marks are that were noticed from a height on.
+    pub async fn mark_names_from(&self, source: &SourceName, from: u64, most: usize) -> Result<MarkNames, RepoError> {
+        let mut names = MarkNames::default();
+        self.add_noticed(source, from, &mut names).await?;
+        let mut newest: Vec<(Key, Key)> = names.at.drain().collect();
+        // Notices count down.
+        newest.sort_unstable_by(|(_, a), (_, b)| a.cmp(b));
+        names.at.extend(newest.into_iter().take(most));
+        Ok(names)
     }
 
     /// Every notice of a source, by the mark it is of.

@@ -88,7 +88,8 @@ impl Repository {
                 true => Ok(()),
                 false => Err(RepoError::misplaced(key, "its bytes are not those its name says")),
             },
-            Place::Pack(..) | Place::Unknown => Ok(()),
+            // Nothing rests on a bundle, and whoever reads one looks at each thing in it.
+            Place::Pack(..) | Place::Bundle(_) | Place::Unknown => Ok(()),
         }
     }
 

@@ -33,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ltx", run: ltx },
     Target { name: "facts", run: every_facts },
     Target { name: "key-file", run: key_file },
+    Target { name: "bundle", run: bundle },
     Target { name: "store-key", run: store_key },
     Target { name: "remembered", run: remembered },
     Target { name: "sqlite-header", run: sqlite_header },
@@ -215,12 +216,22 @@ fn remembered(bytes: &[u8]) {
     assert!(entries * 26 <= bytes.len(), "{entries} entries out of {} bytes", bytes.len());
 }
 
+/// There is one way to write it.
+fn bundle(bytes: &[u8]) {
+    let Ok(items) = backstay_format::bundle::parse(bytes) else { return };
+    assert_eq!(backstay_format::bundle::encode(items.iter().copied()), bytes);
+    assert!(items.is_sorted_by(|a, b| a.name < b.name));
+}
+
 fn store_key(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(key) = Key::parse(text) else { return };
     assert_eq!(key.as_str(), text);
     if let keys::Place::RollUp(name) = keys::Place::of(&key) {
         assert!(name.is_rolled() && name.key() == key);
+    }
+    if let keys::Place::Bundle(name) = keys::Place::of(&key) {
+        assert!(name.first <= name.last && name.key() == key);
     }
     let source: SourceName = "shop".parse().expect("a legal name");
     if let Some(name) = SnapshotName::parse(&source, &key) {
