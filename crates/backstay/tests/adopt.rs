@@ -3,6 +3,8 @@
 mod far;
 mod house;
 
+use backstay_testkit::azurite::{self, Azurite};
+use backstay_testkit::s3_adversary::{Adversary, BEARER};
 use backstay_testkit::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use far::Far;
 use house::{House, rows};
@@ -124,4 +126,76 @@ fn a_replica_in_a_bucket_is_read_where_it_is_and_goes_back_to_a_time() {
     }
     let (exit, _, err) = far.run(&[restore.as_slice(), &["--to", "bad.db"]].concat());
     assert!(exit == 6 && err.contains("checksum") && !far.house.path("bad.db").exists(), "{err}");
+}
+
+/// What the program itself put into Azure, by its settings and by an address of its kind.
+#[test]
+fn a_replica_in_azure_is_read_where_it_is() {
+    let server = Azurite::start();
+    let far = Far { env: Vec::new(), ..Far::new(server.endpoint()) };
+    let endpoint = format!("{}/{}", server.endpoint(), azurite::ACCOUNT);
+    let yml = format!(
+        "dbs:\n  - path: {}\n    replica:\n      type: abs\n      account-name: {}\n      account-key: {}\n      bucket: {}\n      \
+         path: old/shop\n      endpoint: {endpoint}\n",
+        far.house.path("shop.db").display(),
+        azurite::ACCOUNT,
+        azurite::ACCOUNT_KEY,
+        azurite::CONTAINER
+    );
+    std::fs::write(far.house.path("litestream.yml"), yml).expect("written");
+    let mut states = Vec::new();
+    for round in 0..2 {
+        far.house.sql(&format!("UPDATE item SET name = 'round {round}' WHERE id % 7 = {round}"));
+        replicate(&far);
+        states.push(rows(&far.house.path("shop.db")));
+    }
+    let restore = ["adopt", "litestream", "restore", "shop.db", "--settings", "litestream.yml"];
+    let done = far.json(&[restore.as_slice(), &["--to", "last.db"]].concat());
+    assert_eq!(done["verdict"], "pass", "{done}");
+    assert!(rows(&far.house.path("last.db")) == states[1]);
+    let before = format!("{:x}", done["plan"]["txid"].as_u64().expect("a number") - 1);
+    far.ok(&[restore.as_slice(), &["--to", "then.db", "--txid", &before]].concat());
+    assert!(rows(&far.house.path("then.db")) == states[0]);
+    let address = format!("abs://{}@{}/old/shop?endpoint={endpoint}", azurite::ACCOUNT, azurite::CONTAINER);
+    let words = ["adopt", "litestream", "restore", &address, "--to", "address.db"];
+    let (exit, _, err) = far.run(&words);
+    assert!(exit == 3 && !far.house.path("address.db").exists(), "without keys: {exit}: {err}");
+    let far = far.with("LITESTREAM_AZURE_ACCOUNT_KEY", azurite::ACCOUNT_KEY);
+    far.ok(&words);
+    assert!(rows(&far.house.path("address.db")) == states[1]);
+    let elsewhere = address.replace("old/shop", "old/nothing");
+    let (exit, _, err) = far.run(&["adopt", "litestream", "restore", &elsewhere, "--to", "none.db"]);
+    assert!(exit != 0 && !far.house.path("none.db").exists(), "{err}");
+}
+
+fn copied(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copied(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).expect("copied")),
+        }
+    }
+}
+
+/// Litestream speaks another dialect to Google than we do; the files are the same.
+#[test]
+fn a_replica_at_a_stand_in_for_google_is_read_where_it_is() {
+    let server = S3Server::start_open();
+    copied(Path::new(&replica()), &server.file_of("old/shop"));
+    let wire = Adversary::stand_in_for_gcs(&server);
+    let far = Far { env: Vec::new(), ..Far::new(wire.endpoint()) };
+    let address = format!("gs://{BUCKET}/old/shop?endpoint={}", wire.endpoint());
+    let words = ["adopt", "litestream", "restore", &address, "--to", "old.db"];
+    let (exit, _, err) = far.run(&words);
+    assert!(exit != 0 && !far.house.path("old.db").exists(), "without keys: {err}");
+    let far = far.with("GOOGLE_OAUTH_ACCESS_TOKEN", BEARER);
+    let done = far.json(&words);
+    assert_eq!((&done["verdict"], &done["plan"]["txid"]), (&"pass".into(), &8.into()), "{done}");
+    far.ok(&["adopt", "litestream", "restore", &replica(), "--to", "near.db"]);
+    let [bucket, near] = ["old.db", "near.db"].map(|file| std::fs::read(far.house.path(file)).expect("read"));
+    assert!(bucket == near);
+    let written = |request: &String| request.starts_with("PUT ") || request.starts_with("DELETE ");
+    assert!(!wire.take_requests().iter().any(written));
 }

@@ -40,8 +40,7 @@ pub(super) fn client(
         .with_http_connector(Courtesy::of(reach)?)
         .with_retry(once());
     if let Some(endpoint) = &reach.endpoint {
-        // An address of one's own has the account in its path, as the emulators and Azure Stack have it.
-        builder = builder.with_endpoint(format!("{endpoint}/{account}"));
+        builder = builder.with_endpoint(of_account(endpoint, account));
     }
     let builder = match keys {
         AzureKeys::AccountKey(key) => builder.with_access_key(key),
@@ -55,4 +54,29 @@ pub(super) fn client(
         AzureKeys::Instance => builder.with_credential_type("managed_identity"),
     };
     builder.build()
+}
+
+/// An address of one's own has the account in its path, as the emulators and Azure Stack have it, unless it is the
+/// account's own by its name.
+fn of_account(endpoint: &str, account: &str) -> String {
+    let endpoint = endpoint.trim_end_matches('/');
+    let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
+    let is_its_own = host.strip_prefix(account).is_some_and(|rest| rest.starts_with('.'));
+    if is_its_own { endpoint.to_owned() } else { format!("{endpoint}/{account}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of_account;
+
+    #[test]
+    fn an_account_stands_in_an_address_once() {
+        for (endpoint, wanted) in [
+            ("http://127.0.0.1:10000", "http://127.0.0.1:10000/shop"),
+            ("https://shop.blob.core.usgovcloudapi.net/", "https://shop.blob.core.usgovcloudapi.net"),
+            ("https://shops.example", "https://shops.example/shop"),
+        ] {
+            assert_eq!(of_account(endpoint, "shop"), wanted);
+        }
+    }
 }

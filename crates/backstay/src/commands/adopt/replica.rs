@@ -156,6 +156,9 @@ impl Said {
         let mut store = Table::new();
         if let Some(endpoint) = &self.endpoint {
             let address = if endpoint.contains("://") { endpoint.clone() } else { format!("https://{endpoint}") };
+            // An emulator's address names the account for Litestream; for us it is in the replica's.
+            let account = format!("/{}", self.account);
+            let address = address.trim_end_matches('/').trim_end_matches(account.as_str()).to_owned();
             // It was said there, and is read here and nowhere else.
             if address.starts_with("http://") {
                 store["allow_http"] = toml_edit::value(true);
