@@ -12,6 +12,7 @@ use backstay_store::keys::{self, SnapshotName};
 use backstay_store::remember::{Remembered, Seal, Verified};
 use backstay_store::repo::{Chain, Listed, ManifestFront, MarkFault, MarkNames, Marks, PruneHead, Record};
 use backstay_store::repo::{RepoError, Repository};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -43,6 +44,9 @@ pub struct Catalog {
 
 /// What is said of each snapshot, and about which content.
 type MarksBySnapshot = HashMap<ObjectId, Vec<(Digest, MarkKind)>>;
+
+/// Sources looked at side by side.
+const SOURCES_AT_ONCE: usize = 8;
 
 /// Listings of the marks, before a hole in them is believed: while one signer's marks are being put,
 /// a listing may show the later without the earlier.
@@ -493,6 +497,16 @@ impl Vault {
     /// verified before is not read again, and marks are found by their notices.
     pub async fn recalled(&self, source: &SourceName, newest: Option<usize>) -> Result<Catalog, OpsError> {
         self.read_remembered(source, (newest, Finding::ByNotice)).await
+    }
+
+    /// The same of several sources, in their order: most of their time is waiting for the store.
+    pub async fn recalled_side_by_side(
+        &self,
+        sources: &[&SourceName],
+        newest: Option<usize>,
+    ) -> Result<Vec<Catalog>, OpsError> {
+        let each = sources.iter().map(|source| self.recalled(source, newest));
+        stream::iter(each).buffered(SOURCES_AT_ONCE).try_collect().await
     }
 
     /// The same for whoever will add a mark: it must follow one that is there, so every name is asked for. Only what is new is

@@ -172,8 +172,11 @@ impl Repository {
     /// Where every mark on a source's snapshots is, and every one that is noticed and not there yet.
     pub async fn mark_names(&self, source: &SourceName) -> Result<MarkNames, RepoError> {
         let mut names = MarkNames::default();
-        self.add_noticed(source, 0, &mut names).await?;
-        for entry in self.list(&keys::mark_prefix(source)).await? {
+        let prefix = keys::mark_prefix(source);
+        // Side by side: what is noticed is known up to the highest notice that was seen, whenever the marks were listed.
+        let (noticed, marks) = futures::join!(self.add_noticed(source, 0, &mut names), self.list(&prefix));
+        noticed?;
+        for entry in marks? {
             names.at.insert(entry.key.clone(), entry.key);
         }
         Ok(names)

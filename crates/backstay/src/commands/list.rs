@@ -28,9 +28,10 @@ pub async fn run(context: &Context, args: &args::List) -> Outcome {
         store: context.meters.read(),
         zone: context.zone.clone(),
     };
-    for source in settings.chosen(&named)? {
-        let catalog = vault.recalled(&source.name, newest).await?;
-        view.add(&source.name, &catalog, args.all);
+    let chosen = settings.chosen(&named)?;
+    let names: Vec<&SourceName> = chosen.iter().map(|source| &source.name).collect();
+    for (source, catalog) in names.iter().zip(vault.recalled_side_by_side(&names, newest).await?) {
+        view.add(source, &catalog, args.all);
     }
     view.snapshots.sort_by_key(|row| std::cmp::Reverse((row.taken, row.sequence)));
     view.store = context.meters.read();
