@@ -5,11 +5,12 @@ use crate::catalog::Vault;
 use backstay_format::facts::{After, RollUp, Span, SpanEnd};
 use backstay_format::layout::FRAME_TARGET;
 use backstay_format::log::Record;
-use backstay_model::{Digest, Generation};
+use backstay_model::{Digest, Generation, SourceName};
 use backstay_store::keys::LogName;
 use backstay_store::repo::{LogDraft, LogFront, LogObject, LogSigning, Repository, name_of};
 use backstay_store::seal::{Sealer, Unsealer};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// Raw images, and bytes of records, in one roll-up: it is made before its time when there are so many.
 pub const IMAGES_MAX: u64 = 8 << 20;
@@ -75,7 +76,15 @@ pub enum Opens<'a> {
     Any(&'a Unsealer),
 }
 
-/// The same commits in one object: what the parts hold, in their order.
+/// What there is of one span: records, and their images one after another.
+#[derive(Default)]
+struct Line {
+    records: Vec<Record>,
+    images: Vec<u8>,
+}
+
+/// The same commits in one object: what the parts hold, in their order, span by span. A source has a span of its own, so
+/// what is read of it lies together.
 pub fn roll(
     repo: &Repository,
     (parts, generation): (&[&LogObject], Generation),
@@ -84,15 +93,12 @@ pub fn roll(
 ) -> Result<(LogName, Bytes), OpsError> {
     let fronts: Vec<&LogFront> = parts.iter().map(|part| &part.front).collect();
     let Merged { facts, previous, spans } = merged(&fronts, generation).ok_or_else(unsound)?;
-    let mut draft = LogDraft::roll_up(&facts, previous, repo.fresh_id(with.random), with);
-    let (mut records, mut frame) = (Vec::new(), Vec::with_capacity(FRAME_TARGET));
+    let mut lines: Vec<Line> = facts.spans.iter().map(|_| Line::default()).collect();
     for (part, numbers) in parts.iter().zip(spans) {
-        let visit = |_: &[Record], _, _, image: &[u8]| {
-            if frame.len() + image.len() > FRAME_TARGET {
-                draft.images(&frame);
-                frame.clear();
-            }
-            frame.extend_from_slice(image);
+        let number = |record: &Record| numbers.get(usize::from(record.span)).copied();
+        let visit = |records: &[Record], at: usize, _, image: &[u8]| {
+            let line = records.get(at).and_then(number).and_then(|number| lines.get_mut(usize::from(number)));
+            line.ok_or_else(unsound)?.images.extend_from_slice(image);
             Ok(())
         };
         let own = match opens {
@@ -100,9 +106,25 @@ pub fn roll(
             Opens::Any(unsealer) => part.open::<OpsError>(unsealer, visit),
         };
         for mut record in own? {
-            record.span = numbers.get(usize::from(record.span)).copied().ok_or_else(unsound)?;
-            records.push(record);
+            record.span = number(&record).ok_or_else(unsound)?;
+            lines.get_mut(usize::from(record.span)).ok_or_else(unsound)?.records.push(record);
         }
+    }
+    let mut draft = LogDraft::roll_up(&facts, previous, repo.fresh_id(with.random), with);
+    let (mut records, mut frame) = (Vec::new(), Vec::with_capacity(FRAME_TARGET));
+    for line in lines {
+        let mut rest = line.images.as_slice();
+        let sizes = line.records.iter().flat_map(|record| record.pages.iter().map(|_| record.page_size.get() as usize));
+        for size in sizes {
+            let (image, behind) = rest.split_at_checked(size).ok_or_else(unsound)?;
+            rest = behind;
+            if frame.len() + image.len() > FRAME_TARGET {
+                draft.images(&frame);
+                frame.clear();
+            }
+            frame.extend_from_slice(image);
+        }
+        records.extend(line.records);
     }
     if !frame.is_empty() {
         draft.images(&frame);
@@ -114,10 +136,13 @@ fn unsound() -> OpsError {
     OpsError::Unsound { problem: "the parts of a roll-up do not follow one another".into() }
 }
 
+/// Over the images of each source, in their order.
+type Sums = BTreeMap<SourceName, blake3::Hasher>;
+
 /// Whether a roll-up has just the commits of its parts, which were put before it: every record and every image.
 pub async fn is_of(vault: &Vault, name: &LogName, parts: &[LogName]) -> Result<bool, OpsError> {
     let Some(rolled) = vault.repo.log_object_of(name).await? else { return Ok(false) };
-    let (mut images, mut records, mut fronts) = (blake3::Hasher::new(), Vec::new(), Vec::new());
+    let (mut images, mut records, mut fronts) = (Sums::new(), Vec::new(), Vec::new());
     for part in parts {
         vault.env.cancel.check()?;
         let Some(object) = vault.repo.log_object_of(part).await? else { return Ok(false) };
@@ -133,19 +158,25 @@ pub async fn is_of(vault: &Vault, name: &LogName, parts: &[LogName]) -> Result<b
             all.push(Record { span: *span, ..record });
         }
     }
-    let mut own = blake3::Hasher::new();
+    all.sort_by_key(|record| record.span);
+    let mut own = Sums::new();
     let same_records = contents(vault, &rolled, &mut own)? == all;
     let front = &rolled.front;
     let ends: Vec<SpanEnd> = (0..front.facts.spans.len()).map(|span| front.span_end(span)).collect();
     let says = (front.name, front.chain.previous, front.end, &front.facts.spans, &ends);
     let same_facts = says == (name_of(&facts), previous, facts.digest, &facts.spans, &facts.ends);
-    Ok(same_records && same_facts && own.finalize() == images.finalize())
+    let sum = |(source, sum): (SourceName, blake3::Hasher)| (source, sum.finalize());
+    Ok(same_records && same_facts && own.into_iter().map(sum).eq(images.into_iter().map(sum)))
 }
 
-/// The records of an object; its images go into the hash.
-fn contents(vault: &Vault, object: &LogObject, images: &mut blake3::Hasher) -> Result<Vec<Record>, OpsError> {
-    object.open::<OpsError>(vault.unsealer()?, |_, _, _, image| {
-        images.update(image);
+/// The records of an object; its images go into the sums.
+fn contents(vault: &Vault, object: &LogObject, sums: &mut Sums) -> Result<Vec<Record>, OpsError> {
+    object.open::<OpsError>(vault.unsealer()?, |records, at, _, image| {
+        let span = records.get(at).and_then(|record| object.front.facts.spans.get(usize::from(record.span)));
+        // A record of no span is none of the records there should be.
+        if let Some(span) = span {
+            sums.entry(span.source.clone()).or_default().update(image);
+        }
         Ok(())
     })
 }
