@@ -149,11 +149,10 @@ pub enum Alarm {
 }
 
 /// What became of what was to be put.
-#[derive(PartialEq, Eq)]
 enum Shipped {
     All,
     /// The stream has ended for others, and goes on elsewhere.
-    LeftBehind,
+    LeftBehind(RepoError),
 }
 
 /// Above this what was read does not stay in memory.
@@ -391,8 +390,8 @@ impl<'v> Follower<'v> {
         let mut ticked = Ticked { caught: self.catch()?, ..Ticked::default() };
         if self.has_news() {
             let _turn = self.meanwhile(turns.put(), &mut ticked).await?;
-            while self.ship(&mut ticked).await? == Shipped::LeftBehind {
-                (self.began, self.halves) = self.follow_others(turns).await?;
+            while let Shipped::LeftBehind(lost) = self.ship(&mut ticked).await? {
+                (self.began, self.halves) = self.follow_others(turns).await?.ok_or(lost)?;
             }
         }
         if let Some(reason) = self.halves.catcher.lost() {
@@ -440,10 +439,10 @@ impl<'v> Follower<'v> {
             catcher.reach(Step::Putting);
             match self.meanwhile(self.vault.repo.put_log(&stream, sequence, bytes.clone()), ticked).await? {
                 Ok(()) => {}
-                Err(RepoError::LostRace { key }) => {
+                Err(lost @ RepoError::LostRace { .. }) => {
                     let there = self.vault.repo.log_front(&stream, sequence).await?;
                     let is_left = there.is_some_and(|there| there.facts.is_left_by_others(&self.request.source));
-                    return if is_left { Ok(Shipped::LeftBehind) } else { Err(RepoError::LostRace { key }.into()) };
+                    return if is_left { Ok(Shipped::LeftBehind(lost)) } else { Err(lost.into()) };
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -478,9 +477,9 @@ impl<'v> Follower<'v> {
 
     /// Its stream ended because others were taken over: goes on where that leads, with what the log still proves. What
     /// holds the log lets go only when what comes in its place does.
-    async fn follow_others(&mut self, turns: &Turns) -> Result<(Began, Halves<'v>), OpsError> {
+    async fn follow_others(&mut self, turns: &Turns) -> Result<Option<(Began, Halves<'v>)>, OpsError> {
         self.halves.hours.stop().await;
-        resume::begin(self.vault, &self.request, turns).await
+        resume::go_on(self.vault, &self.request, turns).await
     }
 
     async fn begin_anew(&mut self, reason: String, ticked: &mut Ticked) -> Result<(), OpsError> {

@@ -180,6 +180,22 @@ async fn a_source_that_was_taken_over_writes_nothing_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_was_taken_over_after_another_writes_nothing_more() {
+    let house = House::new().await;
+    let mut follower = house.follow().await;
+    house.work(&mut follower, 2).await;
+    let (vault, stream) = (&house.world.vault, house.stream().await);
+    let rest = leaves(vault, stream, other()).await;
+    leaves(vault, rest, source()).await;
+    house.conn.execute_batch("INSERT INTO t(x) VALUES ('nobody reads this')").expect("sql");
+    let snapshots = vault.catalog(&source()).await.expect("catalog").fronts.len();
+    let error = follower.tick().await.expect_err("its slot is taken");
+    assert_eq!(error.kind(), Kind::Conflict, "{error}");
+    assert_eq!(vault.catalog(&source()).await.expect("catalog").fronts.len(), snapshots, "it takes nothing back");
+    assert_eq!(end_of(vault, rest).await.1.sequence, Sequence::new(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_takeover_of_one_source_leaves_the_others_their_stream() {
     for forgets in [false, true] {
         let mut house = House::new().await;

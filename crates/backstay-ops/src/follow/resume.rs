@@ -31,23 +31,34 @@ pub async fn begin<'v>(
     request: &FollowRequest,
     turns: &Turns,
 ) -> Result<(Began, Halves<'v>), OpsError> {
-    let stream = fresh(vault);
-    let mut tail = open_tail(vault, request)?;
-    let mut reason = match resume(vault, request, &mut tail, stream).await? {
-        Ok(resumed) => {
-            let Resumed { memory, standing, caught, after, newest } = resumed;
-            let key = key_of(&memory.fingerprint);
-            let ours = (memory.snapshot, memory.branch);
-            let place = hours::place_of(ours, key, (stream, Sequence::FIRST, after), &standing);
-            let hours = Hours::resume(vault, request, (&newest, place))?;
-            let shipper = Shipper::new(vault, &request.source, stream, &memory, after, standing.clone())?;
-            let audit = Audit::begin(&key_of(&memory.fingerprint), &standing.cursor, None);
-            let mut catcher = Catcher::new(tail, &standing, request.limits, audit, vault.env.clock.clone());
-            catcher.take(caught)?;
-            return Ok((Began::Continued { tx: standing.tx }, Halves::new(catcher, shipper, hours)));
-        }
-        Err(reason) => reason,
-    };
+    let (stream, mut tail) = (fresh(vault), open_tail(vault, request)?);
+    match resume(vault, request, &mut tail, stream).await? {
+        Ok(resumed) => resumed.goes_on(vault, request, (tail, stream)),
+        Err(why) => anew(vault, request, turns, (tail, stream, why.reason)).await,
+    }
+}
+
+/// The same of a run whose stream ended for others; `None` if its own source was taken over as well.
+pub async fn go_on<'v>(
+    vault: &'v Vault,
+    request: &FollowRequest,
+    turns: &Turns,
+) -> Result<Option<(Began, Halves<'v>)>, OpsError> {
+    let (stream, mut tail) = (fresh(vault), open_tail(vault, request)?);
+    match resume(vault, request, &mut tail, stream).await? {
+        Ok(resumed) => resumed.goes_on(vault, request, (tail, stream)).map(Some),
+        Err(why) if why.is_taken => Ok(None),
+        Err(why) => anew(vault, request, turns, (tail, stream, why.reason)).await.map(Some),
+    }
+}
+
+/// Behind a gap.
+async fn anew<'v>(
+    vault: &'v Vault,
+    request: &FollowRequest,
+    turns: &Turns,
+    (mut tail, stream, mut reason): (Tail, StreamId, String),
+) -> Result<(Began, Halves<'v>), OpsError> {
     tail.release();
     let _turn = turns.snapshot(&request.path).await;
     let tip = fence(vault, &request.source, stream).await?;
@@ -72,14 +83,42 @@ struct Resumed {
     newest: ManifestFront,
 }
 
+impl Resumed {
+    fn goes_on<'v>(
+        self,
+        vault: &'v Vault,
+        request: &FollowRequest,
+        (tail, stream): (Tail, StreamId),
+    ) -> Result<(Began, Halves<'v>), OpsError> {
+        let Self { memory, standing, caught, after, newest } = self;
+        let key = key_of(&memory.fingerprint);
+        let ours = (memory.snapshot, memory.branch);
+        let place = hours::place_of(ours, key, (stream, Sequence::FIRST, after), &standing);
+        let hours = Hours::resume(vault, request, (&newest, place))?;
+        let shipper = Shipper::new(vault, &request.source, stream, &memory, after, standing.clone())?;
+        let audit = Audit::begin(&key_of(&memory.fingerprint), &standing.cursor, None);
+        let mut catcher = Catcher::new(tail, &standing, request.limits, audit, vault.env.clock.clone());
+        catcher.take(caught)?;
+        Ok((Began::Continued { tx: standing.tx }, Halves::new(catcher, shipper, hours)))
+    }
+}
+
+/// Why it cannot be gone on.
+struct Why {
+    reason: String,
+    /// Somebody else has the source since.
+    is_taken: bool,
+}
+
 /// Looks whether everything that proves continuity is there; if not, says what is missing.
 async fn resume(
     vault: &Vault,
     request: &FollowRequest,
     tail: &mut Tail,
     next: StreamId,
-) -> Result<Result<Resumed, String>, OpsError> {
-    let say = |why: &str| Ok(Err(why.to_owned()));
+) -> Result<Result<Resumed, Why>, OpsError> {
+    let say = |why: &str| Ok(Err(Why { reason: why.to_owned(), is_taken: false }));
+    let taken = |why: &str| Ok(Err(Why { reason: why.to_owned(), is_taken: true }));
     let Some(memory) = Memory::recall(vault, &request.source)? else {
         return say("this host remembers nothing of following it");
     };
@@ -92,15 +131,15 @@ async fn resume(
     let (fronts, _) = vault.repo.newest_fronts(&request.source, gather::LOOK_BACK).await?;
     let tip = fronts.iter().find(|front| !front.facts.imported);
     if !gather::tip_is_ours(vault, &seen, tip) || tip.is_none_or(|tip| tip.facts.branch != memory.branch) {
-        return say("the newest snapshot is not one this host took of it");
+        return taken("the newest snapshot is not one this host took of it");
     }
     // Of a snapshot that is not the newest a prune may decide that it is no longer needed. One made of the log leads to
     // the same log.
     let began = |front: &ManifestFront| front.facts.made().map_or(front.name.id, |made| made.began);
     let Some(newest) = tip.filter(|front| began(front) == memory.snapshot).cloned() else {
-        return say("another snapshot was taken since");
+        return taken("another snapshot was taken since");
     };
-    let Some(durable) = durable else { return say("its log goes on beyond what this host remembers") };
+    let Some(durable) = durable else { return taken("its log goes on beyond what this host remembers") };
     tail.reach(Step::Recalled);
     let caught = match blocking(|| tail.advance(&durable.standing.cursor)) {
         Ok(Ok(caught)) => caught,
@@ -111,7 +150,7 @@ async fn resume(
     tail.reach(Step::Resumed);
     match take_over(vault, (&request.source, &memory), durable, next).await? {
         Some(Durable { standing, after, .. }) => Ok(Ok(Resumed { memory, standing, caught, after, newest })),
-        None => say("its log was taken over"),
+        None => taken("its log was taken over"),
     }
 }
 
