@@ -166,6 +166,8 @@ pub struct Follower<'v> {
     request: FollowRequest,
     halves: Halves<'v>,
     began: Began,
+    /// Where it is about to go on, since its stream ended.
+    next: Option<StreamId>,
     /// Given up while it rests.
     lock: Option<SourceLock>,
     /// What this host remembered of the source when it went to rest.
@@ -284,7 +286,7 @@ impl<'v> Follower<'v> {
         vault.signer(Role::Writer)?;
         let lock = vault.state.lock(&request.source)?;
         let (began, halves) = resume::begin(vault, &request, turns).await?;
-        Ok(Self { vault, request, halves, began, lock: Some(lock), rested_with: None })
+        Ok(Self { vault, request, halves, began, next: None, lock: Some(lock), rested_with: None })
     }
 
     /// How it began.
@@ -479,7 +481,11 @@ impl<'v> Follower<'v> {
     /// holds the log lets go only when what comes in its place does.
     async fn follow_others(&mut self, turns: &Turns) -> Result<Option<(Began, Halves<'v>)>, OpsError> {
         self.halves.hours.stop().await;
-        resume::go_on(self.vault, &self.request, turns).await
+        // Should no answer come, it is known again.
+        let next = *self.next.get_or_insert_with(|| resume::fresh(self.vault));
+        let begun = resume::go_on(self.vault, &self.request, (turns, next)).await?;
+        self.next = None;
+        Ok(begun)
     }
 
     async fn begin_anew(&mut self, reason: String, ticked: &mut Ticked) -> Result<(), OpsError> {

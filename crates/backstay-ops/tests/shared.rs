@@ -17,20 +17,25 @@ use backstay_ops::copy::{Act, CopyRequest, Destination, Reread, copy};
 use backstay_ops::disk::OsDisk;
 use backstay_ops::follow::{Began, FollowRequest, Follower, Limits};
 use backstay_ops::restore;
+use backstay_sqlite::Step;
 use backstay_store::Store;
 use backstay_store::keys;
 use backstay_store::local::{LocalStore, OpenMode};
+use backstay_store::memory::MemoryStore;
 use backstay_store::repo::{Chain, LogDraft, LogFront, LogSigning, Repository};
 use backstay_testkit::effects::Effects;
+use backstay_testkit::fault_store::FaultStore;
 use house::House;
 use jiff::tz::TimeZone;
 use rig::{Ended, Making, Process, Run, crash_anything, image};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use world::{rows_of, source};
+use world::{World, rows_of, source};
 
 fn other() -> SourceName {
     "crm".parse().expect("a name")
@@ -195,6 +200,42 @@ async fn a_source_that_was_taken_over_after_another_writes_nothing_more() {
     assert_eq!(end_of(vault, rest).await.1.sequence, Sequence::new(2));
 }
 
+/// The end was put, and nobody was told so: it is known again, and not taken for that of another run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_goes_on_and_gets_no_answer_goes_on_all_the_same() {
+    let store = Arc::new(FaultStore::new(Arc::new(MemoryStore::new())));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
+    world.sql("PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT)");
+    let conn = Connection::open(world.db()).expect("open");
+    let insert = || conn.execute_batch("INSERT INTO t(x) VALUES (hex(randomblob(900)))").expect("sql");
+    let armed = Arc::new(AtomicBool::new(false));
+    let (is_armed, mute) = (armed.clone(), store.clone());
+    let steps = move |step| {
+        if step == Step::Resumed && is_armed.swap(false, Ordering::SeqCst) {
+            mute.lose_answers();
+        }
+    };
+    let request = FollowRequest { steps: Arc::new(steps), ..request_of(world.db()) };
+    let vault = &world.vault;
+    let mut follower = Follower::start(vault, request).await.expect("follow");
+    insert();
+    follower.tick().await.expect("tick");
+    leaves(vault, stream_of(vault).await, other()).await;
+    insert();
+    armed.store(true, Ordering::SeqCst);
+    let error = follower.tick().await.expect_err("no answer comes");
+    assert!(!armed.load(Ordering::SeqCst) && error.kind() == Kind::Unavailable, "{error}");
+    store.come_back();
+    follower.tick().await.expect("goes on");
+    assert!(matches!(follower.began(), Began::Continued { .. }), "{:?}", follower.began());
+    assert_eq!((follower.position().tx, follower.position().waiting), (Tx::new(2), 0));
+    assert_eq!(vault.catalog(&source()).await.expect("catalog").fronts.len(), 1, "it took no snapshot");
+    let to = world.dir().join("out.db");
+    world.restore(Target::Latest, &to).await.expect("restore");
+    assert!(rows_of(&to) == world.rows(), "the newest state is the live one");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_takeover_of_one_source_leaves_the_others_their_stream() {
     for forgets in [false, true] {
@@ -226,9 +267,13 @@ async fn a_takeover_of_one_source_leaves_the_others_their_stream() {
 }
 
 fn request(process: &Process) -> FollowRequest {
+    request_of(process.db())
+}
+
+fn request_of(path: PathBuf) -> FollowRequest {
     FollowRequest {
         source: source(),
-        path: process.db(),
+        path,
         busy: Duration::from_secs(10),
         hold_max: Duration::from_secs(1),
         log_growth_max: ByteLen::new(1 << 30),

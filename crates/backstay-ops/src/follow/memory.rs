@@ -47,12 +47,19 @@ pub struct Durable {
     pub after: After,
     /// Others write, or are about to write, into the stream as well.
     pub is_shared: bool,
+    /// The stream has ended already, for the one that was asked about.
+    pub is_ended: bool,
 }
 
 impl Durable {
-    /// Goes past an object that has nothing of the source; false if it has, or ends the stream for it.
-    fn pass(&mut self, source: &SourceName, front: &LogFront) -> bool {
+    /// Goes past an object that has nothing of the source; false if it has, or ends the stream for it. An end that leads
+    /// it to `ours` is our own, of which no answer came.
+    fn pass(&mut self, (source, ours): (&SourceName, StreamId), front: &LogFront) -> bool {
         let Log { spans, next, .. } = &front.facts;
+        self.is_ended = front.facts.onward().of(source) == Some(ours);
+        if self.is_ended {
+            return true;
+        }
         match next {
             Some(next) if front.facts.is_left_by_others(source) => {
                 (self.stream, self.sequence, self.digest) = (*next, Sequence::new(0), Digest::ZERO);
@@ -121,13 +128,17 @@ impl Memory {
 
     /// Where the run before stands, once what is still in the spool was put; `None` when the store has more of the
     /// source than this remembers.
-    pub async fn durable(&self, vault: &Vault, source: &SourceName) -> Result<Option<Durable>, OpsError> {
+    pub async fn durable(
+        &self,
+        vault: &Vault,
+        (source, ours): (&SourceName, StreamId),
+    ) -> Result<Option<Durable>, OpsError> {
         let Some(standing) = self.standing.clone() else { return Ok(None) };
         let spool = Spool::of(vault, source)?;
         let (stream, sequence, digest) = (self.stream, Sequence::new(self.slots), self.previous);
         // Whoever put nothing into its stream leaves its own beginning to the next.
         let after = if self.slots > self.before { After::Log { stream, sequence, digest } } else { self.after };
-        let mut at = Durable { stream, sequence, digest, standing, after, is_shared: false };
+        let mut at = Durable { stream, sequence, digest, standing, after, is_shared: false, is_ended: false };
         for _ in 0..STEPS_MAX {
             let next = Sequence::new(at.sequence.get().saturating_add(1));
             // What was made to follow something else follows nothing any more.
@@ -149,8 +160,9 @@ impl Memory {
                 (Some(Some(front)), Some((known, _))) if known.digest == front.digest => (known.digest, known.standing),
                 (Some(Some(front)), _) => match pending.filter(|pending| pending.digest == front.digest) {
                     Some(pending) => (pending.digest, pending.standing.clone()),
-                    None if at.pass(source, &front) => continue,
-                    None => return Ok(None),
+                    None if !at.pass((source, ours), &front) => return Ok(None),
+                    None if at.is_ended => return Ok(Some(at)),
+                    None => continue,
                 },
                 (None, _) => return Ok(None),
             };

@@ -38,13 +38,14 @@ pub async fn begin<'v>(
     }
 }
 
-/// The same of a run whose stream ended for others; `None` if its own source was taken over as well.
+/// The same of a run whose stream ended for others, in the same stream however often it is tried; `None` if its own source
+/// was taken over as well.
 pub async fn go_on<'v>(
     vault: &'v Vault,
     request: &FollowRequest,
-    turns: &Turns,
+    (turns, stream): (&Turns, StreamId),
 ) -> Result<Option<(Began, Halves<'v>)>, OpsError> {
-    let (stream, mut tail) = (fresh(vault), open_tail(vault, request)?);
+    let mut tail = open_tail(vault, request)?;
     match resume(vault, request, &mut tail, stream).await? {
         Ok(resumed) => resumed.goes_on(vault, request, (tail, stream)).map(Some),
         Err(why) if why.is_taken => Ok(None),
@@ -70,7 +71,7 @@ async fn anew<'v>(
     Ok((began, Halves::new(catcher, shipper, hours)))
 }
 
-fn fresh(vault: &Vault) -> StreamId {
+pub fn fresh(vault: &Vault) -> StreamId {
     StreamId::from_bytes(seams::fresh(vault.env.random.as_ref()))
 }
 
@@ -123,7 +124,7 @@ async fn resume(
         return say("this host remembers nothing of following it");
     };
     // What the run before kept on the disk comes first: it is of the file that was followed then.
-    let durable = memory.durable(vault, &request.source).await?;
+    let durable = memory.durable(vault, (&request.source, next)).await?;
     if memory.file != tail.identity().into() {
         return say("another file stands at its path");
     }
@@ -163,13 +164,16 @@ async fn take_over(
     next: StreamId,
 ) -> Result<Option<Durable>, OpsError> {
     for _ in 0..ATTEMPTS {
+        if at.is_ended {
+            return Ok(Some(at));
+        }
         let chain = Chain { sequence: at.sequence.next().ok_or(Exhausted)?, previous: at.digest };
         match close(vault, at.stream, chain, onward(vault, source, next, at.is_shared)).await {
             Ok(()) => return Ok(Some(at)),
             Err(RepoError::LostRace { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        match memory.durable(vault, source).await? {
+        match memory.durable(vault, (source, next)).await? {
             Some(later) if later.standing == at.standing => at = later,
             _ => return Ok(None),
         }
