@@ -13,6 +13,7 @@ use backstay_format::tree::Run;
 use backstay_format::{Corrupt, FingerprintKey, FramePlace};
 use backstay_model::{Digest, ObjectId, UnitSize};
 use backstay_store::repo::{SnapshotReader, Step, unit_size};
+use backstay_store::seal::FrameMemory;
 use std::io::Read;
 use std::path::Path;
 use tokio::runtime::Handle;
@@ -98,28 +99,22 @@ async fn write_stream(
     let wanted: Vec<Wanted<Fetch>> = fetches.into_iter().map(|fetch| fetch.wanted(reader)).collect::<Result<_, _>>()?;
     let ahead = Ahead::new(reader.repository().store().clone(), wanted.into_iter(), Handle::current());
     let mut unsynced = 0;
-    let opened = |(): &mut (), _| match ahead.next()? {
-        Some((fetch, sealed)) => writer.open_and_write(&fetch, &sealed),
+    let opened = |memory: &mut FrameMemory, _| match ahead.next()? {
+        Some((fetch, sealed)) => writer.open_and_write(&fetch, &sealed, memory),
         None => Ok(0),
     };
     let sync = || Ok(target.file.sync().at("sync", target.path)?);
     crate::env::blocking(|| {
         workers::beside(sync, |sync| {
-            workers::ordered(
-                env.threads,
-                0..count,
-                || (),
-                opened,
-                |bytes| {
-                    env.tell(crate::Event::Advanced { bytes });
-                    unsynced += bytes;
-                    if unsynced >= SYNC_EVERY {
-                        unsynced = 0;
-                        sync();
-                    }
-                    env.cancel.check()
-                },
-            )
+            workers::ordered(env.threads, 0..count, FrameMemory::default, opened, |bytes| {
+                env.tell(crate::Event::Advanced { bytes });
+                unsynced += bytes;
+                if unsynced >= SYNC_EVERY {
+                    unsynced = 0;
+                    sync();
+                }
+                env.cancel.check()
+            })
         })
     })?;
     Ok(seen)
@@ -194,15 +189,15 @@ struct StreamWriter<'a> {
 
 impl StreamWriter<'_> {
     /// Opens and writes what was fetched; says how many bytes of the stream it wrote.
-    fn open_and_write(&self, fetch: &Fetch, sealed: &[u8]) -> Result<u64, OpsError> {
+    fn open_and_write(&self, fetch: &Fetch, sealed: &[u8], memory: &mut FrameMemory) -> Result<u64, OpsError> {
         let mut written = 0;
         for job in &fetch.frames {
             let from = (job.place.range().start - fetch.start) as usize;
             let bytes = sealed.get(from..from + job.place.stored as usize);
             let bytes = bytes.ok_or(Corrupt::Truncated { what: "a fetched range" })?;
-            let raw = self.reader.open_frame(&fetch.object, &job.place, bytes)?;
+            let raw = self.reader.open_frame_in(memory, (&fetch.object, &job.place), bytes)?;
             for (unit, slot, count) in &job.pieces {
-                written += self.write_piece(&raw, *unit, usize::from(*slot), u64::from(*count))?;
+                written += self.write_piece(raw, *unit, usize::from(*slot), u64::from(*count))?;
             }
         }
         Ok(written)

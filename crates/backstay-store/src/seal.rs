@@ -177,7 +177,10 @@ impl Sealer {
         let mut builder = self.begin(new, random);
         for (at, place) in pack.frames.iter().enumerate() {
             let last = at + 1 == pack.frames.len();
-            let compressed = opener.unseal(place.frame, last, pack.frame(place)?)?;
+            let sealed = pack.frame(place)?;
+            // With room for the tag that is appended again.
+            let mut compressed = Vec::with_capacity(sealed.len());
+            opener.unseal((place.frame, last), sealed, &mut compressed)?;
             builder.seal(compressed, place.raw as usize, last);
         }
         Ok(builder.close(|_| unreachable!("packs are not signed")))
@@ -394,34 +397,66 @@ pub struct Expected {
     pub last: bool,
 }
 
+/// Memory that frames are opened in, kept from one to the next: fresh memory for each would be asked of the system
+/// again and again.
+#[derive(Default)]
+pub struct FrameMemory {
+    decompressor: zstd::bulk::Decompressor<'static>,
+    compressed: Vec<u8>,
+    raw: Vec<u8>,
+}
+
+/// At least so many bytes of a buffer that grows and never shrinks.
+fn room(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    buffer.split_at_mut(len).0
+}
+
 impl FrameOpener {
     pub fn open(&self, expected: Expected, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut memory = FrameMemory::default();
+        self.open_in(&mut memory, expected, sealed)?;
+        Ok(memory.raw)
+    }
+
+    /// The same in memory that is kept.
+    pub fn open_in<'m>(
+        &self,
+        memory: &'m mut FrameMemory,
+        expected: Expected,
+        sealed: &[u8],
+    ) -> Result<&'m [u8], SealError> {
         let Expected { frame, raw, last } = expected;
         if raw as usize > layout::FRAME_RAW_MAX {
             let max = layout::FRAME_RAW_MAX as u64;
             return Err(Corrupt::TooLong { what: "a frame", len: u64::from(raw), max }.into());
         }
-        let compressed = self.unseal(frame, last, sealed)?;
-        decompress(&compressed, frame, raw)
+        let FrameMemory { decompressor, compressed, raw: out } = memory;
+        let compressed = self.unseal((frame, last), sealed, compressed)?;
+        let out = room(out, raw as usize);
+        match decompressor.decompress_to_buffer(compressed, out) {
+            Ok(len) if len == out.len() => Ok(out),
+            _ => Err(SealError::Compression { frame, raw }),
+        }
     }
 
     /// The frame as it was compressed.
-    fn unseal(&self, frame: u32, last: bool, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
-        let mut bytes = sealed.to_vec();
+    fn unseal<'m>(
+        &self,
+        (frame, last): (u32, bool),
+        sealed: &[u8],
+        into: &'m mut Vec<u8>,
+    ) -> Result<&'m [u8], SealError> {
+        let damaged = || SealError::Tag { frame };
+        let len = sealed.len().checked_sub(AES_256_GCM.tag_len()).ok_or_else(damaged)?;
+        let (text, tag) = sealed.split_at(len);
         let nonce = Nonce::assume_unique_for_key(object::frame_nonce(frame));
         let context = object::frame_context(&self.header, frame, last);
-        let opened = self.key.open_in_place(nonce, Aad::from(context), &mut bytes);
-        let len = opened.map_err(|_| SealError::Tag { frame })?.len();
-        bytes.truncate(len);
-        Ok(bytes)
-    }
-}
-
-fn decompress(compressed: &[u8], frame: u32, raw: u32) -> Result<Vec<u8>, SealError> {
-    let wrong = SealError::Compression { frame, raw };
-    match zstd::bulk::decompress(compressed, raw as usize) {
-        Ok(bytes) if bytes.len() == raw as usize => Ok(bytes),
-        _ => Err(wrong),
+        let into = room(into, len);
+        self.key.open_separate_gather(nonce, Aad::from(context), text, tag, into).map_err(|_| damaged())?;
+        Ok(into)
     }
 }
 

@@ -6,7 +6,7 @@
 use super::manifest::{Manifest, Root, SealedBody};
 use super::{RepoError, Repository};
 use crate::keys;
-use crate::seal::{Expected, FrameOpener, SealedAs, SealedObject, Sealer, Unsealer};
+use crate::seal::{Expected, FrameMemory, FrameOpener, SealError, SealedAs, SealedObject, Sealer, Unsealer};
 use crate::seam::Key;
 use backstay_format::directory::{self, Holding};
 use backstay_format::facts::Stream;
@@ -116,12 +116,30 @@ impl SnapshotReader {
     /// Opens one frame whose sealed bytes were fetched by the caller. Never an object's last frame:
     /// that is its directory.
     pub fn open_frame(&self, object: &ObjectId, place: &FramePlace, sealed: &[u8]) -> Result<Vec<u8>, RepoError> {
-        let opener = self.openers.get(object).ok_or(RepoError::Unlisted { object: *object })?;
         let expected = Expected { frame: place.frame, raw: place.raw, last: false };
-        opener.open(expected, sealed).map_err(|e| match self.object_key(object) {
-            Ok(key) => RepoError::sealed(&key, e),
+        self.opener(object)?.open(expected, sealed).map_err(|e| self.not_opened(object, e))
+    }
+
+    /// The same in memory that is kept from frame to frame.
+    pub fn open_frame_in<'m>(
+        &self,
+        memory: &'m mut FrameMemory,
+        (object, place): (&ObjectId, &FramePlace),
+        sealed: &[u8],
+    ) -> Result<&'m [u8], RepoError> {
+        let expected = Expected { frame: place.frame, raw: place.raw, last: false };
+        self.opener(object)?.open_in(memory, expected, sealed).map_err(|e| self.not_opened(object, e))
+    }
+
+    fn opener(&self, object: &ObjectId) -> Result<&FrameOpener, RepoError> {
+        self.openers.get(object).ok_or(RepoError::Unlisted { object: *object })
+    }
+
+    fn not_opened(&self, object: &ObjectId, error: SealError) -> RepoError {
+        match self.object_key(object) {
+            Ok(key) => RepoError::sealed(&key, error),
             Err(unlisted) => unlisted,
-        })
+        }
     }
 
     /// Fetches and opens one frame: one ranged request.
