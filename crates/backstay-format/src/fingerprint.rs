@@ -68,26 +68,45 @@ pub struct CommitHasher {
 impl CommitHasher {
     /// Begins the digest of one record, after the digest of the one before it (or the snapshot's root).
     pub fn record(&self, previous: &Digest, record: &crate::log::Record) -> RecordHasher {
-        let mut inner = blake3::Hasher::new_keyed(&self.key);
-        inner.update(previous.as_bytes()).update(&record.tx.get().to_le_bytes());
-        inner.update(&record.time.as_millis().to_le_bytes()).update(&[record.part as u8]);
-        inner.update(&record.page_size.get().to_le_bytes()).update(&record.page_count.to_le_bytes());
-        inner.update(&(record.pages.len() as u32).to_le_bytes());
-        RecordHasher { inner }
+        let size = record.pages.len() * (record.page_size.get() as usize + size_of::<u32>());
+        let mut waiting = Vec::with_capacity(RECORD_HEAD + size.min(AT_ONCE * 2));
+        waiting.extend_from_slice(previous.as_bytes());
+        waiting.extend_from_slice(&record.tx.get().to_le_bytes());
+        waiting.extend_from_slice(&record.time.as_millis().to_le_bytes());
+        waiting.push(record.part as u8);
+        waiting.extend_from_slice(&record.page_size.get().to_le_bytes());
+        waiting.extend_from_slice(&record.page_count.to_le_bytes());
+        waiting.extend_from_slice(&(record.pages.len() as u32).to_le_bytes());
+        RecordHasher { inner: blake3::Hasher::new_keyed(&self.key), waiting }
     }
 }
+
+/// What of a record comes before its pages.
+const RECORD_HEAD: usize = 64;
+/// So much is hashed at once: pieces of 1 KiB side by side, which takes a third of the time of one after another.
+const AT_ONCE: usize = 64 << 10;
 
 /// Takes the pages of a record in their order.
 pub struct RecordHasher {
     inner: blake3::Hasher,
+    /// What is not hashed yet.
+    waiting: Vec<u8>,
 }
 
 impl RecordHasher {
     pub fn page(&mut self, number: u32, bytes: &[u8]) {
-        self.inner.update(&number.to_le_bytes()).update(bytes);
+        self.waiting.extend_from_slice(&number.to_le_bytes());
+        self.waiting.extend_from_slice(bytes);
+        if let Some((whole, rest)) = self.waiting.split_at_checked(self.waiting.len() / AT_ONCE * AT_ONCE)
+            && !whole.is_empty()
+        {
+            self.inner.update(whole);
+            self.waiting = rest.to_vec();
+        }
     }
 
-    pub fn finish(self) -> Digest {
+    pub fn finish(mut self) -> Digest {
+        self.inner.update(&self.waiting);
         Digest::from_bytes(*self.inner.finalize().as_bytes())
     }
 }
@@ -168,6 +187,36 @@ mod tests {
         assert_eq!(a, key(1).units().fingerprint(b"page"));
         assert_ne!(a, key(2).units().fingerprint(b"page"));
         assert_ne!(a, key(1).units().fingerprint(b"Page"));
+    }
+
+    #[test]
+    fn a_record_of_any_length_has_the_digest_of_its_bytes_in_one_piece() {
+        let (secret, previous) = ([7; 32], Digest::from_bytes([9; 32]));
+        let hasher = FingerprintKey::new(FingerprintKeyId::from_bytes([1; 16]), secret).commits();
+        for (size, count) in [(4096, 1), (512, 3), (4096, 15), (4096, 16), (1024, 200), (65_536, 1), (65_536, 4)] {
+            let record = crate::log::Record {
+                span: 0,
+                part: crate::log::Part::Whole,
+                page_size: backstay_model::PageSize::try_from(size).expect("a size"),
+                page_count: count,
+                tx: backstay_model::Tx::new(5),
+                time: backstay_model::Moment::from_millis(6).expect("a moment"),
+                digest: Digest::ZERO,
+                pages: (1..=count).collect(),
+            };
+            let mut plain = previous.as_bytes().to_vec();
+            plain.extend([5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, record.part as u8]);
+            [size, count, count].iter().for_each(|word| plain.extend(word.to_le_bytes()));
+            let mut taken = hasher.record(&previous, &record);
+            for page in 1..=count {
+                let bytes = vec![page as u8; size as usize];
+                taken.page(page, &bytes);
+                plain.extend(page.to_le_bytes());
+                plain.extend(bytes);
+            }
+            let whole = blake3::keyed_hash(&blake3::derive_key(COMMIT_CONTEXT, &secret), &plain);
+            assert_eq!(taken.finish().as_bytes(), whole.as_bytes(), "{count} pages of {size}");
+        }
     }
 
     #[test]
