@@ -16,7 +16,7 @@ mod report;
 mod site;
 mod writer;
 
-use neighbour::Neighbour;
+use neighbour::{Does, Neighbour};
 use report::{Bound, Table, median};
 use site::{Kind, Site};
 use std::path::{Path, PathBuf};
@@ -204,13 +204,16 @@ fn lag(table: &mut Table, site: &Site, count: u64) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What writers saw: alone, beside a neighbour that only writes as much as we do, with us, with Litestream.
+/// What writers saw: alone, with us, with Litestream, and beside neighbours that only write as much as we do, that do the
+/// least any follower must, or both.
 #[derive(Default)]
 struct Seen {
     alone: Vec<Written>,
-    beside: Vec<Written>,
     ours: Vec<Written>,
     theirs: Vec<Written>,
+    writes: Vec<Written>,
+    holds: Vec<Written>,
+    follows: Vec<Written>,
 }
 
 /// One stretch of writing at each site, round by round.
@@ -229,9 +232,11 @@ fn stretches(sites: &Sites, options: &Options, load: &dyn Fn(&Path) -> Load) -> 
         seen.ours.push(stretch(&sites.ours)?);
         let put = site::bytes_below(&sites.ours.remote())?.saturating_sub(before);
         let folder = sites.alone.db.with_file_name("neighbour");
-        let neighbour = Neighbour::begin(&sites.alone.db, &folder, put / options.seconds.max(1))?;
-        seen.beside.push(stretch(&sites.alone)?);
-        drop(neighbour);
+        let Seen { writes, holds, follows, .. } = &mut seen;
+        for (does, seen) in [(Does::Writes, writes), (Does::Holds, holds), (Does::Follows, follows)] {
+            let _neighbour = Neighbour::begin(does, &sites.alone.db, &folder, put / options.seconds.max(1))?;
+            seen.push(stretch(&sites.alone)?);
+        }
         if let Some(site) = &sites.theirs {
             seen.theirs.push(stretch(site)?);
         }
@@ -247,21 +252,38 @@ fn ratio(these: &[Written], those: &[Written]) -> f64 {
     median(these.iter().zip(those).map(|(a, b)| a.commits / b.commits).collect())
 }
 
+/// What the writer kept beside others than us, and how near to the least we are.
+fn limits(table: &mut Table, name: &str, seen: &Seen) {
+    let Seen { alone, ours, writes, holds, follows, .. } = seen;
+    let beside = [
+        ("a process that writes as much", writes),
+        ("the least that any follower must do", holds),
+        ("that least, every frame read and as much written", follows),
+    ];
+    for (what, seen) in beside {
+        table.figure(&format!("{name}: commits beside {what} / alone"), ratio(seen, alone), "");
+        table.figure(&format!("{name}: worst commit beside {what}"), of(seen, |w| w.worst_ms), "ms");
+    }
+    table.figure(&format!("{name}: commits with us / beside the least"), ratio(ours, holds), "");
+    table.figure(&format!("{name}: commits with us / beside that least, read and written"), ratio(ours, follows), "");
+}
+
 fn throughput(table: &mut Table, sites: &Sites, options: &Options, (name, full): (&str, bool)) -> Result<(), Failed> {
     eprintln!("writing, synchronous = {name}");
     let seconds = options.seconds;
     let load = |db: &Path| Load { db: db.to_owned(), seconds, full, truncates: false, rate: 0 };
-    let Seen { alone, beside, ours, theirs } = stretches(sites, options, &load)?;
-    table.figure(&format!("{name}: commits alone"), of(&alone, |w| w.commits) / seconds as f64, "/s");
-    table.figure(&format!("{name}: worst commit alone"), of(&alone, |w| w.worst_ms), "ms");
-    table.bound(&format!("{name}: commits with us / alone"), ratio(&ours, &alone), Bound::Least(0.95));
-    table.figure(&format!("{name}: commits beside as many bytes, without us / alone"), ratio(&beside, &alone), "");
-    table.bound(&format!("{name}: worst commit with us, ms"), of(&ours, |w| w.worst_ms), Bound::Most(100.0));
-    table.bound(&format!("{name}: longest log with us, MiB"), of(&ours, |w| w.log_mib), Bound::Most(64.0));
+    let seen = stretches(sites, options, &load)?;
+    let Seen { alone, ours, theirs, .. } = &seen;
+    table.figure(&format!("{name}: commits alone"), of(alone, |w| w.commits) / seconds as f64, "/s");
+    table.figure(&format!("{name}: worst commit alone"), of(alone, |w| w.worst_ms), "ms");
+    table.bound(&format!("{name}: commits with us / alone"), ratio(ours, alone), Bound::Least(0.95));
+    limits(table, name, &seen);
+    table.bound(&format!("{name}: worst commit with us, ms"), of(ours, |w| w.worst_ms), Bound::Most(100.0));
+    table.bound(&format!("{name}: longest log with us, MiB"), of(ours, |w| w.log_mib), Bound::Most(64.0));
     if !theirs.is_empty() {
-        table.figure(&format!("{name}: commits with Litestream / alone"), ratio(&theirs, &alone), "");
-        table.figure(&format!("{name}: worst commit with Litestream"), of(&theirs, |w| w.worst_ms), "ms");
-        table.figure(&format!("{name}: longest log with Litestream"), of(&theirs, |w| w.log_mib), "MiB");
+        table.figure(&format!("{name}: commits with Litestream / alone"), ratio(theirs, alone), "");
+        table.figure(&format!("{name}: worst commit with Litestream"), of(theirs, |w| w.worst_ms), "ms");
+        table.figure(&format!("{name}: longest log with Litestream"), of(theirs, |w| w.log_mib), "MiB");
     }
     Ok(())
 }
@@ -270,14 +292,15 @@ fn truncating(table: &mut Table, sites: &Sites, options: &Options) -> Result<(),
     eprintln!("writing, with TRUNCATE checkpoints of the application twice a second");
     let seconds = options.seconds;
     let load = |db: &Path| Load { db: db.to_owned(), seconds, full: false, truncates: true, rate: 0 };
-    let Seen { alone, beside, ours, theirs } = stretches(sites, options, &load)?;
-    table.bound("truncating: commits with us / alone", ratio(&ours, &alone), Bound::Least(0.9));
-    table.figure("truncating: commits beside as many bytes, without us / alone", ratio(&beside, &alone), "");
-    table.figure("truncating: worst commit alone", of(&alone, |w| w.worst_ms), "ms");
-    table.figure("truncating: worst commit with us", of(&ours, |w| w.worst_ms), "ms");
+    let seen = stretches(sites, options, &load)?;
+    let Seen { alone, ours, theirs, .. } = &seen;
+    table.bound("truncating: commits with us / alone", ratio(ours, alone), Bound::Least(0.9));
+    limits(table, "truncating", &seen);
+    table.figure("truncating: worst commit alone", of(alone, |w| w.worst_ms), "ms");
+    table.figure("truncating: worst commit with us", of(ours, |w| w.worst_ms), "ms");
     if !theirs.is_empty() {
-        table.figure("truncating: commits with Litestream / alone", ratio(&theirs, &alone), "");
-        table.figure("truncating: worst commit with Litestream", of(&theirs, |w| w.worst_ms), "ms");
+        table.figure("truncating: commits with Litestream / alone", ratio(theirs, alone), "");
+        table.figure("truncating: worst commit with Litestream", of(theirs, |w| w.worst_ms), "ms");
     }
     Ok(())
 }

@@ -1,7 +1,13 @@
-//! A neutral neighbour of a writer: reads what is appended to its log, and four times a second writes and syncs as much as
-//! we put beside it. What a writer loses by that is the machine's own limit, and not what following does to it.
+//! What a writer loses beside somebody else than us: how much of what it loses beside us is the machine's, and SQLite's,
+//! and not ours.
+//!
+//! *Writes*: reads what is appended to the log, and four times a second writes and syncs as much as we put beside it.
+//! *Holds*: the least that any follower must do that loses nothing. A mark keeps the log from being begun anew; at the length
+//! at which we do it the log is copied back under the writer's lock, and the mark moves on. It reads nothing and ships
+//! nothing. *Follows*: both, and reads every frame before it moves on.
 
 use crate::Failed;
+use rusqlite::Connection;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -10,16 +16,37 @@ use std::time::{Duration, Instant};
 
 const FLAG: &str = "--beside";
 const LOOK: Duration = Duration::from_millis(10);
+const HELD_LOOK: Duration = Duration::from_millis(5);
 const PUT: Duration = Duration::from_millis(250);
+/// Between two tries at the writer's lock, and how many there are.
+const TRY_AGAIN: Duration = Duration::from_micros(100);
+const TRIES: u32 = 50;
+/// As ours: from here the log is copied back while somebody commits.
+const COPY_BACK: u64 = 16 << 20;
+const FRAME: u64 = 4096 + 24;
+/// Where the wal-index says how many frames there are.
+const FRAMES_AT: u64 = 16;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Does {
+    Writes,
+    Holds,
+    Follows,
+}
+
+impl Does {
+    const ALL: [(Does, &str); 3] = [(Does::Writes, "writes"), (Does::Holds, "holds"), (Does::Follows, "follows")];
+}
 
 /// The process, ended when this goes.
 pub struct Neighbour(Child);
 
 impl Neighbour {
     /// Beside a database, writing so many bytes a second into a folder.
-    pub fn begin(db: &Path, folder: &Path, bytes: u64) -> Result<Neighbour, Failed> {
+    pub fn begin(does: Does, db: &Path, folder: &Path, bytes: u64) -> Result<Neighbour, Failed> {
+        let word = Does::ALL.iter().find(|(known, _)| *known == does).map_or("", |(_, word)| word);
         let mut command = Command::new(std::env::current_exe()?);
-        Ok(Neighbour(command.arg(FLAG).arg(db).arg(folder).arg(bytes.to_string()).spawn()?))
+        Ok(Neighbour(command.arg(FLAG).arg(word).arg(db).arg(folder).arg(bytes.to_string()).spawn()?))
     }
 }
 
@@ -33,32 +60,181 @@ impl Drop for Neighbour {
 /// What this process was started for, if it was started as a neighbour. It runs until it is killed.
 pub fn of_arguments() -> Option<Result<(), Failed>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [flag, db, folder, bytes] = args.as_slice() else { return None };
-    let log = PathBuf::from(format!("{db}-wal"));
-    (flag == FLAG).then(|| live_beside(&log, Path::new(folder), bytes.parse()?))
+    let [flag, word, db, folder, bytes] = args.as_slice() else { return None };
+    let (does, _) = Does::ALL.into_iter().find(|(_, known)| known == word)?;
+    (flag == FLAG).then(|| live_beside(does, Path::new(db), Path::new(folder), bytes.parse()?))
 }
 
-fn live_beside(log: &Path, folder: &Path, bytes: u64) -> Result<(), Failed> {
-    std::fs::create_dir_all(folder)?;
-    let piece = vec![0x5a; usize::try_from(bytes / 4)?];
-    let (mut put, mut number, mut at, mut buffer) = (Instant::now(), 0_u64, 0_u64, vec![0; 1 << 20]);
+fn live_beside(does: Does, db: &Path, folder: &Path, bytes: u64) -> Result<(), Failed> {
+    let mut puts = Puts::begin(folder, bytes)?;
+    if does == Does::Writes {
+        let mut log = Log::of(db);
+        loop {
+            std::thread::sleep(LOOK);
+            log.read_round()?;
+            puts.put()?;
+        }
+    }
+    let mut holder = Holder::begin(db, does == Does::Follows)?;
     loop {
-        std::thread::sleep(LOOK);
-        if let Ok(log) = File::open(log) {
-            // Begun anew, it keeps its length: it is read round and round.
-            at = if at >= log.metadata()?.len() { 0 } else { at };
-            at += log.read_at(&mut buffer, at)? as u64;
+        std::thread::sleep(HELD_LOOK);
+        holder.look()?;
+        if does == Does::Follows {
+            puts.put()?;
         }
-        if put.elapsed() >= PUT {
-            put = Instant::now();
-            let path = folder.join(number.to_string());
-            std::fs::write(&path, &piece)?;
-            File::open(&path)?.sync_all()?;
-            File::open(folder)?.sync_all()?;
-            if let Some(old) = number.checked_sub(8) {
-                std::fs::remove_file(folder.join(old.to_string()))?;
+    }
+}
+
+/// So many bytes a second, in pieces that are synced.
+struct Puts {
+    folder: PathBuf,
+    piece: Vec<u8>,
+    last: Instant,
+    number: u64,
+}
+
+impl Puts {
+    fn begin(folder: &Path, bytes: u64) -> Result<Self, Failed> {
+        std::fs::create_dir_all(folder)?;
+        let piece = vec![0x5a; usize::try_from(bytes / 4)?];
+        Ok(Self { folder: folder.to_owned(), piece, last: Instant::now(), number: 0 })
+    }
+
+    fn put(&mut self) -> Result<(), Failed> {
+        if self.last.elapsed() < PUT {
+            return Ok(());
+        }
+        self.last = Instant::now();
+        let path = self.folder.join(self.number.to_string());
+        std::fs::write(&path, &self.piece)?;
+        File::open(&path)?.sync_all()?;
+        File::open(&self.folder)?.sync_all()?;
+        if let Some(old) = self.number.checked_sub(8) {
+            std::fs::remove_file(self.folder.join(old.to_string()))?;
+        }
+        self.number += 1;
+        Ok(())
+    }
+}
+
+struct Log {
+    path: PathBuf,
+    at: u64,
+    buffer: Vec<u8>,
+}
+
+impl Log {
+    fn of(db: &Path) -> Self {
+        Self { path: format!("{}-wal", db.display()).into(), at: 0, buffer: vec![0; 1 << 20] }
+    }
+
+    /// Begun anew, it keeps its length: it is read round and round.
+    fn read_round(&mut self) -> Result<(), Failed> {
+        if let Ok(log) = File::open(&self.path) {
+            self.at = if self.at >= log.metadata()?.len() { 0 } else { self.at };
+            self.at += log.read_at(&mut self.buffer, self.at)? as u64;
+        }
+        Ok(())
+    }
+
+    /// From where it was read to, up to there.
+    fn read_to(&mut self, end: u64) -> Result<(), Failed> {
+        self.at = if self.at > end { 0 } else { self.at };
+        let log = File::open(&self.path)?;
+        while self.at < end {
+            let most = usize::try_from(end - self.at)?.min(self.buffer.len());
+            match log.read_at(&mut self.buffer[..most], self.at)? {
+                0 => break,
+                read => self.at += read as u64,
             }
-            number += 1;
         }
+        Ok(())
+    }
+}
+
+/// A mark that is never given up before the next one stands.
+struct Holder {
+    marks: [Connection; 2],
+    at: usize,
+    writer: Connection,
+    /// The wal-index, opened once: to close it would give back the locks of this process.
+    index: File,
+    log: Log,
+    reads: bool,
+    /// Frames when the mark was set.
+    frames: u64,
+}
+
+impl Holder {
+    fn begin(db: &Path, reads: bool) -> Result<Self, Failed> {
+        let open = || -> Result<Connection, Failed> {
+            let conn = Connection::open(db)?;
+            conn.busy_timeout(Duration::ZERO)?;
+            conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+            Ok(conn)
+        };
+        let (marks, writer) = ([open()?, open()?], open()?);
+        let index = File::open(format!("{}-shm", db.display()))?;
+        let mut holder = Self { marks, at: 0, writer, index, log: Log::of(db), reads, frames: 0 };
+        holder.mark(0)?;
+        Ok(holder)
+    }
+
+    fn frames(&self) -> Result<u64, Failed> {
+        let mut word = [0; 4];
+        self.index.read_exact_at(&mut word, FRAMES_AT)?;
+        Ok(u32::from_ne_bytes(word).into())
+    }
+
+    fn mark(&mut self, at: usize) -> Result<(), Failed> {
+        self.marks[at].execute_batch("BEGIN")?;
+        self.marks[at].query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        (self.at, self.frames) = (at, self.frames()?);
+        Ok(())
+    }
+
+    /// The next mark, and only then the end of the one before.
+    fn move_on(&mut self) -> Result<(), Failed> {
+        let before = self.at;
+        self.mark(1 - before)?;
+        Ok(self.marks[before].execute_batch("COMMIT")?)
+    }
+
+    fn look(&mut self) -> Result<(), Failed> {
+        let frames = self.frames()?;
+        // Slot 0, or a log that was begun anew behind it.
+        if self.frames == 0 || frames < self.frames {
+            self.move_on()?;
+        }
+        if self.reads {
+            self.log.read_to(frames * FRAME)?;
+        }
+        if frames * FRAME < COPY_BACK {
+            return Ok(());
+        }
+        // What is synced now need not be while nobody can commit.
+        File::open(&self.log.path)?.sync_data()?;
+        let free = (0..TRIES).any(|_| {
+            let locked = self.writer.execute_batch("BEGIN IMMEDIATE").is_ok();
+            if !locked {
+                std::thread::sleep(TRY_AGAIN);
+            }
+            locked
+        });
+        let done = if free { self.copy_back() } else { Ok(()) };
+        let _ = self.writer.execute_batch("ROLLBACK");
+        done
+    }
+
+    fn copy_back(&mut self) -> Result<(), Failed> {
+        if self.reads {
+            self.log.read_to(self.frames()? * FRAME)?;
+        }
+        self.move_on()?;
+        self.marks[1 - self.at].query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        self.move_on()?;
+        self.frames = 0;
+        Ok(())
     }
 }
