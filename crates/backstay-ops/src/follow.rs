@@ -13,6 +13,7 @@
 //! Locks: the source's lock on this host as long as it lives; a read mark, see `backstay_sqlite::tail`.
 
 pub mod account;
+mod aside;
 mod audit;
 mod begin;
 mod catch;
@@ -22,6 +23,7 @@ mod hours;
 mod member;
 mod memory;
 mod pace;
+mod press;
 mod resume;
 mod rolling;
 mod ship;
@@ -42,6 +44,7 @@ use crate::catalog::Vault;
 use crate::env::blocking;
 use crate::log::LogTip;
 use crate::state::{SeenSource, SourceLock};
+use aside::Aside;
 use audit::Audit;
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{After, Role};
@@ -208,6 +211,7 @@ impl<'v> Halves<'v> {
             return Ok(0);
         }
         self.alarm = self.alarm.filter(|alarm| *alarm != Alarm::SpoolFull);
+        self.take_sealed(false);
         let clear = self.shipper.is_clear() && self.catcher.waiting() == 0;
         let looked = self.catcher.look(clear)?;
         let mut count = 0;
@@ -216,15 +220,28 @@ impl<'v> Halves<'v> {
             let memory = self.catcher.limits().memory.get();
             if self.catcher.must_be_safe() || self.catcher.waiting_bytes() >= memory {
                 keep_safe(&mut self.shipper, &mut self.catcher, &mut self.alarm);
+            } else if self.shipper.is_free() && self.catcher.is_much_waiting() {
+                self.shipper.seal(self.catcher.next_pieces(), true);
+                self.catcher.reach(Step::Handed);
             }
         }
         self.catcher.move_on();
         if self.catcher.is_copying_due(count == 0) {
+            self.take_sealed(true);
             let Self { catcher, shipper, alarm, .. } = self;
             count += catcher.copy_back(&mut |catcher| keep_safe(shipper, catcher, alarm))?;
         }
         self.catcher.audit()?;
         Ok(count)
+    }
+
+    /// Takes what was sealed meanwhile; `waits` until it is.
+    fn take_sealed(&mut self, waits: bool) {
+        match self.shipper.take_sealed(waits) {
+            Some(Ok(Err(_))) => self.alarm = Some(Alarm::SpoolRefused),
+            Some(Err(_)) => self.catcher.lose(catch::UNREAD),
+            Some(Ok(Ok(()))) | None => {}
+        }
     }
 }
 
@@ -256,19 +273,19 @@ impl Halves<'_> {
 /// Seals what was read and writes it to the disk. A disk that takes no more is told, and costs at most a snapshot: the
 /// application does not wait for it.
 fn keep_safe(shipper: &mut Shipper<'_>, catcher: &mut Catcher, alarm: &mut Option<Alarm>) {
-    let mut kept = Ok(());
-    while kept.is_ok() {
+    loop {
+        if let Some(Err(_)) = shipper.take_sealed(true) {
+            // What comes after it must not be taken for what follows.
+            catcher.lose(catch::UNREAD);
+        }
         let pieces = catcher.next_pieces();
         if pieces.is_empty() {
             break;
         }
-        kept = shipper.seal(pieces);
-        if kept.is_err() {
-            catcher.lose(catch::UNREAD);
-        }
+        shipper.seal(pieces, false);
     }
     catcher.reach(Step::Sealed);
-    *alarm = match kept.and_then(|()| shipper.spool()) {
+    *alarm = match shipper.spool() {
         Ok(()) => None,
         Err(_) => Some(Alarm::SpoolRefused),
     };
@@ -393,6 +410,8 @@ impl<'v> Follower<'v> {
         if self.has_news() {
             let _turn = self.meanwhile(turns.put(), &mut ticked).await?;
             while let Shipped::LeftBehind(lost) = self.ship(&mut ticked).await? {
+                // The spool belongs to whoever goes on.
+                blocking(|| self.halves.take_sealed(true));
                 (self.began, self.halves) = self.follow_others(turns).await?.ok_or(lost)?;
             }
         }
@@ -421,20 +440,26 @@ impl<'v> Follower<'v> {
     async fn ship(&mut self, ticked: &mut Ticked) -> Result<Shipped, OpsError> {
         let goal = self.halves.catcher.tx();
         loop {
+            self.halves.take_sealed(false);
             let Halves { catcher, shipper, .. } = &mut self.halves;
             if shipper.is_clear() {
                 let pieces = if shipper.standing().tx < goal { catcher.next_pieces() } else { Vec::new() };
                 if pieces.is_empty() {
+                    self.note_the_end(ticked).await?;
                     return Ok(Shipped::All);
                 }
-                if let Err(error) = blocking(|| shipper.seal(pieces)) {
-                    // They left the queue: what comes after them must not be taken for what follows.
-                    catcher.lose(catch::UNREAD);
-                    return if is_passing(&error) { Ok(Shipped::All) } else { Err(error) };
-                }
+                shipper.seal(pieces, false);
             }
-            let Some((stream, sequence, bytes)) = blocking(|| shipper.front()) else {
-                shipper.give_up();
+            if let Some(told) = shipper.only_sealing() {
+                self.meanwhile(told.notified(), ticked).await?;
+                continue;
+            }
+            let next = shipper.next();
+            let (ready, looked) = self.beside(move || next.ready(), ticked).await;
+            looked?;
+            let Halves { catcher, shipper, .. } = &mut self.halves;
+            let Some((stream, sequence, bytes)) = ready else {
+                blocking(|| shipper.give_up());
                 catcher.lose("what was read of its log is gone from the state folder");
                 return Ok(Shipped::All);
             };
@@ -458,15 +483,39 @@ impl<'v> Follower<'v> {
         }
     }
 
+    /// What was put since the last note is in the next one, if that would be many.
+    async fn note_the_end(&mut self, ticked: &mut Ticked) -> Result<(), OpsError> {
+        match self.halves.shipper.last_note() {
+            Some(note) => self.beside(move || drop(note.ready()), ticked).await.1,
+            None => Ok(()),
+        }
+    }
+
+    /// Does something on another thread. The log goes on being read; what is not well there ends nothing of it.
+    async fn beside<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+        ticked: &mut Ticked,
+    ) -> (T, Result<(), OpsError>) {
+        let work = Aside::begin(work);
+        let told = work.told();
+        let looked = self.meanwhile(told.notified(), ticked).await;
+        (blocking(|| work.wait()), looked)
+    }
+
     /// Puts a roll-up of what this run made durable, if one is due. What the store does not take is tried again or
     /// given up: following does not need it.
     pub async fn roll(&mut self) -> Result<Ticked, OpsError> {
         let mut ticked = Ticked::default();
-        blocking(|| self.hour(false));
+        self.hour(&mut ticked).await?;
         if !self.halves.shipper.is_roll_up_due() {
             return Ok(ticked);
         }
-        let Some((name, bytes)) = blocking(|| self.halves.shipper.next_roll_up()) else { return Ok(ticked) };
+        let rolling_up = self.halves.shipper.rolling_up();
+        let ((rolling, made), looked) = self.beside(rolling_up, &mut ticked).await;
+        self.halves.shipper.go_on_rolling(rolling);
+        looked?;
+        let Some((name, bytes)) = made else { return Ok(ticked) };
         let len = bytes.len() as u64;
         let put = self.vault.repo.put_roll_up(&name, bytes);
         let sent = self.meanwhile(put, &mut ticked).await?;

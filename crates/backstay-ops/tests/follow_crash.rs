@@ -132,6 +132,38 @@ async fn a_follower_that_goes_on_stopped_anywhere() {
     assert!(reasons.iter().all(|reason| known.contains(&reason.as_str())), "{reasons:?}");
 }
 
+/// Several objects that are sealed before the first of them is put: one note is for all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_puts_several_objects_stopped_anywhere() {
+    let making = Making::database("WAL").repository().await;
+    let process = Process::open(making.dir(), Arc::new(backstay_ops::disk::OsDisk), None).await.expect("open");
+    follow(&process).await.expect("follows");
+    drop(process);
+    let before = making.done();
+    let act = async |run: &Run, effects: Effects| {
+        let process = Process::open(run.dir(), run.next(&effects), Some(&effects)).await?;
+        let mut follower = Follower::start(&process.vault, request(&process)).await?;
+        let conn = app(&process);
+        for _ in 0..3 {
+            insert(&conn);
+            follower.catch()?;
+            follower.keep();
+        }
+        follower.tick().await.map(drop)
+    };
+    let sweep = crash_anything("several objects", &before, act, goes_on).await;
+    sweep.assert_stopped_at(&[
+        "store put, not applied",
+        "store put, applied",
+        "disk create",
+        "disk write",
+        "disk sync",
+    ]);
+    let known = ["its log goes on beyond what this host remembers", "its log was taken over"];
+    let reasons = REASONS.lock().expect("alone").clone();
+    assert!(reasons.iter().all(|reason| known.contains(&reason.as_str())), "{reasons:?}");
+}
+
 /// A roll-up is an object more and nothing less, wherever the writer of it stops.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_rolls_up_stopped_anywhere() {

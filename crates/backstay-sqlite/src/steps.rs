@@ -47,6 +47,8 @@ pub enum Step {
     Captured,
     /// The snapshot is stored; what was committed since is not in the queue yet.
     Stored,
+    /// What was read is being sealed and spooled beside this; the log is held as before.
+    Handed,
     /// What was read is sealed, in memory alone.
     Sealed,
     /// It lies sealed on the disk.
@@ -67,7 +69,7 @@ pub enum Step {
 
 impl Step {
     /// In the order in which they are written above.
-    pub const ALL: [Step; 28] = [
+    pub const ALL: [Step; 29] = [
         Step::Beginning,
         Step::Begun,
         Step::HeaderRead,
@@ -88,6 +90,7 @@ impl Step {
         Step::HeldAgain,
         Step::Captured,
         Step::Stored,
+        Step::Handed,
         Step::Sealed,
         Step::Spooled,
         Step::Putting,

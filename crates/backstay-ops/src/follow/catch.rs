@@ -29,7 +29,7 @@ pub(super) const COPY_BACK_BUSY: u64 = 16 << 20;
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(5);
 /// What may be left to be made safe while nobody can commit, and how often it is tried to come below.
 const PREPARED: u64 = 512 << 10;
-const PREPARING_MAX: u32 = 5;
+const PREPARING_MAX: u32 = 3;
 /// How long the log is left alone when it could not be copied back.
 const COPY_BACK_PAUSE: Duration = Duration::from_millis(250);
 
@@ -360,6 +360,12 @@ impl Catcher {
         COPY_BACK_BUSY.min(self.limits.wal_limit.get() / 2)
     }
 
+    /// Whether so much waits that it is sealed already while more is read: what must be safe before the log is copied back is
+    /// little then.
+    pub fn is_much_waiting(&self) -> bool {
+        self.bytes >= (self.copying_due_busy() / 2).min(self.limits.memory.get() / 2)
+    }
+
     /// Gives up every handle, if it can be gone on from there: all that was read must be durable. `Ok(false)` as long as
     /// the log is not copied back.
     pub fn rest(&mut self) -> Result<bool, OpsError> {
@@ -429,12 +435,12 @@ impl Catcher {
             if self.tail.log_in_use() > most || self.lost.is_some() {
                 return Ok(());
             }
+            self.tail.settle_log();
+            self.look_ahead()?;
             if self.bytes <= PREPARED {
-                self.tail.settle_log();
-                return self.look_ahead();
+                return Ok(());
             }
             safe(self);
-            self.look_ahead()?;
         }
         Ok(())
     }

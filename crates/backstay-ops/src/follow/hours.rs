@@ -8,7 +8,7 @@
 //! from the repository, where this host may read it. Worth less than the log: what cannot be made is not missed.
 
 use super::memory::Standing;
-use super::{FollowRequest, Follower, Halves};
+use super::{FollowRequest, Follower, Halves, Ticked};
 use crate::OpsError;
 use crate::backup::{self, BackupReport, FromLog, Written};
 use crate::catalog::Vault;
@@ -23,11 +23,12 @@ use backstay_model::{BranchNo, Digest, Moment, ObjectId, PageSize, Sequence, Sou
 use backstay_store::repo::{LogObject, ManifestFront};
 use backstay_store::seal::{Sealer, Unsealer};
 use blake3::Hash;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -163,9 +164,28 @@ impl Since {
         Ok(())
     }
 
+    fn take_all(
+        mut self,
+        source: &SourceName,
+        objects: impl IntoIterator<Item = LogObject>,
+        sealer: &Sealer,
+    ) -> Option<Self> {
+        for object in objects {
+            self.take(source, &object, sealer).ok()?;
+        }
+        // None can be made, and there is more and more: the log has it all.
+        (self.pages.bytes() <= BYTES_MAX * 2).then_some(self)
+    }
+
     fn apply(&mut self, commits: &Commits) -> Result<(), OpsError> {
-        let pages = &mut self.pages;
-        self.applying.object(commits, &mut |record, page, bytes| pages.put(record.page_size, page, bytes))?;
+        let (pages, mut left) = (&mut self.pages, HashMap::<u32, u32>::new());
+        commits.records.iter().flat_map(|record| &record.pages).for_each(|page| *left.entry(*page).or_default() += 1);
+        self.applying.object(commits, &mut |record, page, bytes| {
+            let left = left.entry(page).or_default();
+            *left = left.saturating_sub(1);
+            // Only what a page is in the end counts: a busy one is written by each commit.
+            if *left > 0 { Ok(()) } else { pages.put(record.page_size, page, bytes) }
+        })?;
         for record in commits.records.iter().filter(|record| record.part.completes()) {
             self.pages.committed(record.page_count);
             (self.place.tx, self.place.at, self.place.chain) = (record.tx, record.time, record.digest);
@@ -214,6 +234,9 @@ impl Since {
     }
 }
 
+/// What is known with some objects more.
+pub struct Taken(Option<Since>);
+
 type Done = (Since, Result<Option<BackupReport>, OpsError>);
 
 pub struct Hours {
@@ -260,16 +283,19 @@ impl Hours {
         Ok(hours)
     }
 
-    /// Takes what went through all roll-ups. What cannot be taken is the end of it for this run.
-    pub fn take(&mut self, objects: impl IntoIterator<Item = LogObject>, sealer: &Sealer) {
-        for object in objects {
-            let taken = self.since.as_mut().map(|since| since.take(&self.source, &object, sealer));
-            if let Some(Err(_)) = taken {
-                self.since = None;
-            }
-        }
-        // None can be made, and there is more and more: the log has it all.
-        self.since = self.since.take().filter(|since| since.pages.bytes() <= BYTES_MAX * 2);
+    /// What takes objects that went through all roll-ups, for whoever has time for it: [`Hours::took`] is to follow. Nothing
+    /// where it is not known what was written before them. What cannot be taken is the end of it for this run.
+    pub fn taking(
+        &mut self,
+        objects: impl IntoIterator<Item = LogObject> + Send + 'static,
+        sealer: Arc<Sealer>,
+    ) -> Option<impl FnOnce() -> Taken + Send + 'static> {
+        let (since, source) = (self.since.take()?, self.source.clone());
+        Some(move || Taken(since.take_all(&source, objects, &sealer)))
+    }
+
+    pub fn took(&mut self, Taken(since): Taken) {
+        self.since = since;
     }
 
     /// Whether one is being made: the source's lock is needed as long.
@@ -342,7 +368,7 @@ impl Hours {
 }
 
 /// The same repository, for a task of its own.
-fn again(vault: &Vault) -> Vault {
+pub(super) fn again(vault: &Vault) -> Vault {
     let Vault { repo, state, signer, unsealer, env } = vault;
     let unsealer = unsealer.as_ref().map(Unsealer::again);
     Vault { repo: repo.clone(), state: state.clone(), signer: signer.clone(), unsealer, env: env.clone() }
@@ -373,13 +399,25 @@ pub fn place_of(
 }
 
 impl Follower<'_> {
-    /// Begins a snapshot of what went through all roll-ups, if one is due; `all`: of everything there is.
-    pub(super) fn hour(&mut self, all: bool) {
+    /// Begins a snapshot of what went through all roll-ups, if one is due.
+    pub(super) async fn hour(&mut self, ticked: &mut Ticked) -> Result<(), OpsError> {
+        let now = self.vault.env.clock.uptime();
+        blocking(|| self.halves.hours.done(now));
         let Halves { shipper, hours, .. } = &mut self.halves;
-        hours.done(self.vault.env.clock.uptime());
-        shipper.hand_over(hours, all);
+        let whole = shipper.whole();
+        let taking = if whole.is_empty() { None } else { hours.taking(whole, shipper.sealer()) };
+        if let Some(taking) = taking {
+            let (taken, looked) = self.beside(taking, ticked).await;
+            self.halves.hours.took(taken);
+            looked?;
+        }
+        self.next_hour(false);
+        Ok(())
+    }
+
+    fn next_hour(&mut self, all: bool) {
         if self.lock.is_some() {
-            hours.next(self.vault, &self.request, all);
+            blocking(|| self.halves.hours.next(self.vault, &self.request, all));
         }
     }
 
@@ -404,7 +442,13 @@ impl Follower<'_> {
         if self.has_news() || !self.request.limits.stays {
             return before;
         }
-        blocking(|| self.hour(true));
+        let Halves { shipper, hours, .. } = &mut self.halves;
+        let rest = shipper.whole().into_iter().chain(shipper.rest());
+        if let Some(taking) = hours.taking(rest, shipper.sealer()) {
+            let taken = blocking(taking);
+            hours.took(taken);
+        }
+        self.next_hour(true);
         self.hour_done().await.or(before)
     }
 }

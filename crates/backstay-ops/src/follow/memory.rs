@@ -1,8 +1,8 @@
 //! What a follower writes down for the next run: where it stands, and what it is about to put.
 //!
-//! Written once for each object, before it is put: the next run looks into the store whether that object
-//! is there, and stands at one place or the other. Objects in the spool bring their place with them. Worth less than the log: when it cannot be written,
-//! or is deleted, the next run begins with a snapshot.
+//! No object is put before it is written down here, and synced: the next run looks into the store which of them are there,
+//! and stands behind the last. One writing is for all that are sealed by then. Objects in the spool bring their place with
+//! them. Worth less than the log: when it cannot be written, or is deleted, the next run begins with a snapshot.
 
 use super::spool::Spool;
 use crate::OpsError;
@@ -29,11 +29,17 @@ pub struct Standing {
     pub cursor: LogCursor,
 }
 
-/// An object that is about to be put into the next slot.
+/// An object that is about to be put into its slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     pub digest: Digest,
     pub standing: Standing,
+}
+
+impl Pending {
+    pub fn of(digest: Digest, standing: &Standing) -> Self {
+        Self { digest, standing: standing.clone() }
+    }
 }
 
 /// The end of what the run before made durable.
@@ -90,7 +96,9 @@ pub struct Memory {
     /// What the first commit of this stretch comes after.
     pub after: After,
     pub standing: Option<Standing>,
-    pub pending: Option<Pending>,
+    /// What is put into the slots after those, in their order.
+    #[serde(default)]
+    pub putting: Vec<Pending>,
 }
 
 impl Memory {
@@ -108,7 +116,7 @@ impl Memory {
             before: 0,
             after,
             standing: None,
-            pending: None,
+            putting: Vec::new(),
         }
     }
 
@@ -118,8 +126,8 @@ impl Memory {
 
     /// The time of the newest commit it knows of.
     pub fn last_time(&self) -> Option<Moment> {
-        let pending = self.pending.as_ref().map(|pending| &pending.standing);
-        self.standing.iter().chain(pending).map(|standing| standing.time).max()
+        let putting = self.putting.iter().map(|pending| &pending.standing);
+        self.standing.iter().chain(putting).map(|standing| standing.time).max()
     }
 
     pub fn write(&self, vault: &Vault, source: &SourceName) -> Result<(), OpsError> {
@@ -143,8 +151,7 @@ impl Memory {
             let next = Sequence::new(at.sequence.get().saturating_add(1));
             // What was made to follow something else follows nothing any more.
             let spooled = spool.read(&at.stream, next).filter(|_| !at.is_shared);
-            let is_first = (at.stream, at.sequence.get()) == (self.stream, self.slots);
-            let pending = self.pending.as_ref().filter(|_| is_first);
+            let pending = self.putting_behind(at.sequence).filter(|_| at.stream == self.stream && !at.is_shared);
             let found = match vault.repo.log_front(&at.stream, next).await {
                 Err(error) if error.is_outage() => return Err(error.into()),
                 found => found.ok(),
@@ -170,5 +177,11 @@ impl Memory {
             at = Durable { sequence: next, digest, standing, after, ..at };
         }
         Ok(None)
+    }
+
+    /// What this says is put behind a slot.
+    pub fn putting_behind(&self, slot: Sequence) -> Option<&Pending> {
+        let behind = slot.get().checked_sub(self.slots)?;
+        self.putting.get(usize::try_from(behind).ok()?)
     }
 }

@@ -1,28 +1,29 @@
 //! The half that writes: commits into log objects, each into the next slot of this run's stream.
 //!
-//! An object is sealed once and put until it is known to be there, the very same bytes. Where this
-//! run stands moves only then. What waits for a store that is slow lies in the [`spool`](super::spool).
+//! An object is sealed once, by the [`press`](super::press), and put until it is known to be there, the very same bytes. Where
+//! this run stands moves only then. What waits for a store that is slow lies in the [`spool`](super::spool).
 
 use super::catch::Piece;
-use super::hours::Hours;
+use super::hours;
 use super::memory::{Memory, Pending, Standing};
+use super::press::{Body, Head, Made, Press, Sealed};
 use super::rolling::{Rolled, Rolling};
 use super::spool::Spool;
 use crate::OpsError;
 use crate::catalog::Vault;
-use crate::disk::At;
-use backstay_format::facts::{After, Log, Role, Span};
-use backstay_format::fingerprint::CommitHasher;
-use backstay_format::layout::FRAME_TARGET;
-use backstay_format::log::Record;
-use backstay_model::backup::Exhausted;
-use backstay_model::{BranchNo, Digest, Moment, PageSize, Sequence, SourceName, StreamId, Tx};
+use crate::disk::PathError;
+use backstay_format::facts::{After, Role};
+use backstay_model::{BranchNo, Digest, Moment, Sequence, SourceName, StreamId, Tx};
 use backstay_store::keys::LogName;
-use backstay_store::repo::{Chain, LogDraft, LogSigning, RepoError};
+use backstay_store::repo::{LogObject, LogSigning, RepoError};
 use backstay_store::seal::Sealer;
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// So many objects are written down at once before they are put.
+const NOTED_MAX: usize = 64;
 
 /// What became durable with one object.
 pub struct Sent {
@@ -30,46 +31,43 @@ pub struct Sent {
     pub bytes: u64,
 }
 
-/// Where the next object goes, and what it comes after.
-#[derive(Clone)]
-struct Head {
-    slots: u64,
-    previous: Digest,
-    standing: Standing,
-    /// The digest of the last record, also of a commit that is not whole yet.
-    running: Digest,
-    used: Tx,
-    after: After,
+/// What must be done before the next object may be put, by whoever has time for it.
+pub struct Next {
+    vault: Arc<Vault>,
+    source: SourceName,
+    /// What is to be written down.
+    note: Option<Memory>,
+    /// Where the object is, and itself if it is in memory.
+    at: Option<(StreamId, Sequence, Option<Bytes>)>,
+    spool: Spool,
 }
 
-enum Body {
-    Memory(Bytes),
-    Spooled,
-}
-
-/// An object on its way.
-struct Sealed {
-    sequence: Sequence,
-    digest: Digest,
-    body: Body,
-    len: u64,
-    commits: u64,
-    /// When its first commit was made.
-    since: Moment,
-    /// Once it is durable.
-    head: Head,
+impl Next {
+    /// Writes down what must be, and gives the object. `None` when there is none, or when the disk lost it.
+    pub fn ready(self) -> Option<(StreamId, Sequence, Bytes)> {
+        let object = self.at.and_then(|(stream, sequence, bytes)| {
+            let bytes = bytes.or_else(|| self.spool.read(&stream, sequence).map(|(_, bytes)| bytes));
+            Some((stream, sequence, bytes?))
+        });
+        // A state folder that takes no more costs the next run a snapshot, and this one nothing.
+        let _ = self.note.map(|note| note.write(&self.vault, &self.source));
+        object
+    }
 }
 
 pub struct Shipper<'v> {
     vault: &'v Vault,
+    /// The same, for what is done on other threads.
+    shared: Arc<Vault>,
     source: SourceName,
-    sealer: Sealer,
-    hasher: CommitHasher,
+    sealer: Arc<Sealer>,
+    /// What was written down last.
     memory: Memory,
     /// Of what is durable.
     durable: Head,
+    press: Press,
     outbox: VecDeque<Sealed>,
-    spool: Spool<'v>,
+    spool: Spool,
     rolling: Rolling,
 }
 
@@ -90,17 +88,22 @@ impl<'v> Shipper<'v> {
             before: 0,
             after,
             standing: Some(standing.clone()),
-            pending: None,
+            putting: Vec::new(),
             ..memory.clone()
         };
         let (running, used, previous) = (standing.chain, standing.tx, Digest::ZERO);
+        let durable = Head { slots: 0, previous, standing, running, used, after };
+        let shared = Arc::new(hours::again(vault));
+        let sealer = Arc::new(vault.repo.sealer(vault.env.random.as_ref()));
+        let press = Press::new(&shared, source, (&memory, durable.clone()), sealer.clone())?;
         let mut shipper = Self {
             vault,
+            shared,
             source: source.clone(),
-            sealer: vault.repo.sealer(vault.env.random.as_ref()),
-            hasher: super::key_of(&memory.fingerprint).commits(),
+            sealer,
             memory,
-            durable: Head { slots: 0, previous, standing, running, used, after },
+            durable,
+            press,
             outbox: VecDeque::new(),
             spool: Spool::of(vault, source)?,
             rolling: Rolling::default(),
@@ -116,6 +119,7 @@ impl<'v> Shipper<'v> {
         self.memory.before = self.memory.slots;
         self.memory.previous = previous;
         (self.durable.slots, self.durable.previous) = (self.memory.slots, previous);
+        self.press.go_on_at(&self.durable);
     }
 
     /// A state folder that takes no more costs the next run a snapshot, and this one nothing.
@@ -138,7 +142,7 @@ impl<'v> Shipper<'v> {
 
     /// Whether nothing is on its way.
     pub fn is_clear(&self) -> bool {
-        self.outbox.is_empty()
+        self.outbox.is_empty() && self.press.is_free()
     }
 
     /// How many objects are on their way.
@@ -147,16 +151,16 @@ impl<'v> Shipper<'v> {
     }
 
     pub fn waiting(&self) -> u64 {
-        self.outbox.iter().map(|sealed| sealed.commits).sum()
+        self.outbox.iter().map(|sealed| sealed.commits).sum::<u64>() + self.press.waiting().0
     }
 
     pub fn waiting_bytes(&self) -> u64 {
-        self.outbox.iter().map(|sealed| sealed.len).sum()
+        self.outbox.iter().map(|sealed| sealed.len).sum::<u64>() + self.press.waiting().1
     }
 
     /// When the oldest commit on its way was made.
     pub fn waiting_since(&self) -> Option<Moment> {
-        self.outbox.front().map(|sealed| sealed.since)
+        self.outbox.front().map(|sealed| sealed.since).or(self.press.waiting().2)
     }
 
     /// How much of it lies on the disk.
@@ -174,122 +178,73 @@ impl<'v> Shipper<'v> {
         (self.memory.stream, Sequence::new(head.slots + 1), head.previous)
     }
 
-    /// Makes the next object of some pieces.
-    pub fn seal(&mut self, pieces: Vec<Piece>) -> Result<(), OpsError> {
-        let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Ok(()) };
-        let (stream, sequence, previous) = self.place();
-        sequence.next().ok_or(Exhausted)?;
-        let mut head = self.head().clone();
-        let span = Span {
-            source: self.source.clone(),
-            branch: self.memory.branch,
-            after: head.after,
-            first: first.tx,
-            last: last.tx,
-            from: first.time,
-            to: last.time,
-            unfinished: !last.part.completes(),
-        };
-        head.used = last.tx;
-        let since = first.time;
-        let facts = Log { stream, spans: vec![span], next: None, leaves: Vec::new() };
-        let random = self.vault.env.random.as_ref();
-        let with = LogSigning { signer: self.vault.signer(Role::Writer)?, sealer: &self.sealer, random };
-        let chain = Chain { sequence, previous };
-        let mut draft = LogDraft::begin(&facts, chain, self.vault.repo.fresh_id(random), with);
-        let mut commits = 0;
-        let (mut records, mut frame) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(FRAME_TARGET));
-        for piece in pieces {
-            let previous = if piece.part.begins() { head.standing.chain } else { head.running };
-            let record = self.record(&piece, &previous, &mut draft, &mut frame)?;
-            head.running = record.digest;
-            if piece.part.completes() {
-                commits += 1;
-                let chain = record.digest;
-                head.standing = Standing { tx: piece.tx, time: piece.time, chain, cursor: piece.end };
-            }
-            records.push(record);
-        }
-        if !frame.is_empty() {
-            draft.images(&frame);
-        }
-        let (bytes, digest) = draft.finish(&records);
-        (head.slots, head.previous) = (sequence.get(), digest);
-        head.after = After::Log { stream, sequence, digest };
-        let len = bytes.len() as u64;
-        self.outbox.push_back(Sealed { sequence, digest, body: Body::Memory(bytes), len, commits, since, head });
-        Ok(())
+    /// Whether something else can be sealed now.
+    pub fn is_free(&self) -> bool {
+        self.press.is_free()
     }
 
-    /// Digests one piece, and adds its images to the frames.
-    fn record(
-        &self,
-        piece: &Piece,
-        previous: &Digest,
-        draft: &mut LogDraft<'_>,
-        frame: &mut Vec<u8>,
-    ) -> Result<Record, OpsError> {
-        let page_size =
-            PageSize::try_from(piece.end.page_size).map_err(|bad| OpsError::Unsound { problem: bad.to_string() })?;
-        let mut record = Record {
-            span: 0,
-            part: piece.part,
-            page_size,
-            page_count: piece.page_count,
-            tx: piece.tx,
-            time: piece.time,
-            digest: Digest::ZERO,
-            pages: piece.pages.iter().map(|(page, _)| *page).collect(),
-        };
-        let mut hasher = self.hasher.record(previous, &record);
-        let mut bytes = vec![0; page_size.get() as usize];
-        for (page, image) in &piece.pages {
-            piece.images.read(*image, &mut bytes).at("read", Path::new("the spool of the log"))?;
-            hasher.page(*page, &bytes);
-            if frame.len() + bytes.len() > FRAME_TARGET {
-                draft.images(frame);
-                frame.clear();
-            }
-            frame.extend_from_slice(&bytes);
-        }
-        record.digest = hasher.finish();
-        Ok(record)
+    /// Begins to seal one object, where nothing is being sealed. `keeps`: it is to outlive this process.
+    pub fn seal(&mut self, pieces: Vec<Piece>, keeps: bool) {
+        self.press.begin(pieces, keeps);
+    }
+
+    /// Takes what was sealed meanwhile; `waits` until it is. Says what became of it, and whether it lies on the disk where
+    /// it was to.
+    pub fn take_sealed(&mut self, waits: bool) -> Option<Result<Result<(), PathError>, OpsError>> {
+        let Made { sealed, kept } = self.press.take(waits)?;
+        Some(sealed.map(|sealed| {
+            self.outbox.push_back(sealed);
+            kept
+        }))
+    }
+
+    /// Tells when something was sealed, if anything is being sealed and nothing else could be put.
+    pub fn only_sealing(&self) -> Option<Arc<Notify>> {
+        self.press.told().filter(|_| self.outbox.is_empty())
     }
 
     /// Writes what is on its way to the disk, so that it outlives this process.
-    pub fn spool(&mut self) -> Result<(), OpsError> {
+    pub fn spool(&mut self) -> Result<(), PathError> {
         let stream = self.memory.stream;
-        for sealed in &mut self.outbox {
-            let Body::Memory(bytes) = &sealed.body else { continue };
-            self.spool.write(&stream, (sealed.sequence, sealed.digest), &sealed.head.standing, bytes)?;
-            sealed.body = Body::Spooled;
-        }
-        Ok(())
+        self.outbox.iter_mut().try_for_each(|sealed| sealed.keep(&self.spool, &stream))
     }
 
-    /// The object to put next, written down for a run after this one. It stays until it is known to be there. `None`
-    /// when there is none, or when the disk lost it.
-    pub fn front(&mut self) -> Option<(StreamId, Sequence, Bytes)> {
+    /// The object to put next, which stays until it is known to be there.
+    pub fn next(&mut self) -> Next {
         let stream = self.memory.stream;
-        let sealed = self.outbox.front()?;
-        let bytes = match &sealed.body {
-            Body::Memory(bytes) => bytes.clone(),
-            Body::Spooled => match self.spool.read(&stream, sealed.sequence) {
-                Some((_, bytes)) => bytes,
-                None => return None,
-            },
-        };
-        let sequence = sealed.sequence;
-        let pending = Pending { digest: sealed.digest, standing: sealed.head.standing.clone() };
-        if self.memory.pending.as_ref() != Some(&pending) {
-            self.memory.pending = Some(pending);
-            self.remember();
+        let at = self.outbox.front().map(|sealed| {
+            let bytes = match &sealed.body {
+                Body::Memory(bytes) => Some(bytes.clone()),
+                Body::Spooled => None,
+            };
+            (stream, sealed.sequence, bytes)
+        });
+        let is_noted = self.outbox.front().is_none_or(|sealed| {
+            let noted = self.memory.putting_behind(Sequence::new(self.durable.slots));
+            noted.is_some_and(|noted| noted.digest == sealed.digest)
+        });
+        self.next_with(at, !is_noted)
+    }
+
+    /// Where nothing is on its way any more the next run must not have to find many objects.
+    pub fn last_note(&mut self) -> Option<Next> {
+        (self.durable.slots > self.memory.slots + 1).then(|| self.next_with(None, true))
+    }
+
+    fn next_with(&mut self, at: Option<(StreamId, Sequence, Option<Bytes>)>, notes: bool) -> Next {
+        if notes {
+            (self.memory.slots, self.memory.previous) = (self.durable.slots, self.durable.previous);
+            self.memory.standing = Some(self.durable.standing.clone());
+            let noted = self.outbox.iter().take(NOTED_MAX);
+            self.memory.putting = noted.map(|sealed| Pending::of(sealed.digest, &sealed.head.standing)).collect();
         }
-        Some((stream, sequence, bytes))
+        let note = notes.then(|| self.memory.clone());
+        Next { vault: self.shared.clone(), source: self.source.clone(), note, at, spool: self.spool.clone() }
     }
 
     /// Gives up what is on its way: the disk lost some of it.
     pub fn give_up(&mut self) {
+        let _ = self.press.take(true);
         self.outbox.clear();
     }
 
@@ -300,12 +255,9 @@ impl<'v> Shipper<'v> {
             self.spool.remove(&self.memory.stream, sent.sequence);
         }
         self.durable = sent.head;
-        self.memory.slots = self.durable.slots;
-        self.memory.previous = self.durable.previous;
-        self.memory.standing = Some(self.durable.standing.clone());
-        self.memory.pending = None;
         Sent { commits: sent.commits, bytes: sent.len }
     }
+
     /// Keeps an object that is durable, for the next roll-up.
     pub fn keep_to_roll(&mut self, sequence: Sequence, bytes: Bytes) {
         let name = LogName::slot(self.memory.stream, sequence);
@@ -318,19 +270,35 @@ impl<'v> Shipper<'v> {
         self.rolling.is_due_at_all(self.vault.env.clock.uptime())
     }
 
-    /// The roll-up to put next, if one is due.
-    pub fn next_roll_up(&mut self) -> Option<(LogName, Bytes)> {
-        let random = self.vault.env.random.as_ref();
-        let with = LogSigning { signer: self.vault.signer(Role::Writer).ok()?, sealer: &self.sealer, random };
-        self.rolling.next(self.vault.env.clock.uptime(), Rolled { vault: self.vault, with })
+    /// What makes the roll-up to put next, for whoever has time for it: [`Shipper::go_on_rolling`] is to follow.
+    pub fn rolling_up(&mut self) -> impl FnOnce() -> (Rolling, Option<(LogName, Bytes)>) + Send + 'static + use<> {
+        let (mut rolling, vault) = (std::mem::take(&mut self.rolling), self.shared.clone());
+        let (sealer, now) = (self.sealer.clone(), self.vault.env.clock.uptime());
+        move || {
+            let made = vault.signer(Role::Writer).ok().and_then(|signer| {
+                let with = LogSigning { signer, sealer: &sealer, random: vault.env.random.as_ref() };
+                rolling.next(now, Rolled { vault: &vault, with })
+            });
+            (rolling, made)
+        }
     }
 
-    /// Hands over what went through all roll-ups; with what still waits for one, if nothing more comes.
-    pub fn hand_over(&mut self, hours: &mut Hours, all: bool) {
-        hours.take(self.rolling.whole(), &self.sealer);
-        if all {
-            hours.take(self.rolling.rest(), &self.sealer);
-        }
+    pub fn go_on_rolling(&mut self, rolling: Rolling) {
+        self.rolling = rolling;
+    }
+
+    pub fn sealer(&self) -> Arc<Sealer> {
+        self.sealer.clone()
+    }
+
+    /// What went through all roll-ups since it was asked last.
+    pub fn whole(&mut self) -> VecDeque<LogObject> {
+        self.rolling.whole()
+    }
+
+    /// What still waits for one, if nothing more comes.
+    pub fn rest(&mut self) -> Vec<LogObject> {
+        self.rolling.rest()
     }
 
     /// What became of it.

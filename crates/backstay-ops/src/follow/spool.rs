@@ -8,12 +8,13 @@
 use super::memory::Standing;
 use crate::OpsError;
 use crate::catalog::Vault;
-use crate::disk::{At, DiskFile, PathError};
+use crate::disk::{At, Disk, DiskFile, PathError};
 use backstay_format::object::Front;
 use backstay_model::{Digest, Sequence, SourceName, StreamId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const FOLDER: &str = "spool";
 /// A log object is smaller, and a line of facts is short.
@@ -30,14 +31,15 @@ pub struct Spooled {
     pub standing: Standing,
 }
 
-pub struct Spool<'v> {
-    vault: &'v Vault,
+#[derive(Clone)]
+pub struct Spool {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
 }
 
-impl<'v> Spool<'v> {
-    pub fn of(vault: &'v Vault, source: &SourceName) -> Result<Self, PathError> {
-        Ok(Self { vault, folder: vault.state.source_dir(source)?.join(FOLDER) })
+impl Spool {
+    pub fn of(vault: &Vault, source: &SourceName) -> Result<Self, PathError> {
+        Ok(Self { disk: vault.env.disk.clone(), folder: vault.state.source_dir(source)?.join(FOLDER) })
     }
 
     fn path(&self, stream: &StreamId, sequence: Sequence) -> PathBuf {
@@ -55,7 +57,7 @@ impl<'v> Spool<'v> {
         let line = Spooled { sequence, digest, content, standing: standing.clone() };
         let mut head = serde_json::to_vec(&line).expect("plain facts can be written to memory");
         head.push(b'\n');
-        let disk = self.vault.env.disk.as_ref();
+        let disk = self.disk.as_ref();
         let path = self.path(stream, sequence);
         disk.create_dir(&self.folder).at("create", &self.folder)?;
         let _ = disk.remove(&path);
@@ -83,13 +85,13 @@ impl<'v> Spool<'v> {
     }
 
     pub fn remove(&self, stream: &StreamId, sequence: Sequence) {
-        let _ = self.vault.env.disk.remove(&self.path(stream, sequence));
+        let _ = self.disk.remove(&self.path(stream, sequence));
     }
 
     /// Removes what is there of any stream: nothing of it will be put any more.
     pub fn clear(&self) -> Result<(), OpsError> {
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let _ = self.vault.env.disk.remove(&entry.path());
+            let _ = self.disk.remove(&entry.path());
         }
         Ok(())
     }
