@@ -18,10 +18,12 @@ use crate::materialize::{self, Target};
 use crate::{Event, OpsError};
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{Mark, Role};
+use backstay_format::sqlite::DatabaseHeader;
 use backstay_model::catalog::{MarkKind, Quality, Snapshot};
 use backstay_model::{ByteLen, Kind, Kinded, Moment, ObjectId, SourceName, Verdict};
 use backstay_sqlite::{Answers, Questions};
 use backstay_store::repo::{ManifestFront, Signing, SnapshotReader};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// What is to be proven, and how.
@@ -180,12 +182,17 @@ async fn restored_and_questioned(
     let captured = reader.body().facts.engine.get("schema_digest").and_then(|v| v.as_str()).map(str::to_owned);
     // One that was made of the log was never opened by whoever made it.
     let is_captured = front.facts.made().is_none();
-    let outcome = match vault.env.question(&private.path, &request.questions) {
-        Ok(answers) => judge(front, (answers, is_captured.then_some(captured))),
-        Err(error) if error.kind() == Kind::Corrupt => {
+    let standing = crate::env::blocking(|| standing_otherwise(&reader, &private.path))?;
+    let outcome = match (standing, vault.env.question(&private.path, &request.questions)) {
+        (Some(page), _) => {
+            let reason = format!("page {page} that stands in the manifest is not the one that was captured");
+            ProofOutcome::Failed { cause: Cause::Content, reason, answers: None }
+        }
+        (None, Ok(answers)) => judge(front, (answers, is_captured.then_some(captured))),
+        (None, Err(error)) if error.kind() == Kind::Corrupt => {
             ProofOutcome::Failed { cause: Cause::Unsound, reason: with_causes(&error), answers: None }
         }
-        Err(error) => return Err(error),
+        (None, Err(error)) => return Err(error),
     };
     match outcome {
         ProofOutcome::Failed { cause, .. } if cause.quarantines() => {
@@ -218,6 +225,33 @@ async fn restored_and_questioned(
         }
         outcome => Ok(outcome),
     }
+}
+
+/// A page that stands in the manifest, for those who ask, and is not what was restored.
+fn standing_otherwise(reader: &SnapshotReader, restored: &Path) -> Result<Option<u32>, OpsError> {
+    let pages = reader.body().facts.opening.iter().flat_map(|opening| &opening.pages);
+    let (file, len) = (std::fs::File::open(restored).at("open", restored)?, reader.manifest().front.facts.length);
+    let mut head = [0; 100];
+    if len.get() < head.len() as u64 {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut head, 0).at("read", restored)?;
+    // What is no database is found out by the questions.
+    let Ok(header) = DatabaseHeader::parse(&head, len) else { return Ok(None) };
+    let size = header.page_size.bytes();
+    for page in pages {
+        let offset = u64::from(page.page).saturating_sub(1) * size;
+        // Nobody reads past the end.
+        if offset + size > len.get() {
+            continue;
+        }
+        let (mut there, mut said) = (vec![0; size as usize], vec![0; size as usize]);
+        file.read_exact_at(&mut there, offset).at("read", restored)?;
+        if page.fill(&mut said).is_none() || there != said {
+            return Ok(Some(page.page));
+        }
+    }
+    Ok(None)
 }
 
 fn is_proven(catalog: &Catalog, front: &ManifestFront) -> bool {

@@ -4,6 +4,7 @@ mod evil;
 mod world;
 
 use backstay_format::directory::{self, Holding};
+use backstay_format::facts::{Opening, OpeningFrame, OpeningPage};
 use backstay_format::layout::{self, leaf, reference, run, table};
 use backstay_format::object::digest;
 use backstay_format::table::{Reference, Table};
@@ -11,7 +12,8 @@ use backstay_format::tree::{Leaf, Node, NodeRef, Run};
 use backstay_format::{Fingerprint, FingerprintKey, FramePlace, ObjectType};
 use backstay_model::catalog::Target;
 use backstay_model::{ByteLen, Digest, Kind, Kinded, Verdict};
-use backstay_ops::prove::with_causes;
+use backstay_ops::prove::{self, ProofOutcome, ProofRequest, with_causes};
+use backstay_sqlite::{ForeignKeys, Integrity, Questions};
 use backstay_store::os::OsRandom;
 use backstay_store::seal::{Compressor, MasterIdentity, NewObject, Sealer};
 use evil::craft::{EvilManifest, fresh_id};
@@ -406,4 +408,42 @@ async fn a_snapshot_sealed_to_somebody_else_is_not_damage_and_not_quarantined() 
     let catalog = evil::gather(&vault).await;
     let quarantined = catalog.snapshots.iter().find(|s| s.id == made.id).map(|s| s.is_quarantined());
     assert_eq!(quarantined, Some(false));
+}
+
+/// What stands there is what whoever asks a question reads first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_in_a_manifest_that_is_not_the_captured_one_fails_the_proof_and_no_restore() {
+    let golden = Golden::new().await;
+    let prove = async |edit: fn(&mut Opening)| {
+        let (mut evil, newest) = EvilManifest::of(&golden).await;
+        edit(evil.sealed.opening.as_mut().expect("a backup leaves one"));
+        let made = evil.commit(&golden, &newest);
+        let vault = golden.open_blank(made.contents).await.expect("open");
+        let back = golden.restore(&vault, &shop(), Target::Latest).await.expect("restored");
+        assert_eq!(back, golden.of(&shop())[2].bytes);
+        let questions = Questions {
+            integrity: Integrity::Full,
+            foreign_keys: ForeignKeys::Require,
+            smoke: Vec::new(),
+            limit: Questions::USUAL_LIMIT,
+        };
+        let folder = golden.world.dir().join("proof");
+        let request = ProofRequest { source: shop(), snapshot: made.id, questions, folder };
+        prove::prove(&vault, &request).await.expect("an outcome").outcome
+    };
+    let honest = prove(|_| ()).await;
+    assert!(matches!(honest, ProofOutcome::Proven { .. }), "{honest:?}");
+    let wrong: [fn(&mut Opening); 3] = [
+        |opening| opening.pages[0] = OpeningPage::new(1, &[7; 100]),
+        |opening| "no bytes".clone_into(&mut opening.pages[0].bytes),
+        |opening| opening.pages.push(OpeningPage::new(2, &[13; 9])),
+    ];
+    for edit in wrong {
+        let outcome = prove(edit).await;
+        let ProofOutcome::Failed { reason, .. } = &outcome else { panic!("{outcome:?}") };
+        assert!(reason.contains("is not the one that was captured"), "{reason}");
+    }
+    // Places are a guess, and nobody is told anything by them.
+    let guessed = prove(|opening| opening.frames = vec![OpeningFrame(1, u32::MAX, 0, u32::MAX, 9, 9); 3]).await;
+    assert!(matches!(guessed, ProofOutcome::Proven { .. }), "{guessed:?}");
 }

@@ -109,6 +109,14 @@ async fn who_was_taken_off_opens_nothing_that_stands_and_everything_restores() {
     for (id, rows) in &known {
         assert_eq!(host.restored(by_id(*id)).await.expect("restore"), *rows);
     }
+    // What a question reads first goes along, but not where it was.
+    for snapshot in &catalog.snapshots {
+        let name = &catalog.front(&snapshot.id).expect("a front").name;
+        let manifest = host.vault.repo.manifest(name).await.expect("a manifest");
+        let body = manifest.unseal(host.vault.unsealer().expect("a reader")).expect("opens");
+        let opening = body.facts.opening.expect("a backup leaves one");
+        assert!(!opening.pages.is_empty() && opening.frames.is_empty());
+    }
     // Nothing was deleted; the prune does that, after the grace.
     assert!(any(&opened(&vault, &hers)));
     assert_eq!(retention(&team.first().await.vault, GRACE_MIN_MILLIS).await.sources[0].condemned.snapshots, 4);
