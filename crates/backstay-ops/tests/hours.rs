@@ -24,10 +24,11 @@ use house::{House, rules};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use world::{World, source};
 
 /// So much of the log in one, in the tests: about forty commits.
@@ -300,6 +301,7 @@ struct Shut {
     /// The next put of a snapshot waits until it is opened, also when nobody waits for it any more.
     holds: watch::Sender<bool>,
     is_held: watch::Sender<bool>,
+    on_its_way: Mutex<JoinSet<()>>,
 }
 
 impl Shut {
@@ -307,7 +309,8 @@ impl Shut {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let inner = Arc::new(LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store"));
         let (holds, is_held) = (watch::Sender::new(false), watch::Sender::new(false));
-        let store = Arc::new(Self { inner, is_full: AtomicBool::new(false), holds, is_held });
+        let store =
+            Arc::new(Self { inner, is_full: AtomicBool::new(false), holds, is_held, on_its_way: Mutex::default() });
         let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
         (store, House::in_world(world, 4096))
     }
@@ -324,11 +327,12 @@ impl Store for Shut {
             return self.inner.put_new(key, bytes).await;
         }
         let (inner, key, mut holds) = (self.inner.clone(), key.clone(), self.holds.subscribe());
-        let on_its_way = tokio::spawn(async move {
+        let (told, answer) = oneshot::channel();
+        self.on_its_way.lock().expect("alone").spawn(async move {
             let _ = holds.wait_for(|holds| !*holds).await;
-            inner.put_new(&key, bytes).await
+            let _ = told.send(inner.put_new(&key, bytes).await);
         });
-        on_its_way.await.expect("no panic")
+        answer.await.expect("no panic")
     }
 
     async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
