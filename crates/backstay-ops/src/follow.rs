@@ -239,7 +239,11 @@ impl<'v> Halves<'v> {
     fn take_sealed(&mut self, waits: bool) {
         match self.shipper.take_sealed(waits) {
             Some(Ok(Err(_))) => self.alarm = Some(Alarm::SpoolRefused),
-            Some(Err(_)) => self.catcher.lose(catch::UNREAD),
+            Some(Err(_)) => {
+                self.catcher.lose(catch::UNREAD);
+                // Nothing that comes can be gone on from: nobody must wait for what is held.
+                self.catcher.release();
+            }
             Some(Ok(Ok(()))) | None => {}
         }
     }
