@@ -194,6 +194,11 @@ impl<'v> Halves<'v> {
         self.catcher.waiting_bytes() + self.shipper.waiting_bytes()
     }
 
+    /// Whether something was read that is not durable.
+    fn has_read(&self) -> bool {
+        !self.shipper.is_clear() || self.catcher.waiting() > 0
+    }
+
     /// Whether nothing waits and nothing is to be read.
     fn is_quiet(&self) -> bool {
         self.alarm.is_none() && self.shipper.is_clear() && self.catcher.is_quiet()
@@ -413,10 +418,10 @@ impl<'v> Follower<'v> {
         let mut ticked = Ticked { caught: self.catch()?, ..Ticked::default() };
         if self.has_news() {
             let _turn = self.meanwhile(turns.put(), &mut ticked).await?;
-            while let Shipped::LeftBehind(lost) = self.ship(&mut ticked).await? {
-                // The spool belongs to whoever goes on.
-                blocking(|| self.halves.take_sealed(true));
-                (self.began, self.halves) = self.follow_others(turns).await?.ok_or(lost)?;
+            self.ship_past_others(turns, &mut ticked).await?;
+            // Sight may have been lost behind what was read meanwhile, which is provable and comes first.
+            while self.halves.catcher.is_lost() && self.halves.has_read() {
+                self.ship_past_others(turns, &mut ticked).await?;
             }
         }
         if let Some(reason) = self.halves.catcher.lost() {
@@ -426,6 +431,16 @@ impl<'v> Follower<'v> {
             self.begin_anew(reason, &mut ticked).await?;
         }
         Ok(ticked)
+    }
+
+    /// Ships, and goes on where others lead.
+    async fn ship_past_others(&mut self, turns: &Turns, ticked: &mut Ticked) -> Result<(), OpsError> {
+        while let Shipped::LeftBehind(lost) = self.ship(ticked).await? {
+            // The spool belongs to whoever goes on.
+            blocking(|| self.halves.take_sealed(true));
+            (self.began, self.halves) = self.follow_others(turns).await?.ok_or(lost)?;
+        }
+        Ok(())
     }
 
     /// Waits for something. The log goes on being read: a slow store must not hold it.
@@ -446,6 +461,10 @@ impl<'v> Follower<'v> {
         loop {
             self.halves.take_sealed(false);
             let Halves { catcher, shipper, .. } = &mut self.halves;
+            // Who commits without an end must not keep everything else from its turn: what came since is with the next.
+            if !shipper.is_clear() && shipper.standing().tx >= goal {
+                return Ok(Shipped::All);
+            }
             if shipper.is_clear() {
                 let pieces = if shipper.standing().tx < goal { catcher.next_pieces() } else { Vec::new() };
                 if pieces.is_empty() {
@@ -460,9 +479,10 @@ impl<'v> Follower<'v> {
             }
             let next = shipper.next();
             let (ready, looked) = self.beside(move || next.ready(), ticked).await;
-            looked?;
             let Halves { catcher, shipper, .. } = &mut self.halves;
-            let Some((stream, sequence, bytes)) = ready else {
+            shipper.noted(ready.noted);
+            looked?;
+            let Some((stream, sequence, bytes)) = ready.object else {
                 blocking(|| shipper.give_up());
                 catcher.lose("what was read of its log is gone from the state folder");
                 return Ok(Shipped::All);
@@ -489,10 +509,10 @@ impl<'v> Follower<'v> {
 
     /// What was put since the last note is in the next one, if that would be many.
     async fn note_the_end(&mut self, ticked: &mut Ticked) -> Result<(), OpsError> {
-        match self.halves.shipper.last_note() {
-            Some(note) => self.beside(move || drop(note.ready()), ticked).await.1,
-            None => Ok(()),
-        }
+        let Some(note) = self.halves.shipper.last_note() else { return Ok(()) };
+        let (ready, looked) = self.beside(move || note.ready(), ticked).await;
+        self.halves.shipper.noted(ready.noted);
+        looked
     }
 
     /// Does something on another thread. The log goes on being read; what is not well there ends nothing of it.

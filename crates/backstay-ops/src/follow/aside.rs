@@ -1,9 +1,11 @@
 //! Work on a thread of its own while the log goes on being read.
+//!
+//! Not one of the runtime's: whoever waits for the work may be on one of those, and when all of them wait nobody is left to
+//! do it.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
 const UNSENT: &str = "work sends what came of it, unless it panics";
 
@@ -11,7 +13,6 @@ const UNSENT: &str = "work sends what came of it, unless it panics";
 pub struct Aside<T> {
     done: Receiver<T>,
     told: Arc<Notify>,
-    _task: JoinSet<()>,
 }
 
 /// Tells also when the work did not come to its end.
@@ -24,15 +25,24 @@ impl Drop for Tells {
 }
 
 impl<T: Send + 'static> Aside<T> {
+    #[expect(clippy::disallowed_methods, reason = "it outlives the call, and is waited for before this is dropped")]
     pub fn begin(work: impl FnOnce() -> T + Send + 'static) -> Self {
-        let ((send, done), told, mut task) = (channel(), Arc::new(Notify::new()), JoinSet::new());
+        let ((send, done), told) = (channel(), Arc::new(Notify::new()));
         let tells = Tells(told.clone());
-        task.spawn_blocking(move || {
+        let whole = move || {
             let (_tells, send) = (tells, send);
             // Nobody there any more is nobody to tell.
             let _ = send.send(work());
-        });
-        Self { done, told, _task: task }
+        };
+        let work = Arc::new(Mutex::new(Some(whole)));
+        let theirs = work.clone();
+        let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = std::thread::Builder::new().name("aside".to_owned());
+        if thread.spawn(move || take(&theirs).map(|whole| whole())).is_err() {
+            // A machine that has no room for one more thread.
+            let _ = take(&work).map(|whole| whole());
+        }
+        Self { done, told }
     }
 
     /// What came of it, or itself again while it is not done.

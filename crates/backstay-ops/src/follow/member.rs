@@ -489,6 +489,7 @@ impl<'s> Member<'s> {
         if let Err(error) = self.rouse() {
             return self.end(error);
         }
+        let mut has_hours = false;
         loop {
             let ticked = tokio::select! {
                 biased;
@@ -503,10 +504,13 @@ impl<'s> Member<'s> {
                     }
                     self.add(ticked);
                     if !(insists && self.follower.has_news()) {
-                        tokio::select! {
-                            biased;
-                            () = self.follower.last_hour() => {}
-                            () = &mut over => {}
+                        // Once: an application that goes on committing must not have one for each commit.
+                        if !std::mem::replace(&mut has_hours, true) {
+                            tokio::select! {
+                                biased;
+                                () = self.follower.last_hour() => {}
+                                () = &mut over => {}
+                            }
                         }
                         // Committed meanwhile.
                         match (self.follower.position().waiting, insists) {

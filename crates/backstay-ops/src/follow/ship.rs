@@ -42,16 +42,24 @@ pub struct Next {
     spool: Spool,
 }
 
+/// What may be put now.
+pub struct Ready {
+    /// `None` when there is none, or when the disk lost it.
+    pub object: Option<(StreamId, Sequence, Bytes)>,
+    /// Whether what was to be written down is: `None` where nothing was.
+    pub noted: Option<bool>,
+}
+
 impl Next {
-    /// Writes down what must be, and gives the object. `None` when there is none, or when the disk lost it.
-    pub fn ready(self) -> Option<(StreamId, Sequence, Bytes)> {
+    /// Writes down what must be, and gives the object.
+    pub fn ready(self) -> Ready {
         let object = self.at.and_then(|(stream, sequence, bytes)| {
             let bytes = bytes.or_else(|| self.spool.read(&stream, sequence).map(|(_, bytes)| bytes));
             Some((stream, sequence, bytes?))
         });
         // A state folder that takes no more costs the next run a snapshot, and this one nothing.
-        let _ = self.note.map(|note| note.write(&self.vault, &self.source));
-        object
+        let noted = self.note.map(|note| note.write(&self.vault, &self.source).is_ok());
+        Ready { object, noted }
     }
 }
 
@@ -61,8 +69,9 @@ pub struct Shipper<'v> {
     shared: Arc<Vault>,
     source: SourceName,
     sealer: Arc<Sealer>,
-    /// What was written down last.
+    /// What was written down last, and whether it was.
     memory: Memory,
+    is_noted: bool,
     /// Of what is durable.
     durable: Head,
     press: Press,
@@ -102,6 +111,7 @@ impl<'v> Shipper<'v> {
             source: source.clone(),
             sealer,
             memory,
+            is_noted: true,
             durable,
             press,
             outbox: VecDeque::new(),
@@ -124,7 +134,12 @@ impl<'v> Shipper<'v> {
 
     /// A state folder that takes no more costs the next run a snapshot, and this one nothing.
     pub fn remember(&mut self) {
-        let _ = self.memory.write(self.vault, &self.source);
+        self.is_noted = self.memory.write(self.vault, &self.source).is_ok();
+    }
+
+    /// Whether what was to be written down is. What is not there is written once more with the next.
+    pub fn noted(&mut self, noted: Option<bool>) {
+        self.is_noted = noted.unwrap_or(self.is_noted);
     }
 
     pub fn standing(&self) -> &Standing {
@@ -219,16 +234,16 @@ impl<'v> Shipper<'v> {
             };
             (stream, sealed.sequence, bytes)
         });
-        let is_noted = self.outbox.front().is_none_or(|sealed| {
+        let is_named = self.outbox.front().is_none_or(|sealed| {
             let noted = self.memory.putting_behind(Sequence::new(self.durable.slots));
             noted.is_some_and(|noted| noted.digest == sealed.digest)
         });
-        self.next_with(at, !is_noted)
+        self.next_with(at, !(is_named && self.is_noted))
     }
 
     /// Where nothing is on its way any more the next run must not have to find many objects.
     pub fn last_note(&mut self) -> Option<Next> {
-        (self.durable.slots > self.memory.slots + 1).then(|| self.next_with(None, true))
+        (!self.is_noted || self.durable.slots > self.memory.slots + 1).then(|| self.next_with(None, true))
     }
 
     fn next_with(&mut self, at: Option<(StreamId, Sequence, Option<Bytes>)>, notes: bool) -> Next {
