@@ -19,6 +19,17 @@ pub fn first_of(last: Sequence) -> Option<Sequence> {
 /// The numbers a bundle is of.
 pub type Span = (Sequence, Sequence);
 
+/// Whether anybody makes a bundle of these.
+pub fn is_due((first, last): Span) -> bool {
+    first_of(last) == Some(first)
+}
+
+/// Whether a bundle is one of the four that a larger one takes in.
+pub fn is_quarter(of: Span, (first, last): Span) -> bool {
+    let numbers = |(first, last): Span| last.get().saturating_sub(first.get()).saturating_add(1);
+    first <= of.0 && of.1 <= last && numbers(of).saturating_mul(4) == numbers((first, last))
+}
+
 /// Which of these bundles another one has whole; of several alike the first stays.
 pub fn covered(spans: &[Span]) -> Vec<bool> {
     let has = |a: Span, b: Span| a.0 <= b.0 && b.1 <= a.1;
@@ -59,6 +70,17 @@ mod tests {
             assert!(needed <= 11, "{needed} of {newest}");
             assert_eq!((oldest..=newest).filter(|n| !has(*n)).count() as u64, newest % SPAN_MIN, "{newest}");
         }
+    }
+
+    #[test]
+    fn a_bundle_is_of_the_numbers_that_were_due_and_takes_in_its_quarters() {
+        let due = [span(1, 16), span(1, 64), span(17, 32), span(1, 1024)];
+        assert!(due.into_iter().all(is_due));
+        let others = [span(0, u64::MAX), span(1, u64::MAX), span(2, 17), span(49, 64), span(16, 1), span(1, 32)];
+        assert!(!others.into_iter().any(is_due));
+        assert!(is_quarter(span(17, 32), span(1, 64)) && is_quarter(span(1, 256), span(1, 1024)));
+        assert!(!is_quarter(span(1, 64), span(1, 64)) && !is_quarter(span(1, 16), span(1, 1024)));
+        assert!(!is_quarter(span(65, 80), span(1, 64)));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 use crate::OpsError;
 use crate::catalog::{Catalog, Vault};
-use backstay_model::bundles::{covered, first_of};
+use backstay_model::bundles::{covered, first_of, is_due, is_quarter};
 use backstay_model::prune::Found;
 use backstay_model::{Moment, Sequence, SourceName};
 use backstay_store::Key;
@@ -17,7 +17,7 @@ use backstay_store::keys::{self, SnapshotName};
 use backstay_store::remember::Remembered;
 use backstay_store::repo::{BundleEntry, Bundled, MarkFault, Repository};
 use futures::future::join_all;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// Fewer unknown objects than this are asked for one by one.
@@ -27,15 +27,36 @@ const AT_ONCE: usize = 4;
 /// Marks in a bundle, for each snapshot in it.
 const MARKS_EACH: u64 = 8;
 
+/// Bundles that are read for one list: a dozen have all that a list shows.
+const MOST: usize = 16;
+/// Bundles that are looked at, the newest, and of the same snapshots: more than anybody needs, and than anybody made who
+/// wishes well.
+const LOOKED_AT: usize = 4096;
+const ALIKE: usize = 2;
+
+/// The bundles of a source that are of numbers a bundle is made of, newest first. Whoever may put can put any name.
+async fn sound(repo: &Repository, source: &SourceName) -> Result<Vec<BundleEntry>, OpsError> {
+    let mut alike: BTreeMap<(Sequence, Sequence), usize> = BTreeMap::new();
+    let mut there = repo.bundles(source).await?;
+    there.retain(|of| {
+        let span = (of.name.first, of.name.last);
+        let count = alike.entry(span).or_default();
+        *count += 1;
+        is_due(span) && *count <= ALIKE
+    });
+    there.truncate(LOOKED_AT);
+    Ok(there)
+}
+
 /// Makes the bundle that is due after a snapshot, if one is.
 pub async fn make(vault: &Vault, source: &SourceName, last: Sequence) -> Result<(), OpsError> {
     let Some(first) = first_of(last) else { return Ok(()) };
-    let there = vault.repo.bundles(source).await?;
+    let there = sound(&vault.repo, source).await?;
     let remembered = Arc::new(Remembered::new(vault.repo.store().clone()));
     let repo = vault.repo.through(remembered.clone());
-    for inside in there.iter().filter(|of| first <= of.name.first && of.name.last <= last) {
+    for inside in there.iter().filter(|of| is_quarter((of.name.first, of.name.last), (first, last))) {
         // What cannot be had of it is read one by one.
-        let _ = repo.unpack(inside, &remembered).await;
+        let _ = repo.unpack(inside, |_| true, &remembered).await;
     }
     let of = gather((&repo, &remembered), source, (first, last, noticed_before(&there, first))).await?;
     let (noticed, bundled) = of;
@@ -82,7 +103,7 @@ pub(crate) async fn idle(
     source: &SourceName,
     (found, now): (&Found, Moment),
 ) -> Result<Vec<(Key, u64)>, OpsError> {
-    let there = vault.repo.bundles(source).await?;
+    let there = sound(&vault.repo, source).await?;
     let spans: Vec<_> = there.iter().map(|of| (of.name.first, of.name.last)).collect();
     let stands = |of: &BundleEntry| found.standing.iter().any(|s| of.name.spans(s.snapshot.sequence));
     let idle = there.iter().zip(covered(&spans)).filter(|(of, covered)| *covered || !stands(of));
@@ -97,11 +118,13 @@ pub(crate) struct Unpacking<'a> {
     source: &'a SourceName,
     /// Those that were not read yet, once they were listed; newest first.
     left: Option<Vec<BundleEntry>>,
+    /// How many were.
+    read: usize,
 }
 
 impl<'a> Unpacking<'a> {
     pub fn new(repo: &'a Repository, remembered: &'a Remembered, source: &'a SourceName) -> Self {
-        Self { repo, remembered, source, left: None }
+        Self { repo, remembered, source, left: None, read: 0 }
     }
 
     /// Brings what it can of fronts that are not known.
@@ -143,10 +166,13 @@ impl<'a> Unpacking<'a> {
             None => self.listed().await,
         };
         let (mut wanted, kept): (Vec<_>, Vec<_>) = left.into_iter().partition(may_have);
-        while unknown.len() >= FEW && !wanted.is_empty() {
+        while unknown.len() >= FEW && !wanted.is_empty() && self.read < MOST {
             let now: Vec<BundleEntry> = wanted.drain(..wanted.len().min(AT_ONCE)).collect();
+            self.read += now.len();
             // One that cannot be had brings nothing, and what it has is asked for itself.
-            join_all(now.iter().map(|of| self.repo.unpack(of, self.remembered))).await;
+            // Which marks are asked for next is not known while fronts are.
+            let is_wanted = |key: &Key| unknown.contains(key) || keys::parse_mark(self.source, key).is_some();
+            join_all(now.iter().map(|of| self.repo.unpack(of, is_wanted, self.remembered))).await;
             unknown.retain(|key| !self.remembered.has(key));
         }
         wanted.extend(kept);
@@ -156,7 +182,7 @@ impl<'a> Unpacking<'a> {
 
     /// A store that does not give them says so when it is asked for what they are to bring.
     async fn listed(&self) -> Vec<BundleEntry> {
-        let there = self.repo.bundles(self.source).await.unwrap_or_default();
+        let there = sound(self.repo, self.source).await.unwrap_or_default();
         let spans: Vec<_> = there.iter().map(|of| (of.name.first, of.name.last)).collect();
         there.into_iter().zip(covered(&spans)).filter(|(_, covered)| !*covered).map(|(of, _)| of).collect()
     }

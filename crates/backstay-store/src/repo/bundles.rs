@@ -59,8 +59,14 @@ impl Repository {
         Ok(entries.iter().filter_map(named).collect())
     }
 
-    /// Reads a bundle and offers what is in it of a source to a memory. One that is not what its name says brings nothing.
-    pub async fn unpack(&self, entry: &BundleEntry, into: &Remembered) -> Result<(), RepoError> {
+    /// Reads a bundle and offers what is in it of a source, and is wanted, to a memory. One that is not what its name says
+    /// brings nothing.
+    pub async fn unpack(
+        &self,
+        entry: &BundleEntry,
+        is_wanted: impl Fn(&Key) -> bool,
+        into: &Remembered,
+    ) -> Result<(), RepoError> {
         if entry.len > layout::BUNDLE_MAX as u64 {
             return Ok(());
         }
@@ -76,8 +82,9 @@ impl Repository {
                 Place::Mark(source, _) => source == entry.name.source,
                 _ => false,
             };
-            if is_of_source {
-                into.offer(of, bytes.slice_ref(item.bytes));
+            if is_of_source && is_wanted(&of) {
+                // A piece of it alone, and not the whole bundle, stays in memory.
+                into.offer(of, Bytes::copy_from_slice(item.bytes));
             }
         }
         Ok(())
