@@ -54,6 +54,9 @@ struct Chunk {
     interiors: Vec<Interior>,
 }
 
+/// Of a database with more interior pages than this nothing is said of where searches begin: bytes that look like one count too.
+const INTERIORS_MAX: usize = 4 << 20;
+
 enum Part {
     /// A whole frame that changed: units from `first`, compressed already.
     Frame { first: usize, count: usize, raw: usize, compressed: Vec<u8> },
@@ -90,7 +93,9 @@ impl Scan<'_> {
             || Bench { compressor: Compressor::new(), hasher: self.hasher.clone(), raw: Vec::new() },
             |bench, first| self.work(bench, first, per_chunk),
             |mut chunk| {
-                interiors.append(&mut chunk.interiors);
+                if interiors.len() < INTERIORS_MAX {
+                    interiors.append(&mut chunk.interiors);
+                }
                 seen.write(chunk.first, &chunk.fingerprints).at("write", Path::new("the fingerprint spool"))?;
                 progress((chunk.first + chunk.fingerprints.len() as u64) * self.unit.bytes())?;
                 stored += self.pack(packer, chunk)?;
@@ -98,7 +103,8 @@ impl Scan<'_> {
             },
         )?;
         let of = |page_size| opening::Of { read: self.read, len: self.len, unit: self.unit, page_size };
-        let opening = self.pages.map(|page_size| Found::read(&of(page_size), &interiors)).transpose()?;
+        let pages = self.pages.filter(|_| interiors.len() < INTERIORS_MAX);
+        let opening = pages.map(|page_size| Found::read(&of(page_size), &interiors)).transpose()?;
         Ok(Scanned { stored, opening })
     }
 
