@@ -21,6 +21,8 @@ const PUT: Duration = Duration::from_millis(250);
 /// Between two tries at the writer's lock, and how many there are.
 const TRY_AGAIN: Duration = Duration::from_micros(100);
 const TRIES: u32 = 50;
+/// How long a mark is waited for: somebody may have the log locked whole for a moment.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// As ours: from here the log is copied back while somebody commits.
 const COPY_BACK: u64 = 16 << 20;
 const FRAME: u64 = 4096 + 24;
@@ -167,14 +169,14 @@ struct Holder {
 
 impl Holder {
     fn begin(db: &Path, reads: bool) -> Result<Self, Failed> {
-        let open = || -> Result<Connection, Failed> {
+        let open = |patience: Duration| -> Result<Connection, Failed> {
             let conn = Connection::open(db)?;
-            conn.busy_timeout(Duration::ZERO)?;
+            conn.busy_timeout(patience)?;
             conn.pragma_update(None, "wal_autocheckpoint", 0)?;
             conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
             Ok(conn)
         };
-        let (marks, writer) = ([open()?, open()?], open()?);
+        let (marks, writer) = ([open(PATIENCE)?, open(PATIENCE)?], open(Duration::ZERO)?);
         let index = File::open(format!("{}-shm", db.display()))?;
         let mut holder = Self { marks, at: 0, writer, index, log: Log::of(db), reads, frames: 0 };
         holder.mark(0)?;
