@@ -18,6 +18,7 @@ use backstay_ops::restore::{self, Destination, RestoreRequest};
 use backstay_ops::trust::Custodian;
 use backstay_ops::{init, open as repository};
 use backstay_store::keyfile::KeyFile;
+use backstay_store::keys::Place;
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::seal::Unsealer;
 use backstay_store::{Key, Page, Put, Store, StoreError};
@@ -41,6 +42,8 @@ struct Gate {
     /// How many puts wait, and how many got through.
     waiting: watch::Sender<usize>,
     puts: watch::Sender<usize>,
+    /// What somebody does while a snapshot is put.
+    meanwhile: Mutex<Option<Box<dyn FnMut() + Send>>>,
 }
 
 impl Gate {
@@ -70,6 +73,11 @@ impl Gate {
 impl Store for Gate {
     async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
         self.note("put", key.as_str());
+        if matches!(Place::of(key), Place::Snapshot(_))
+            && let Some(meanwhile) = self.meanwhile.lock().expect("alone").as_mut()
+        {
+            meanwhile();
+        }
         let mut closed = self.closed.subscribe();
         let free = |closed: &Vec<String>| !closed.iter().any(|prefix| key.as_str().starts_with(prefix.as_str()));
         if !free(&closed.borrow()) {
@@ -120,6 +128,7 @@ struct House {
     puts_per_day: Option<NonZeroU32>,
     /// How long what is left may take after being told to stop.
     patience: Duration,
+    insists: bool,
 }
 
 impl House {
@@ -130,9 +139,10 @@ impl House {
         let folder = folder.expect("a temporary folder");
         let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
         let (closed, waiting, puts) = (watch::Sender::new(Vec::new()), watch::Sender::new(0), watch::Sender::new(0));
-        let store = Arc::new(Gate { inner, asked: Mutex::default(), closed, waiting, puts });
+        let store =
+            Arc::new(Gate { inner, asked: Mutex::default(), closed, waiting, puts, meanwhile: Mutex::default() });
         let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
-        Self { world, store, conf_every: CONF_EVERY, puts_per_day: None, patience: DRAIN }
+        Self { world, store, conf_every: CONF_EVERY, puts_per_day: None, patience: DRAIN, insists: false }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -194,7 +204,7 @@ impl House {
             };
             let _ = say.send(format!("{source} {what}"));
         });
-        let drain = Drain::once(self.patience);
+        let drain = Drain { insists: self.insists, ..Drain::once(self.patience) };
         let (conf_every, puts_per_day) = (self.conf_every, self.puts_per_day);
         let driving = Driving { stop: stopped, tell, metrics: None, drain, nurseries, conf_every, puts_per_day };
         let mut task = JoinSet::new();
@@ -471,6 +481,34 @@ async fn a_commit_to_a_database_at_rest_is_durable_when_it_is_told_to_stop_at_on
         assert!(outcomes[0].ended.is_none(), "{heard:?}");
         assert!(house.restored("a").await == rows_of(&house.path("a")), "round {round}");
     }
+}
+
+/// An application that goes on committing, while its follower is told to stop and waits until all is durable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_makes_one_last_snapshot_of_the_log_however_much_is_committed_meanwhile() {
+    let mut house = House::new().await;
+    (house.world.vault.unsealer, house.insists) = (None, true);
+    let app = house.app("a");
+    let mut order = house.order("a");
+    order.request.limits.hours = Some(Duration::from_secs(3600));
+    let mut drive = house.drive(vec![order]);
+    drive.says("a started").await;
+    commit(&house, &app, 3).await;
+    let made = Arc::new(Mutex::new(0));
+    let (counted, writer) = (made.clone(), open(&house.path("a")));
+    *house.store.meanwhile.lock().expect("alone") = Some(Box::new(move || {
+        *counted.lock().expect("alone") += 1;
+        writer.execute("INSERT INTO t(x) VALUES ('meanwhile')", []).expect("inserted");
+        // Long enough for a look to find it; whether one does changes nothing of what is asked.
+        std::thread::sleep(Duration::from_millis(200));
+    }));
+    let (outcomes, heard) = drive.ended().await;
+    assert_eq!((*made.lock().expect("alone"), heard), (1, vec!["a started".to_owned()]));
+    assert_eq!(
+        outcomes[0].position.as_ref().map(|at| (at.tx.get(), at.waiting)),
+        Some((4, 0)),
+        "it is durable as well"
+    );
 }
 
 /// Of a database that nobody has open our own close removes the log that was made for us.

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use world::{World, rows_of, source};
@@ -34,7 +34,9 @@ impl Gate {
     }
 }
 
-struct Gated(Arc<Gate>);
+/// Also one that is full for notes of where following stands.
+#[derive(Default)]
+struct Gated(Arc<Gate>, Arc<AtomicBool>);
 
 impl Disk for Gated {
     fn create(&self, path: &Path, mode: u32) -> io::Result<Box<dyn DiskFile>> {
@@ -48,6 +50,9 @@ impl Disk for Gated {
         OsDisk.create_dir(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if to.ends_with("follow.json") && self.1.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         OsDisk.rename(from, to)
     }
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -106,7 +111,7 @@ impl App {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_is_read_while_what_was_read_is_sealed() {
     let gate = Arc::new(Gate::default());
-    let app = App::begin(Arc::new(Gated(gate.clone()))).await;
+    let app = App::begin(Arc::new(Gated(gate.clone(), Arc::default()))).await;
     let spool = app.world.vault.state.dir().join("shop/spool");
     let (handed, unsafe_copies) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let (counted, wrong) = (handed.clone(), unsafe_copies.clone());
@@ -175,4 +180,35 @@ async fn objects_that_were_written_down_together_are_known_to_the_next_run() {
         drop(next);
         app.latest_is_live().await;
     }
+}
+
+/// A disk that is full for a moment: nothing says what stands in the first slot, and what stands in the second is written
+/// down once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_note_that_the_disk_did_not_take_is_written_again_with_the_next_object() {
+    let disk = Gated::default();
+    let is_full = disk.1.clone();
+    let app = App::begin(Arc::new(disk)).await;
+    let (puts, store, free) = (AtomicU32::new(0), app.store.clone(), is_full.clone());
+    let steps = move |step| match step {
+        Step::Putting => free.store(false, Ordering::SeqCst),
+        Step::Confirmed if puts.fetch_add(1, Ordering::SeqCst) == 1 => store.go_away(),
+        _ => {}
+    };
+    let mut follower = Follower::start(&app.world.vault, app.request(steps)).await.expect("follow");
+    for _ in 0..4 {
+        app.insert(100);
+        follower.catch().expect("read");
+        follower.keep();
+    }
+    is_full.store(true, Ordering::SeqCst);
+    assert!(follower.tick().await.is_err(), "the store is away");
+    drop(follower);
+    std::fs::remove_dir_all(app.world.vault.state.dir().join("shop/spool")).expect("removed");
+    app.store.come_back();
+    let mut next = Follower::start(&app.world.vault, app.request(|_| {})).await.expect("follow");
+    assert_eq!(next.began(), &Began::Continued { tx: Tx::new(2) });
+    next.tick().await.expect("tick");
+    drop(next);
+    app.latest_is_live().await;
 }
