@@ -26,6 +26,8 @@ pub struct Patch {
     pub name: String,
     pub test: String,
     pub why: String,
+    /// The first file it changes.
+    pub touches: String,
     /// Tells whether it is still the same.
     pub digest: u64,
 }
@@ -37,7 +39,8 @@ impl Patch {
             value.filter(|value| !value.is_empty()).ok_or_else(|| format!("{name}: no header line `# {key} ...`"))
         };
         let (test, why) = (header("test:")?.to_owned(), header("why:")?.to_owned());
-        Ok(Patch { name: name.to_owned(), test, why, digest: digest(text) })
+        let touches = text.lines().find_map(|line| line.strip_prefix("+++ b/")).unwrap_or_default().to_owned();
+        Ok(Patch { name: name.to_owned(), test, why, touches, digest: digest(text) })
     }
 
     /// The crates the filter names, so that only their tests are built.
@@ -51,14 +54,41 @@ impl Patch {
         if packages.is_empty() || tests.is_empty() {
             return Err(format!("{}: name `package(..) & test(=..)`, not `{}`", self.name, self.test));
         }
-        let prefixes: Vec<String> = packages.iter().map(|name| format!("{}::", name.replace('-', "_"))).collect();
-        let inside = |known: &str| prefixes.iter().any(|prefix| known.starts_with(prefix.as_str()));
-        let exists =
-            |test: &str| sources.tests.iter().any(|(known, ignored)| !ignored && inside(known) && fits(known, test));
-        match tests.into_iter().find(|test| !exists(test)) {
+        match tests.into_iter().find(|test| self.meant(sources, test).next().is_none()) {
             Some(test) => Err(format!("{}: no running test `{test}` in {}", self.name, packages.join(", "))),
             None => Ok(()),
         }
+    }
+
+    /// The running tests of its packages that `test` fits.
+    fn meant<'a>(&self, sources: &'a Sources, test: &str) -> impl Iterator<Item = &'a str> {
+        let prefixes: Vec<String> =
+            self.packages().iter().map(|name| format!("{}::", name.replace('-', "_"))).collect();
+        let inside = move |known: &str| prefixes.iter().any(|prefix| known.starts_with(prefix.as_str()));
+        let running = sources.tests.iter().filter(|(_, ignored)| !**ignored).map(|(known, _)| known.as_str());
+        running.filter(move |known| inside(known) && fits(known, test))
+    }
+
+    /// What cargo is told to build, so that a patch of one crate does not link sixty programs of tests. Nothing
+    /// (which is everything) where a test that is meant is in no file of `tests/`, or in one named as a module is.
+    fn programs(&self, sources: &Sources) -> Vec<String> {
+        let meant = arguments(&self.test, "test(").into_iter().flat_map(|test| self.meant(sources, test));
+        let program = |known: &str| {
+            let (package, rest) = known.split_once("::")?;
+            let (first, _) = rest.split_once("::")?;
+            let file = |name: &str| format!("crates/{}/{name}", package.replace('_', "-"));
+            let there = |name: String| sources.files.contains_key(&file(&name));
+            let is_program = there(format!("tests/{first}.rs")) || there(format!("tests/{first}/main.rs"));
+            let is_module = there(format!("src/{first}.rs")) || there(format!("src/{first}/mod.rs"));
+            match (is_program, is_module) {
+                (true, true) => None,
+                (true, false) => Some(["--test".to_owned(), first.to_owned()]),
+                (false, _) if there("src/lib.rs".to_owned()) => Some(["--lib".to_owned(), String::new()]),
+                (false, _) => Some(["--bins".to_owned(), String::new()]),
+            }
+        };
+        let named: Option<std::collections::BTreeSet<_>> = meant.map(program).collect();
+        named.into_iter().flatten().flatten().filter(|word| !word.is_empty()).collect()
     }
 }
 
@@ -167,13 +197,15 @@ pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
         return Ok(());
     }
     let sources = Sources::read(&Tree::gather(root)?);
+    // What one patch made cargo build again, the next one has to build again anyway, if it is of the same crate.
+    patches.sort_by(|a, b| (&a.touches, &a.name).cmp(&(&b.touches, &b.name)));
     patches.iter().try_for_each(|patch| patch.names_a_test(&sources))?;
     let scratch = Scratch::prepare(root)?;
     println!("mutants: {} patches on {}; uncommitted changes are not in it", patches.len(), scratch.commit);
     scratch.baseline(&patches)?;
     let mut lived = 0;
     for patch in &patches {
-        let outcome = scratch.try_patch(patch)?;
+        let outcome = scratch.try_patch(patch, &patch.programs(&sources))?;
         lived += usize::from(outcome != Outcome::Killed);
         Killed::note(root, patch, (outcome == Outcome::Killed).then_some(scratch.commit.as_str()))?;
         println!("{outcome:<16}  {:<34}  {}", patch.name, patch.why);
@@ -277,30 +309,30 @@ impl Scratch {
     fn baseline(&self, patches: &[Patch]) -> Result<(), String> {
         let filter = patches.iter().map(|patch| format!("({})", patch.test)).collect::<Vec<_>>().join(" | ");
         let packages: Vec<&str> = patches.iter().flat_map(Patch::packages).collect();
-        match Outcome::of(self.nextest("baseline", &packages, &filter)?) {
+        match Outcome::of(self.nextest("baseline", &packages, &[], &filter)?) {
             Outcome::Survived => Ok(()),
             other => Err(format!("without any patch the named tests do not pass ({other}): see target/mutants/logs")),
         }
     }
 
-    fn try_patch(&self, patch: &Patch) -> Result<Outcome, String> {
+    fn try_patch(&self, patch: &Patch, programs: &[String]) -> Result<Outcome, String> {
         if applies(&self.root, &self.tree, &patch.name).is_err() {
             return Ok(Outcome::DoesNotApply);
         }
         git(&self.tree, &["apply", &patch_file(&self.root, &patch.name)])?;
-        let code = self.nextest(&patch.name, &patch.packages(), &patch.test);
+        let code = self.nextest(&patch.name, &patch.packages(), programs, &patch.test);
         self.reset()?;
         code.map(Outcome::of)
     }
 
-    fn nextest(&self, log: &str, packages: &[&str], filter: &str) -> Result<Option<i32>, String> {
+    fn nextest(&self, log: &str, packages: &[&str], programs: &[String], filter: &str) -> Result<Option<i32>, String> {
         let log = self.home.join("logs").join(format!("{log}.log"));
         let out = std::fs::File::create(&log).map_err(|e| format!("create {}: {e}", log.display()))?;
         let err = out.try_clone().map_err(|e| format!("open {} twice: {e}", log.display()))?;
         let mut command = Command::new("cargo");
         command.current_dir(&self.tree).env("CARGO_TARGET_DIR", self.home.join("target"));
         command.args(["nextest", "run", "--no-fail-fast", "-E", filter]).stdin(std::process::Stdio::null());
-        command.args(packages.iter().flat_map(|package| ["-p", package])).stdout(out).stderr(err);
+        command.args(packages.iter().flat_map(|package| ["-p", package])).args(programs).stdout(out).stderr(err);
         Ok(command.status().map_err(|e| format!("run cargo nextest: {e}"))?.code())
     }
 }

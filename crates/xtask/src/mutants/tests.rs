@@ -3,7 +3,7 @@
 use super::*;
 
 fn patch(test: &str) -> Patch {
-    Patch { name: "p".to_owned(), test: test.to_owned(), why: "w".to_owned(), digest: 7 }
+    Patch { name: "p".to_owned(), test: test.to_owned(), why: "w".to_owned(), touches: String::new(), digest: 7 }
 }
 
 #[test]
@@ -22,7 +22,8 @@ fn every_planted_bug_still_applies_and_names_a_test_that_runs() {
 fn a_patch_without_its_header_is_refused() {
     let whole = "# test: package(a) & test(=b)\n# why: because\n--- a/x\n+++ b/x\n";
     let test = "package(a) & test(=b)".to_owned();
-    let expected = Patch { name: "p".to_owned(), test, why: "because".to_owned(), digest: digest(whole) };
+    let (why, touches) = ("because".to_owned(), "x".to_owned());
+    let expected = Patch { name: "p".to_owned(), test, why, touches, digest: digest(whole) };
     assert_eq!(Patch::parse("p", whole), Ok(expected));
     for broken in ["# why: because", "# test: test(a)", "# test: \n# why: x", ""] {
         assert!(Patch::parse("p", broken).is_err(), "{broken}");
@@ -43,6 +44,25 @@ fn a_filter_must_name_a_package_and_a_test_that_runs() {
     assert!(!named("package(other) & test(plain)"));
     assert!(!named("test(plain)"));
     assert!(!named("package(back-stay)"));
+}
+
+#[test]
+fn only_the_programs_whose_tests_are_meant_are_built() {
+    let (unit, whole) = ("#[cfg(test)]\nmod tests {\n#[test]\nfn plain() {}\n}", "#[test]\nfn whole() {}");
+    let files = [
+        ("crates/a-b/src/lib.rs", "mod seal;\nmod both;"),
+        ("crates/a-b/src/seal.rs", unit),
+        ("crates/a-b/src/both.rs", ""),
+        ("crates/a-b/tests/both.rs", "#[test]\nfn twice() {}"),
+        ("crates/a-b/tests/crash.rs", whole),
+        ("crates/tool/src/main.rs", unit),
+    ];
+    let sources = Sources::read(&Tree::of(&files));
+    let programs = |filter: &str| patch(filter).programs(&sources).join(" ");
+    assert_eq!(programs("package(=a-b) & test(=whole)"), "--test crash");
+    assert_eq!(programs("package(=a-b) & (test(=whole) | test(=seal::tests::plain))"), "--lib --test crash");
+    assert_eq!(programs("package(=tool) & test(=tests::plain)"), "--bins");
+    assert_eq!(programs("package(=a-b) & test(=twice)"), "", "a module of that name could be meant");
 }
 
 #[test]
