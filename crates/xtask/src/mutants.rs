@@ -5,6 +5,7 @@
 //! some state, and the next run resets it. What was killed is written down as it is, and `--continue`
 //! passes over those whose patch has not changed since; it says on which commit that was.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -69,8 +70,7 @@ impl Patch {
         running.filter(move |known| inside(known) && fits(known, test))
     }
 
-    /// What cargo is told to build, so that a patch of one crate does not link sixty programs of tests. Nothing
-    /// (which is everything) where a test that is meant is in no file of `tests/`, or in one named as a module is.
+    /// What cargo is told to build, so that a patch of one crate does not link sixty programs of tests.
     fn programs(&self, sources: &Sources) -> Vec<String> {
         let meant = arguments(&self.test, "test(").into_iter().flat_map(|test| self.meant(sources, test));
         let program = |known: &str| {
@@ -80,15 +80,12 @@ impl Patch {
             let there = |name: String| sources.files.contains_key(&file(&name));
             let is_program = there(format!("tests/{first}.rs")) || there(format!("tests/{first}/main.rs"));
             let is_module = there(format!("src/{first}.rs")) || there(format!("src/{first}/mod.rs"));
-            match (is_program, is_module) {
-                (true, true) => None,
-                (true, false) => Some(["--test".to_owned(), first.to_owned()]),
-                (false, _) if there("src/lib.rs".to_owned()) => Some(["--lib".to_owned(), String::new()]),
-                (false, _) => Some(["--bins".to_owned(), String::new()]),
-            }
+            let library = if there("src/lib.rs".to_owned()) { "--lib" } else { "--bins" };
+            let of_program = is_program.then(|| format!("--test={first}"));
+            Some(of_program.into_iter().chain((is_module || !is_program).then(|| library.to_owned())))
         };
-        let named: Option<std::collections::BTreeSet<_>> = meant.map(program).collect();
-        named.into_iter().flatten().flatten().filter(|word| !word.is_empty()).collect()
+        let named: Option<Vec<_>> = meant.map(program).collect();
+        named.into_iter().flatten().flatten().collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 

@@ -59,10 +59,10 @@ fn only_the_programs_whose_tests_are_meant_are_built() {
     ];
     let sources = Sources::read(&Tree::of(&files));
     let programs = |filter: &str| patch(filter).programs(&sources).join(" ");
-    assert_eq!(programs("package(=a-b) & test(=whole)"), "--test crash");
-    assert_eq!(programs("package(=a-b) & (test(=whole) | test(=seal::tests::plain))"), "--lib --test crash");
+    assert_eq!(programs("package(=a-b) & test(=whole)"), "--test=crash");
+    assert_eq!(programs("package(=a-b) & (test(=whole) | test(=seal::tests::plain))"), "--lib --test=crash");
     assert_eq!(programs("package(=tool) & test(=tests::plain)"), "--bins");
-    assert_eq!(programs("package(=a-b) & test(=twice)"), "", "a module of that name could be meant");
+    assert_eq!(programs("package(=a-b) & test(=twice)"), "--lib --test=both", "either could be meant");
 }
 
 #[test]
