@@ -9,7 +9,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Sources that seal and put at once; each has at most an object of images and its sealed form in memory.
 const PUTS: usize = 32;
-/// Snapshots at once of databases below [`LARGE`], and of those above.
+/// Snapshots at once of databases below [`LARGE`], and of those above. Each keeps a thread of the runtime until its packs
+/// are put, which takes others.
 const SMALL_SNAPSHOTS: usize = 4;
 const LARGE_SNAPSHOTS: usize = 2;
 const LARGE: u64 = 64 << 20;
