@@ -19,7 +19,7 @@ use backstay_store::os::OsRandom;
 use backstay_store::repo::{Chain, RepoError, Repository};
 use backstay_store::seal::{MasterIdentity, Unsealer};
 use backstay_store::signing::SigningKey;
-use backstay_store::{Key, Page, Put, Store, StoreError};
+use backstay_store::{Key, Page, Store, StoreError};
 use bytes::Bytes;
 use evil::craft::{Parts, fresh_id, patch_header};
 use evil::{Golden, after, mark, request, shop, till};
@@ -419,29 +419,16 @@ struct Looping(MemoryStore);
 
 #[async_trait]
 impl Store for Looping {
-    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
-        self.0.put_new(key, bytes).await
-    }
-    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-        self.0.get(key).await
-    }
-    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.0.get_range(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        self.0.head(key).await
-    }
     async fn list(&self, prefix: &str, _after: Option<&Key>, _limit: usize) -> Result<Page, StoreError> {
         let mut page = self.0.list(prefix, None, 1).await?;
         page.next = page.entries.last().map(|entry| entry.key.clone());
         Ok(page)
     }
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.0.delete(key).await
-    }
     fn describe(&self) -> String {
         "a store that repeats itself".into()
     }
+
+    backstay_testkit::forward!(0: put_new get get_range head delete);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

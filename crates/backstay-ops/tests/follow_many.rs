@@ -111,13 +111,7 @@ impl Store for Gate {
         self.inner.list(prefix, after, limit).await
     }
 
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.inner.delete(key).await
-    }
-
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
+    backstay_testkit::forward!(inner: delete describe);
 }
 
 /// A repository with a gate before it, and a folder of applications.

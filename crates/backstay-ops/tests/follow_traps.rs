@@ -15,7 +15,7 @@ use backstay_ops::retain::{self, SourceRules};
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::memory::MemoryStore;
 use backstay_store::os::SystemClock;
-use backstay_store::{Key, Page, Put, Store, StoreError};
+use backstay_store::{Key, Page, Store, StoreError};
 use backstay_testkit::fault_store::FaultStore;
 use bytes::Bytes;
 use jiff::tz::TimeZone;
@@ -351,10 +351,6 @@ impl Turnstile {
 
 #[async_trait]
 impl Store for Turnstile {
-    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
-        self.inner.put_new(key, bytes).await
-    }
-
     async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
         self.pass().await;
         self.inner.get(key).await
@@ -375,13 +371,7 @@ impl Store for Turnstile {
         self.inner.list(prefix, after, limit).await
     }
 
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.inner.delete(key).await
-    }
-
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
+    backstay_testkit::forward!(inner: put_new delete describe);
 }
 
 /// A clock that is set forward by hand, in seconds, and is behind that of the store all the same.

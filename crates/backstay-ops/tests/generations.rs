@@ -244,29 +244,8 @@ impl Store for Meanwhile {
         }
         self.inner.put_new(key, bytes).await
     }
-    async fn get(&self, key: &Key) -> Result<Bytes, backstay_store::StoreError> {
-        self.inner.get(key).await
-    }
-    async fn get_range(&self, key: &Key, range: std::ops::Range<u64>) -> Result<Bytes, backstay_store::StoreError> {
-        self.inner.get_range(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Option<u64>, backstay_store::StoreError> {
-        self.inner.head(key).await
-    }
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&Key>,
-        limit: usize,
-    ) -> Result<backstay_store::Page, backstay_store::StoreError> {
-        self.inner.list(prefix, after, limit).await
-    }
-    async fn delete(&self, key: &Key) -> Result<(), backstay_store::StoreError> {
-        self.inner.delete(key).await
-    }
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
+
+    backstay_testkit::forward!(inner: get get_range head list delete describe);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

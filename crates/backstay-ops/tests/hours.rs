@@ -18,11 +18,10 @@ use backstay_sqlite::{ForeignKeys, Integrity, Questions};
 use backstay_store::keys::{LogName, Place};
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::repo::ManifestFront;
-use backstay_store::{Key, Page, Put, Store, StoreError};
+use backstay_store::{Key, Put, Store, StoreError};
 use bytes::Bytes;
 use house::{House, rules};
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -335,29 +334,7 @@ impl Store for Shut {
         answer.await.expect("no panic")
     }
 
-    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-        self.inner.get(key).await
-    }
-
-    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.inner.get_range(key, range).await
-    }
-
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        self.inner.head(key).await
-    }
-
-    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.inner.list(prefix, after, limit).await
-    }
-
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.inner.delete(key).await
-    }
-
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
+    backstay_testkit::forward!(inner: get get_range head list delete describe);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

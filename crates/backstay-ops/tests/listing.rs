@@ -14,9 +14,8 @@ use backstay_store::memory::MemoryStore;
 use backstay_store::meter::{Meter, Reading};
 use backstay_store::remember::{Remembered, Verified};
 use backstay_store::repo::{Repository, Signing};
-use backstay_store::{Key, Page, Put, Store, StoreError, keys};
+use backstay_store::{Key, Put, Store, StoreError, keys};
 use bytes::Bytes;
-use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::Notify;
 use world::{Hands, World, env, source};
@@ -178,24 +177,8 @@ impl Store for Gate {
         }
         self.inner.put_new(key, bytes).await
     }
-    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-        self.inner.get(key).await
-    }
-    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.inner.get_range(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        self.inner.head(key).await
-    }
-    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.inner.list(prefix, after, limit).await
-    }
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.inner.delete(key).await
-    }
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
+
+    backstay_testkit::forward!(inner: get get_range head list delete describe);
 }
 
 /// A run looked where its notice goes, was paused, and others went on: what everybody has read past by then would
@@ -281,29 +264,13 @@ struct MarksRead {
 
 #[async_trait]
 impl Store for MarksRead {
-    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
-        self.inner.put_new(key, bytes).await
-    }
     async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
         let is_mark = key.as_str().starts_with("ctl/mark/");
         self.count.fetch_add(usize::from(is_mark), std::sync::atomic::Ordering::SeqCst);
         self.inner.get(key).await
     }
-    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.inner.get_range(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        self.inner.head(key).await
-    }
-    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.inner.list(prefix, after, limit).await
-    }
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.inner.delete(key).await
-    }
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
+
+    backstay_testkit::forward!(inner: put_new get_range head list delete describe);
 }
 
 /// Once a restore and a proof read every mark that was ever put, each time.

@@ -27,7 +27,7 @@ use backstay_ops::{OpsError, State};
 use backstay_store::keys::{self, LOGS_PREFIX, Place};
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::repo::{Chain, LogDraft, LogFront, LogSigning, Repository};
-use backstay_store::{Key, Page, Put, Store, StoreError};
+use backstay_store::{Key, Page, Store, StoreError};
 use backstay_testkit::effects::Effects;
 use jiff::tz::TimeZone;
 use rig::{Ended, Making, Process, Run, crash_anything, image};
@@ -462,18 +462,6 @@ struct Putting {
 
 #[async_trait::async_trait]
 impl Store for Putting {
-    async fn put_new(&self, key: &Key, bytes: bytes::Bytes) -> Result<Put, StoreError> {
-        self.inner.put_new(key, bytes).await
-    }
-    async fn get(&self, key: &Key) -> Result<bytes::Bytes, StoreError> {
-        self.inner.get(key).await
-    }
-    async fn get_range(&self, key: &Key, range: std::ops::Range<u64>) -> Result<bytes::Bytes, StoreError> {
-        self.inner.get_range(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        self.inner.head(key).await
-    }
     async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
         let page = self.inner.list(prefix, after, limit).await?;
         if prefix == "data/log/" {
@@ -484,12 +472,8 @@ impl Store for Putting {
         }
         Ok(page)
     }
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.inner.delete(key).await
-    }
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
+
+    backstay_testkit::forward!(inner: put_new get get_range head delete describe);
 }
 
 /// What is put while a prune lists is found by its name, and stops nothing.

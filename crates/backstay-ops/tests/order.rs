@@ -13,11 +13,10 @@ use backstay_ops::disk::OsDisk;
 use backstay_ops::restore::{self, Destination, RestoreRequest};
 use backstay_store::keys;
 use backstay_store::memory::MemoryStore;
-use backstay_store::{Key, Page, Put, Store, StoreError, Verb};
+use backstay_store::{Key, Put, Store, StoreError, Verb};
 use backstay_testkit::fault_store::{Fault, FaultKind, FaultStore};
 use bytes::Bytes;
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use world::{World, source};
@@ -60,24 +59,8 @@ impl Store for Watched {
         }
         Ok(put)
     }
-    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-        self.inner.get(key).await
-    }
-    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.inner.get_range(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        self.inner.head(key).await
-    }
-    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.inner.list(prefix, after, limit).await
-    }
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.inner.delete(key).await
-    }
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
+
+    backstay_testkit::forward!(inner: get get_range head list delete describe);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,10 +11,9 @@ use backstay_ops::OpsError;
 use backstay_ops::disk::OsDisk;
 use backstay_ops::retain::{self, SourceRules};
 use backstay_store::os::SystemClock;
-use backstay_store::{Key, Page, Put, Store, StoreError};
+use backstay_store::{Key, Page, Store, StoreError};
 use backstay_testkit::effects::Effects;
 use backstay_testkit::fault_store::FaultStore;
-use bytes::Bytes;
 use jiff::tz::TimeZone;
 use rig::{Before, Ended, Making, Process, Run, crash_anything};
 use std::sync::Arc;
@@ -115,18 +114,6 @@ struct Later(Arc<dyn Store>);
 
 #[async_trait::async_trait]
 impl Store for Later {
-    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
-        self.0.put_new(key, bytes).await
-    }
-    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-        self.0.get(key).await
-    }
-    async fn get_range(&self, key: &Key, range: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
-        self.0.get_range(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        self.0.head(key).await
-    }
     async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
         let mut page = self.0.list(prefix, after, limit).await?;
         for entry in &mut page.entries {
@@ -135,12 +122,8 @@ impl Store for Later {
         }
         Ok(page)
     }
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.0.delete(key).await
-    }
-    fn describe(&self) -> String {
-        self.0.describe()
-    }
+
+    backstay_testkit::forward!(0: put_new get get_range head delete describe);
 }
 
 async fn a_day_later(run: &Run, effects: &Effects) -> Result<Process, OpsError> {

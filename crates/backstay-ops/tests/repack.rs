@@ -21,13 +21,12 @@ use backstay_ops::rewrite::rewrite;
 use backstay_ops::{OpsError, journal};
 use backstay_store::keys::{Place, SnapshotName};
 use backstay_store::repo::{SnapshotReader, Step};
-use backstay_store::{Key, Page, Put, Store, StoreError};
+use backstay_store::{Key, Put, Store, StoreError};
 use backstay_testkit::effects::Effects;
 use bytes::Bytes;
 use jiff::tz::TimeZone;
 use rig::{Before, Ended, Making, Process, Run, crash};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use team::{Host, Team, by_id};
@@ -282,24 +281,8 @@ impl Store for Rotten {
         }
         self.0.put_new(key, kept.into()).await
     }
-    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-        self.0.get(key).await
-    }
-    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.0.get_range(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        self.0.head(key).await
-    }
-    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.0.list(prefix, after, limit).await
-    }
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.0.delete(key).await
-    }
-    fn describe(&self) -> String {
-        self.0.describe()
-    }
+
+    backstay_testkit::forward!(0: get get_range head list delete describe);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

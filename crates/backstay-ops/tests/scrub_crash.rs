@@ -19,15 +19,13 @@ use backstay_store::keys::{Place, Spare};
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::os::SystemClock;
 use backstay_store::repo::Repository;
-use backstay_store::{Key, Page, Put, Store, StoreError};
+use backstay_store::{Key, Store, StoreError};
 use backstay_testkit::effects::Effects;
-use bytes::Bytes;
 use jiff::tz::TimeZone;
 use rig::{Before, Ended, Making, Process, Run, crash_anything};
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroU32;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -201,21 +199,6 @@ struct Asleep {
 
 #[async_trait]
 impl Store for Asleep {
-    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
-        self.inner.put_new(key, bytes).await
-    }
-    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-        self.inner.get(key).await
-    }
-    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.inner.get_range(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        self.inner.head(key).await
-    }
-    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.inner.list(prefix, after, limit).await
-    }
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         let is_pack = matches!(Place::of(key), Place::Pack(..));
         if !is_pack || self.slept.swap(true, Ordering::SeqCst) {
@@ -235,9 +218,8 @@ impl Store for Asleep {
         }
         Ok(())
     }
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
+
+    backstay_testkit::forward!(inner: put_new get get_range head list describe);
 }
 
 /// Another host heals. What it has healed.

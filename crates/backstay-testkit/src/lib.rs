@@ -5,6 +5,7 @@ pub mod bank;
 pub mod crash_disk;
 pub mod effects;
 pub mod fault_store;
+pub mod forward;
 pub mod fuzz;
 pub mod lock_store;
 pub mod role_store;

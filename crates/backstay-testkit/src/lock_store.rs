@@ -2,9 +2,7 @@
 
 use async_trait::async_trait;
 use backstay_model::Clock;
-use backstay_store::{Key, Page, Put, Store, StoreError, Verb};
-use bytes::Bytes;
-use std::ops::Range;
+use backstay_store::{Key, Store, StoreError, Verb};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -56,21 +54,6 @@ impl LockStore {
 
 #[async_trait]
 impl Store for LockStore {
-    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
-        self.inner.put_new(key, bytes).await
-    }
-    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-        self.inner.get(key).await
-    }
-    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.inner.get_range(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        self.inner.head(key).await
-    }
-    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.inner.list(prefix, after, limit).await
-    }
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         if !self.is_locked(key).await? {
             return self.inner.delete(key).await;
@@ -85,4 +68,6 @@ impl Store for LockStore {
     fn describe(&self) -> String {
         format!("{} with object lock", self.inner.describe())
     }
+
+    crate::forward!(inner: put_new get get_range head list);
 }

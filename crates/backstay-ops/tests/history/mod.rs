@@ -25,7 +25,6 @@ use backstay_store::seal::Sealer;
 use backstay_store::{Key, Page, Put, Store, StoreError, Verb};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -141,12 +140,6 @@ impl Store for HeldUp {
         self.step(Verb::Get);
         self.inner.get(key).await
     }
-    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.inner.get_range(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        self.inner.head(key).await
-    }
     async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
         self.step(Verb::List);
         self.inner.list(prefix, after, limit).await
@@ -155,9 +148,8 @@ impl Store for HeldUp {
         self.step(Verb::Delete);
         self.inner.delete(key).await
     }
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
+
+    backstay_testkit::forward!(inner: get_range head describe);
 }
 
 /// One repository in memory, with everyone's keys.
