@@ -167,7 +167,7 @@ impl<'a> Unpacking<'a> {
         };
         let (mut wanted, kept): (Vec<_>, Vec<_>) = left.into_iter().partition(may_have);
         while unknown.len() >= FEW && !wanted.is_empty() && self.read < MOST {
-            let now: Vec<BundleEntry> = wanted.drain(..wanted.len().min(AT_ONCE)).collect();
+            let now: Vec<BundleEntry> = wanted.drain(..wanted.len().min(AT_ONCE).min(MOST - self.read)).collect();
             self.read += now.len();
             // One that cannot be had brings nothing, and what it has is asked for itself.
             // Which marks are asked for next is not known while fronts are.

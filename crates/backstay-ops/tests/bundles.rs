@@ -8,7 +8,7 @@ use backstay_format::facts::Mark;
 use backstay_format::{bundle, object};
 use backstay_model::catalog::{MarkKind, Snapshot, Target};
 use backstay_model::retention::RetentionPolicy;
-use backstay_model::{Sequence, Verdict};
+use backstay_model::{ObjectId, Sequence, Verdict};
 use backstay_ops::bundles;
 use backstay_ops::catalog::{Catalog, Vault};
 use backstay_ops::check::Depth;
@@ -18,7 +18,7 @@ use backstay_ops::scrub::{ScrubRequest, scrub};
 use backstay_ops::{OpsError, State};
 use backstay_store::keys::{self, BundleName};
 use backstay_store::memory::MemoryStore;
-use backstay_store::meter::Meter;
+use backstay_store::meter::{Meter, Reading};
 use backstay_store::remember::Remembered;
 use backstay_store::repo::{Chain, Repository, Signing};
 use backstay_store::{Key, Put, Store};
@@ -65,6 +65,12 @@ async fn mark(vault: &Vault, (snapshot, root): About, kind: MarkKind, chain: Cha
 
 /// What a host shows that has never been there, and what it asked for.
 async fn blank(world: &World, store: Arc<dyn Store>, newest: Option<usize>) -> (Catalog, u64) {
+    let (catalog, read) = blank_for(world, store, newest).await;
+    (catalog, read.calls())
+}
+
+/// The same with all that it cost.
+async fn blank_for(world: &World, store: Arc<dyn Store>, newest: Option<usize>) -> (Catalog, Reading) {
     let meter = Arc::new(Meter::new(store));
     let remembered = Arc::new(Remembered::new(meter.clone()));
     let repo = Repository::open(remembered.clone(), world.vault.repo.root(), None).await.expect("opens");
@@ -72,7 +78,7 @@ async fn blank(world: &World, store: Arc<dyn Store>, newest: Option<usize>) -> (
     let state = State::open(Arc::new(OsDisk), folder.path(), repo.id()).expect("state");
     let vault = Vault { repo, state, signer: None, unsealer: None, env: env(Arc::new(OsDisk)) };
     let catalog = vault.newest(&source(), newest, &remembered).await.expect("a list");
-    (catalog, meter.read().calls())
+    (catalog, meter.read())
 }
 
 /// As the store says it itself, object by object.
@@ -81,7 +87,7 @@ async fn truth(world: &World) -> Vec<Snapshot> {
 }
 
 async fn bundles_of(store: &dyn Store) -> Vec<BundleName> {
-    let page = store.list(&keys::bundle_prefix(&source()), None, 1000).await.expect("a listing");
+    let page = store.list(&keys::bundle_prefix(&source()), None, usize::MAX).await.expect("a listing");
     page.entries.iter().map(|entry| BundleName::parse(&source(), &entry.key).expect("a bundle")).collect()
 }
 
@@ -129,9 +135,14 @@ async fn forge(store: &MemoryStore, (first, last): (u64, u64), items: &Items) {
         store.delete(&name.key()).await.expect("deleted");
     }
     let bytes = bundle::encode(items.iter().map(|(name, bytes)| bundle::Item { name, bytes }));
+    put(store, (first, last), (0, bytes.into())).await;
+}
+
+/// Puts anything as a bundle, beside what there is.
+async fn put(store: &MemoryStore, (first, last): (u64, u64), (noticed, bytes): (u64, Bytes)) {
     let (first, last, digest) = (Sequence::new(first), Sequence::new(last), object::digest(&bytes));
-    let name = BundleName { source: source(), first, last, noticed: 0, digest };
-    assert_eq!(store.put_new(&name.key(), bytes.into()).await.expect("put"), Put::Created);
+    let name = BundleName { source: source(), first, last, noticed, digest };
+    assert_eq!(store.put_new(&name.key(), bytes).await.expect("put"), Put::Created);
 }
 
 /// Whoever may write below `data/` may put a bundle.
@@ -189,6 +200,74 @@ async fn a_bundle_that_lies_hides_nothing_and_shows_nothing() {
     let (catalog, asked) = blank(&world, store.clone(), None).await;
     assert_eq!((catalog.broken.len(), catalog.snapshots.len()), (1, 31));
     assert!(asked < 60, "and what is good of them is not read twice: {asked}");
+}
+
+/// A bundle that brings nothing of what there is: marks of snapshots that are not, each as long as a mark may be.
+fn rubbish(n: u64) -> Bytes {
+    let id = |at: u64| ObjectId::from_bytes((u128::from(n) << 64 | u128::from(at)).to_be_bytes());
+    let names = (0..2).map(|at| keys::mark(&source(), &id(at), MarkKind::Quarantined, &id(at)));
+    let items: Items = names.map(|key| (key.to_string(), vec![7; 60_000])).collect();
+    bundle::encode(items.iter().map(|(name, bytes)| bundle::Item { name, bytes })).into()
+}
+
+/// Whoever may write below `data/` may put as many as there is room for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_full_of_forged_bundles_costs_a_bounded_amount() {
+    const FORGED: u64 = 6000;
+    let (store, world) = history(HISTORY).await;
+    let good = bundles_of(store.as_ref()).await;
+    let truth = truth(&world).await;
+    let look = async || {
+        let (catalog, cost) = blank_for(&world, store.clone(), None).await;
+        assert_eq!(catalog.snapshots, truth);
+        assert!(catalog.mark_faults.is_empty() && catalog.broken.is_empty());
+        cost
+    };
+    let (with, mut kept) = (look().await, Vec::new());
+    for name in &good {
+        kept.push((name.key(), store.get(&name.key()).await.expect("a bundle")));
+        store.delete(&name.key()).await.expect("deleted");
+    }
+    let without = look().await;
+    let again = async || {
+        for name in bundles_of(store.as_ref()).await {
+            store.delete(&name.key()).await.expect("deleted");
+        }
+        for (key, bytes) in &kept {
+            store.put_new(key, bytes.clone()).await.expect("put");
+        }
+    };
+    let bodies = [rubbish(0), rubbish(1)];
+    let (one, few) = (bodies[0].len() as u64, 16);
+    // Of numbers nobody makes one of, and of snapshots that are not: the good ones are found all the same.
+    again().await;
+    for n in 0..FORGED {
+        put(&store, (1, u64::MAX - 1 - n), (0, Bytes::from_static(b"rubbish"))).await;
+    }
+    for n in 100..100 + few {
+        put(&store, (n * 16 + 1, n * 16 + 16), (u64::MAX, bodies[0].clone())).await;
+    }
+    let cost = look().await;
+    assert!(cost.calls() <= with.calls() + FORGED / 1000 + few, "{} of {}", cost.calls(), with.calls());
+    assert!(cost.bytes_received <= with.bytes_received + few * one);
+    // In the place of the good ones, and so many that those are not looked at: what there is is read by itself.
+    let alike = good.iter().flat_map(|name| [0_usize, 1].map(|n| ((name.first.get(), name.last.get()), n)));
+    let above = (0..FORGED).map(|n| ((n * 16 + 4097, n * 16 + 4112), 0)).filter(|((_, last), _)| last % 64 != 0);
+    let cases: [Vec<((u64, u64), usize)>; 3] = [alike.collect(), vec![((1, 1024), 0)], above.collect()];
+    for forged in cases {
+        again().await;
+        for (span, n) in forged {
+            put(&store, span, (0, bodies[n % 2].clone())).await;
+        }
+        let cost = look().await;
+        assert!(cost.calls() <= without.calls() + FORGED / 1000 + few, "{} of {}", cost.calls(), without.calls());
+        assert!(cost.bytes_received <= without.bytes_received + few * one);
+    }
+    // A height that nothing has yet hides no mark either: the next one is made without them.
+    again().await;
+    put(&store, (1, 16), (u64::MAX, bodies[0].clone())).await;
+    bundles::make(&world.vault, &source(), Sequence::new(80)).await.expect("a bundle");
+    assert!(look().await.calls() <= without.calls());
 }
 
 /// Of a thinned history a bundle brings what stands; a prune lets those go that bring nothing that another does not.
