@@ -4,12 +4,13 @@
 //! *Writes*: reads what is appended to the log, and four times a second writes and syncs as much as we put beside it.
 //! *Holds*: the least that any follower must do that loses nothing. A mark keeps the log from being begun anew; at the length
 //! at which we do it the log is copied back under the writer's lock, and the mark moves on. It reads nothing and ships
-//! nothing. *Follows*: both, and reads every frame before it moves on.
+//! nothing, and lets a checkpoint through that waits for its mark, as we do. *Follows*: both, and reads every frame before it
+//! moves on.
 
 use crate::Failed;
 use rusqlite::Connection;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -26,8 +27,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// As ours: from here the log is copied back while somebody commits.
 const COPY_BACK: u64 = 16 << 20;
 const FRAME: u64 = 4096 + 24;
-/// Where the wal-index says how many frames there are.
+/// Where the wal-index says how many frames there are, and how many of them are copied back.
 const FRAMES_AT: u64 = 16;
+const COPIED_AT: u64 = 96;
+/// Where the locks of writers and of checkpoints are in it.
+const WRITERS: u64 = 120;
+const CHECKPOINTS: u64 = 121;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Does {
@@ -163,8 +168,9 @@ struct Holder {
     index: File,
     log: Log,
     reads: bool,
-    /// Frames when the mark was set.
+    /// Frames when the mark was set, and at the last look.
     frames: u64,
+    seen: u64,
 }
 
 impl Holder {
@@ -178,15 +184,49 @@ impl Holder {
         };
         let (marks, writer) = ([open(PATIENCE)?, open(PATIENCE)?], open(Duration::ZERO)?);
         let index = File::open(format!("{}-shm", db.display()))?;
-        let mut holder = Self { marks, at: 0, writer, index, log: Log::of(db), reads, frames: 0 };
+        let mut holder = Self { marks, at: 0, writer, index, log: Log::of(db), reads, frames: 0, seen: 0 };
         holder.mark(0)?;
         Ok(holder)
     }
 
     fn frames(&self) -> Result<u64, Failed> {
+        self.word(FRAMES_AT)
+    }
+
+    fn word(&self, at: u64) -> Result<u64, Failed> {
         let mut word = [0; 4];
-        self.index.read_exact_at(&mut word, FRAMES_AT)?;
+        self.index.read_exact_at(&mut word, at)?;
         Ok(u32::from_ne_bytes(word).into())
+    }
+
+    /// Whether somebody has both locks of a checkpoint that waits, by the kernel's list of locks.
+    fn is_waited_for(&self) -> Result<bool, Failed> {
+        let (locks, file) = (std::fs::read_to_string("/proc/locks")?, format!(":{}", self.index.metadata()?.ino()));
+        let is_taken = |at: u64| {
+            locks.lines().any(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+                [_, "POSIX", _, "WRITE", _, of, first, last] if of.ends_with(&file) => {
+                    let bound = |word: &str| word.parse().unwrap_or(u64::MAX);
+                    (bound(first)..=bound(last)).contains(&at)
+                }
+                _ => false,
+            })
+        };
+        Ok(is_taken(WRITERS) && is_taken(CHECKPOINTS))
+    }
+
+    /// Nobody can commit, and somebody waits for the mark: he copies back up to its end, and then needs every slot.
+    fn make_way(&mut self, frames: u64) -> Result<(), Failed> {
+        if self.frames < frames {
+            return self.move_on();
+        }
+        if self.word(COPIED_AT)? >= frames {
+            self.move_on()?;
+            self.frames = 0;
+            return Ok(());
+        }
+        // It is the very slot of the mark that he waits for.
+        self.marks[self.at].execute_batch("COMMIT")?;
+        self.mark(self.at)
     }
 
     fn mark(&mut self, at: usize) -> Result<(), Failed> {
@@ -211,6 +251,9 @@ impl Holder {
         }
         if self.reads {
             self.log.read_to(frames * FRAME)?;
+        }
+        if std::mem::replace(&mut self.seen, frames) == frames && self.is_waited_for()? {
+            return self.make_way(frames);
         }
         if frames * FRAME < COPY_BACK {
             return Ok(());
