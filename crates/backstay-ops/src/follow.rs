@@ -344,10 +344,16 @@ impl<'v> Follower<'v> {
         self.halves.catcher.hurry_audit();
     }
 
+    /// How soon to look again while something goes on.
+    pub(crate) fn gap(&self) -> Duration {
+        self.halves.catcher.gap()
+    }
+
     /// Reads what was committed, without putting it anywhere yet. Of a thousand databases most are quiet: to see that
     /// takes less than to leave the worker to others meanwhile.
     pub fn catch(&mut self) -> Result<u64, OpsError> {
         if self.halves.is_quiet() {
+            self.halves.catcher.saw_nothing();
             return Ok(0);
         }
         blocking(|| self.halves.look())
@@ -450,7 +456,7 @@ impl<'v> Follower<'v> {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                () = tokio::time::sleep(self.request.limits.look) => ticked.caught += blocking(|| self.halves.look())?,
+                () = tokio::time::sleep(self.halves.catcher.gap()) => ticked.caught += blocking(|| self.halves.look())?,
             }
         }
     }

@@ -4,18 +4,19 @@
 mod world;
 
 use backstay_model::catalog::Target;
-use backstay_model::{ByteLen, Tx};
+use backstay_model::{ByteLen, Clock, Moment, Tx};
 use backstay_ops::disk::OsDisk;
 use backstay_ops::follow::account::Account;
 use backstay_ops::follow::drive::{CONF_EVERY, Drain, Driving, Order, Patience, Told, drive};
 use backstay_ops::follow::{Alarm, Began, FollowRequest, Followed, Follower, Limits, Mode, Pace, Ticked};
 use backstay_sqlite::Step;
 use backstay_store::local::{LocalStore, OpenMode};
+use backstay_store::os::SystemClock;
 use backstay_testkit::fault_store::FaultStore;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use world::{World, integrity_of, rows_of, source};
@@ -183,6 +184,89 @@ async fn trap_13_a_mark_does_not_move_with_each_look_at_a_busy_log() {
     let (frames, all) = copied();
     assert!(all == frames && all > marked, "{frames} {all} {marked}");
     follower.tick().await.expect("tick");
+    drop(follower);
+    app.latest_is_live().await;
+}
+
+/// A clock that stands still, since a moment.
+struct Frozen(i64, AtomicU64);
+
+impl Frozen {
+    fn now() -> Arc<Self> {
+        Arc::new(Self(SystemClock.now().as_millis(), AtomicU64::new(0)))
+    }
+
+    fn pass(&self, millis: u64) {
+        self.1.fetch_add(millis, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Frozen {
+    fn now(&self) -> Moment {
+        Moment::from_millis(self.0 + self.1.load(Ordering::SeqCst).cast_signed()).expect("in range")
+    }
+
+    fn uptime(&self) -> Duration {
+        Duration::from_millis(self.1.load(Ordering::SeqCst))
+    }
+}
+
+/// An application that has committed for more than a second without a pause, and what follows it.
+async fn under_load<'a>(app: &'a mut App, clock: &Arc<Frozen>) -> Follower<'a> {
+    app.world.vault.env.clock = clock.clone();
+    let app = &*app;
+    let mut follower = app.follow(Limits::STANDARD).await;
+    for _ in 0..120 {
+        clock.pass(10);
+        app.insert(60_000);
+        assert_eq!(follower.catch().expect("reads"), 1);
+    }
+    follower
+}
+
+/// Trap 13: under load a look that finds nothing new is one in which the application waits for its own disk. A mark that
+/// moves then would give its next checkpoint something to sync, and that the next such look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_13_under_load_a_mark_stays_until_nobody_commits() {
+    let (mut app, clock) = (App::begin().await, Frozen::now());
+    let other = open(&app.world.db());
+    let copied = || {
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        other.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], row).expect("asked")
+    };
+    let mut follower = under_load(&mut app, &clock).await;
+    let (frames, marked) = copied();
+    assert!(marked < frames, "{marked} of {frames}");
+    clock.pass(10);
+    assert_eq!((follower.catch().expect("looks"), copied()), (0, (frames, marked)));
+    clock.pass(10);
+    follower.catch().expect("looks");
+    assert_eq!(copied(), (frames, frames), "nobody commits any more");
+    follower.tick().await.expect("tick");
+    drop(follower);
+    app.latest_is_live().await;
+}
+
+/// Trap 13: who waits in a checkpoint has the locks for it, and gets past the mark at once, also under load.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn trap_13_under_load_a_checkpoint_that_waits_is_let_through() {
+    let (mut app, clock) = (App::begin().await, Frozen::now());
+    let waiting = open(&app.world.db());
+    waiting.busy_timeout(Duration::from_secs(60)).expect("set");
+    let mut follower = under_load(&mut app, &clock).await;
+    let truncate =
+        move || waiting.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)).expect("asked");
+    std::thread::scope(|scope| {
+        let truncates = scope.spawn(truncate);
+        // No time passes: it is no pause that lets it through.
+        while !truncates.is_finished() {
+            follower.catch().expect("looks");
+        }
+        assert_eq!(truncates.join().expect("ended"), 0);
+    });
+    assert_eq!(follower.position().log_bytes, 0);
+    let ticked = follower.tick().await.expect("tick");
+    assert_eq!((ticked.shipped, ticked.began), (120, None));
     drop(follower);
     app.latest_is_live().await;
 }

@@ -20,6 +20,7 @@ mod aside;
 mod held;
 mod lock;
 mod rest;
+mod waits;
 
 pub use held::Held;
 pub use rest::give_back_memory;

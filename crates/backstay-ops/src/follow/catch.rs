@@ -6,6 +6,7 @@
 use super::MEMORY_MAX;
 use super::audit::{Audit, Audited};
 use super::memory::Standing;
+use super::pace::Hearing;
 use crate::OpsError;
 use crate::disk::At;
 use backstay_format::log::{Part, Record};
@@ -32,6 +33,11 @@ const PREPARED: u64 = 512 << 10;
 const PREPARING_MAX: u32 = 3;
 /// How long the log is left alone when it could not be copied back.
 const COPY_BACK_PAUSE: Duration = Duration::from_millis(250);
+
+/// Between two looks where somebody waits for the next.
+const SOON: Duration = Duration::from_millis(1);
+/// Under load so long without a commit, and nobody is in the middle of something any more.
+const AT_REST: Duration = Duration::from_millis(20);
 
 /// How the application's log is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -116,6 +122,9 @@ pub struct Catcher {
     lost: Option<String>,
     /// Somebody waits for what we hold until everything is durable.
     in_the_way: bool,
+    /// How busy it is, and whether somebody was seen to wait for us in a checkpoint.
+    load: Hearing,
+    is_waited_for: bool,
     /// The last reading found another generation of the log than the one before: whoever goes on after us can prove
     /// nothing of the old one any more.
     crossed: bool,
@@ -149,6 +158,8 @@ impl Catcher {
             limits,
             lost,
             in_the_way: false,
+            load: Hearing::default(),
+            is_waited_for: false,
             crossed: false,
             leave_until,
             audit,
@@ -243,9 +254,16 @@ impl Catcher {
         if self.lost.is_some() || self.tail.rests() {
             return Ok(Looked::Nothing);
         }
-        self.in_the_way = false;
+        (self.in_the_way, self.is_waited_for) = (false, false);
+        let looked = self.look_on(clear)?;
+        self.load.looked(matches!(looked, Looked::Read(count) if count > 0), self.clock.uptime());
+        Ok(looked)
+    }
+
+    fn look_on(&mut self, clear: bool) -> Result<Looked, OpsError> {
         match self.tail.look() {
             Ok(Seen::Nothing) => self.make_way(),
+            Ok(Seen::Behind) if self.keeps_mark(false) => Ok(Looked::Nothing),
             Ok(Seen::InTheWay) if self.limits.mode == Mode::Hold && !clear => {
                 self.in_the_way = true;
                 Ok(Looked::Nothing)
@@ -291,12 +309,39 @@ impl Catcher {
             Err(error) => return self.passes(error).map(|()| Looked::Nothing),
         };
         match self.tail.look() {
-            Ok(Seen::Behind) => match self.read()? {
+            Ok(Seen::Behind) if !self.keeps_mark(count > 0) => match self.read()? {
                 Looked::Read(more) => Ok(Looked::Read(count + more)),
                 Looked::Nothing => Ok(Looked::Read(count)),
             },
             _ => Ok(Looked::Read(count)),
         }
+    }
+
+    /// Whether the mark stays although there is nothing behind what was read. Under load that is a moment in which the
+    /// application waits for its own disk: a mark that moves then gives the checkpoint after its next commit something to
+    /// sync, in which the next such moment comes.
+    fn keeps_mark(&mut self, found: bool) -> bool {
+        if !self.load.is_hushed() || self.tail.log_in_use() < COPY_BACK_IDLE || !found && self.is_at_rest() {
+            return false;
+        }
+        self.is_waited_for = self.tail.is_waited_for();
+        !self.is_waited_for
+    }
+
+    /// Whether a look that finds nothing means that nobody commits.
+    fn is_at_rest(&self) -> bool {
+        !self.load.is_hushed() || self.load.rests_for(AT_REST, self.clock.uptime())
+    }
+
+    /// Between two looks while something goes on.
+    pub fn gap(&self) -> Duration {
+        if self.is_waited_for { SOON.min(self.limits.look) } else { self.limits.look }
+    }
+
+    /// There was nothing to look at.
+    pub fn saw_nothing(&mut self) {
+        self.is_waited_for = false;
+        self.load.looked(false, self.clock.uptime());
     }
 
     /// Gives the number of commits.
@@ -351,8 +396,14 @@ impl Catcher {
 
     /// Whether the log should be copied back by us: the application cannot, while we read behind each commit.
     pub fn is_copying_due(&self, idle: bool) -> bool {
-        let due = if idle { COPY_BACK_IDLE.min(self.limits.wal_limit.get() / 4) } else { self.copying_due_busy() };
+        let due = if idle && self.is_at_rest() {
+            COPY_BACK_IDLE.min(self.limits.wal_limit.get() / 4)
+        } else {
+            self.copying_due_busy()
+        };
         let allowed = self.limits.stays && self.limits.mode != Mode::Watch && self.lost.is_none() && self.tail.holds();
+        // Whoever waits in a checkpoint has the lock, and copies it back.
+        let allowed = allowed && !self.is_waited_for;
         allowed && self.tail.log_in_use() >= due && self.clock.uptime() >= self.leave_until
     }
 
@@ -363,7 +414,8 @@ impl Catcher {
     /// Whether so much waits that it is sealed already while more is read: what must be safe before the log is copied back is
     /// little then.
     pub fn is_much_waiting(&self) -> bool {
-        self.bytes >= (self.copying_due_busy() / 2).min(self.limits.memory.get() / 2)
+        self.is_waited_for && self.bytes > 0
+            || self.bytes >= (self.copying_due_busy() / 2).min(self.limits.memory.get() / 2)
     }
 
     /// Gives up every handle, if it can be gone on from there: all that was read must be durable. `Ok(false)` as long as

@@ -8,6 +8,7 @@ use crate::catalog::Vault;
 use crate::env::blocking;
 use backstay_sqlite::{Pulse, SqliteError};
 use futures::future::BoxFuture;
+use std::time::Duration;
 
 pub enum Followed<'v> {
     /// By its write-ahead log, commit by commit.
@@ -72,6 +73,14 @@ impl<'v> Followed<'v> {
             Self::Log(follower) => follower.is_pressing(),
             // It has an interval of its own.
             Self::Snapshots(_) => true,
+        }
+    }
+
+    /// How soon to look again while something goes on.
+    pub(super) fn gap(&self) -> Duration {
+        match self {
+            Self::Log(follower) => follower.gap(),
+            Self::Snapshots(_) => Duration::MAX,
         }
     }
 

@@ -347,7 +347,12 @@ impl<'s> Member<'s> {
         }
         if self.follower.has_news() && self.is_due(now) {
             match self.follower.tick_in(&self.shared.turns).await {
-                Ok(ticked) => self.put(ticked, now),
+                Ok(ticked) => {
+                    if ticked.caught > 0 {
+                        self.listen(true, self.clock().uptime());
+                    }
+                    self.put(ticked, now);
+                }
                 Err(error) if self.passes(&error) => self.failed(&error),
                 Err(error) => return Err(error),
             }
@@ -593,7 +598,7 @@ impl<'s> Member<'s> {
         } else if stand.unreadable {
             PAUSE
         } else if stand.hearing.is_hushed() {
-            HUSHED_GAP
+            HUSHED_GAP.min(self.follower.gap())
         } else if now < stand.alert_until {
             LOOK_GAP
         } else if self.follower.has_news() {

@@ -149,6 +149,11 @@ impl Hearing {
     pub fn is_hushed(&self) -> bool {
         self.is_hushed
     }
+
+    /// Whether there was nothing for so long.
+    pub fn rests_for(&self, rest: Duration, now: Duration) -> bool {
+        self.busy.is_none_or(|(_, last)| now.saturating_sub(last) >= rest)
+    }
 }
 
 #[cfg(test)]
