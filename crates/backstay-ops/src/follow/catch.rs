@@ -251,10 +251,11 @@ impl Catcher {
     /// Looks whether something was committed or we are in the way, and reads on then. `clear`: all that was read
     /// is durable.
     pub fn look(&mut self, clear: bool) -> Result<Looked, OpsError> {
+        self.is_waited_for = false;
         if self.lost.is_some() || self.tail.rests() {
             return Ok(Looked::Nothing);
         }
-        (self.in_the_way, self.is_waited_for) = (false, false);
+        self.in_the_way = false;
         let looked = self.look_on(clear)?;
         self.load.looked(matches!(looked, Looked::Read(count) if count > 0), self.clock.uptime());
         Ok(looked)
