@@ -1,9 +1,9 @@
 //! Bundles: what a host that has read nothing yet would ask for one by one, in one object.
 //!
 //! A backup makes one after every sixteenth snapshot, of what it has just read and verified; a list and whatever else goes
-//! by memory reads them where much is unknown; a prune deletes those that are of no more use. Nothing is decided by a bundle:
-//! listings say what exists, and each front and mark in it is verified like any other. Without any of them, or with all of
-//! them damaged, the same is shown for more requests.
+//! by memory reads them where much is unknown; a copy takes those along in which all was signed; a prune deletes those that
+//! are of no more use. Nothing is decided by a bundle: listings say what exists, and each front and mark in it is verified
+//! like any other. Without any of them, or with all of them damaged, the same is shown for more requests.
 //!
 //! A crash leaves a bundle or none. Two hosts that make one of the same snapshots leave two, of which a prune lets one stay.
 
@@ -111,6 +111,29 @@ pub(crate) async fn idle(
     Ok(idle.map(|(of, _)| (of.name.key(), of.len)).collect())
 }
 
+/// The bundles of a repository that a copy of it lacks, of snapshots that it has.
+pub(crate) async fn lacking(
+    (repo, copy): (&Repository, &Repository),
+    source: &SourceName,
+) -> Result<Vec<BundleEntry>, OpsError> {
+    let of_use = of_use(sound(repo, source).await?);
+    let there = sound(copy, source).await?;
+    let has =
+        |of: &BundleEntry| there.iter().any(|has| has.name.first <= of.name.first && of.name.last <= has.name.last);
+    let mut lacking: Vec<BundleEntry> = of_use.into_iter().filter(|of| !has(of)).collect();
+    if !lacking.is_empty() {
+        let stands = copy.list_newest(source, None).await?;
+        lacking.retain(|of| stands.newest().any(|name| of.name.spans(name.sequence)));
+    }
+    Ok(lacking)
+}
+
+/// Those that no other one has whole.
+fn of_use(there: Vec<BundleEntry>) -> Vec<BundleEntry> {
+    let spans: Vec<_> = there.iter().map(|of| (of.name.first, of.name.last)).collect();
+    there.into_iter().zip(covered(&spans)).filter(|(_, covered)| !*covered).map(|(of, _)| of).collect()
+}
+
 /// Bundles as they are read for what a memory does not know.
 pub(crate) struct Unpacking<'a> {
     repo: &'a Repository,
@@ -182,8 +205,6 @@ impl<'a> Unpacking<'a> {
 
     /// A store that does not give them says so when it is asked for what they are to bring.
     async fn listed(&self) -> Vec<BundleEntry> {
-        let there = sound(self.repo, self.source).await.unwrap_or_default();
-        let spans: Vec<_> = there.iter().map(|of| (of.name.first, of.name.last)).collect();
-        there.into_iter().zip(covered(&spans)).filter(|(_, covered)| !*covered).map(|(of, _)| of).collect()
+        of_use(sound(self.repo, self.source).await.unwrap_or_default())
     }
 }

@@ -12,6 +12,7 @@ use backstay_model::{ObjectId, Sequence, Verdict};
 use backstay_ops::bundles;
 use backstay_ops::catalog::{Catalog, Vault};
 use backstay_ops::check::Depth;
+use backstay_ops::copy::{Act, CopyReport, CopyRequest, Destination, Reread, copy};
 use backstay_ops::disk::OsDisk;
 use backstay_ops::retain::{self, SourceRules};
 use backstay_ops::scrub::{ScrubRequest, scrub};
@@ -22,12 +23,14 @@ use backstay_store::meter::{Meter, Reading};
 use backstay_store::remember::Remembered;
 use backstay_store::repo::{Chain, Repository, Signing};
 use backstay_store::{Key, Put, Store};
-use backstay_testkit::effects::Effects;
+use backstay_testkit::effects::{Effects, stop_at_every_effect};
+use backstay_testkit::fault_store::FaultStore;
 use backstay_testkit::role_store::{self, RoleStore};
 use bytes::Bytes;
 use jiff::tz::TimeZone;
 use rig::{Ended, Making, Process, Run, crash_anything};
 use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use world::{World, env, source};
 
@@ -268,6 +271,90 @@ async fn a_store_full_of_forged_bundles_costs_a_bounded_amount() {
     put(&store, (1, 16), (u64::MAX, bodies[0].clone())).await;
     bundles::make(&world.vault, &source(), Sequence::new(80)).await.expect("a bundle");
     assert!(look().await.calls() <= without.calls());
+}
+
+/// Copies a repository into an empty store.
+async fn copied(world: &World, last: u32) -> Arc<MemoryStore> {
+    let to = Arc::new(MemoryStore::new());
+    copy_to(world, to.clone(), (last, Act::Copy)).await;
+    to
+}
+
+async fn copy_to(world: &World, to: Arc<dyn Store>, (last, act): (u32, Act)) -> CopyReport {
+    let report = try_copy(world, to, (last, act)).await.expect("a copy");
+    assert_eq!((report.verdict, report.problems.len()), (Verdict::Pass, 0), "{report:?}");
+    report
+}
+
+async fn try_copy(world: &World, store: Arc<dyn Store>, (last, act): (u32, Act)) -> Result<CopyReport, OpsError> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let destination = Destination { store, state_root: folder.path().to_owned() };
+    let policy = RetentionPolicy { last, ..Default::default() };
+    let (reread, zone, in_flight) = (Reread::Nothing, TimeZone::UTC, NonZeroU32::MIN);
+    copy(&world.vault, &destination, &CopyRequest { act, reread, policy, zone, in_flight }).await
+}
+
+/// A copy takes along the bundles that it can use.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blank_host_reads_a_copy_in_few_requests() {
+    let (_, world) = history(HISTORY).await;
+    let to = copied(&world, 0).await;
+    assert_eq!(spans(&bundles_of(to.as_ref()).await), [(65, 80), (1, 64)], "the others are in the larger");
+    let (catalog, asked) = blank(&world, to.clone(), None).await;
+    assert_eq!(catalog.snapshots, truth(&world).await);
+    assert!(asked <= 16, "{asked} requests");
+    assert_eq!(copy_to(&world, to.clone(), (0, Act::Copy)).await.objects, 0, "nothing is put twice");
+    let to = copied(&world, 10).await;
+    assert_eq!(spans(&bundles_of(to.as_ref()).await), [(65, 80)], "nothing stands there of the others");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_takes_no_bundle_along_in_which_anything_was_not_signed() {
+    let (store, world) = history(17).await;
+    let good = items(store.as_ref(), &bundles_of(store.as_ref()).await[0]).await;
+    let (mark, front) = (good.keys().next().expect("a mark"), good.keys().next_back().expect("a front"));
+    assert!(mark.starts_with("ctl/mark/") && front.starts_with("data/shop/snap/"), "{mark} {front}");
+    let with = |name: &str, bytes: Vec<u8>| {
+        let mut items = good.clone();
+        items.insert(name.to_owned(), bytes);
+        items
+    };
+    let longer = [good[front].as_slice(), &[0; 10_000]].concat();
+    let forged = [
+        ("more behind a front", (1, 16), with(front, longer)),
+        ("rubbish for a mark", (1, 16), with(mark, b"rubbish".to_vec())),
+        ("something else", (1, 16), with("data/shop/pack/07070707070707070707070707070707", b"rubbish".to_vec())),
+        ("fronts of other numbers", (17, 32), good.clone()),
+    ];
+    for (what, span, items) in forged {
+        forge(&store, span, &items).await;
+        let to = copied(&world, 0).await;
+        assert_eq!(bundles_of(to.as_ref()).await, [], "{what}");
+        assert_eq!(copy_to(&world, to.clone(), (0, Act::Compare)).await.lacking, 0, "nobody misses it");
+    }
+    forge(&store, (1, 16), &good).await;
+    assert_eq!(bundles_of(copied(&world, 0).await.as_ref()).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copying_of_bundles_stopped_anywhere() {
+    let (_, world) = history(17).await;
+    let before = copied(&world, 0).await;
+    let bundle = bundles_of(before.as_ref()).await.remove(0).key();
+    before.delete(&bundle).await.expect("deleted");
+    let truth = truth(&world).await;
+    let sweep = stop_at_every_effect("copying a bundle", 500, async |effects: Effects| {
+        let to = Arc::new(before.fork());
+        let stopping = Arc::new(FaultStore::new(to.clone()).with_effects(effects.clone()));
+        let done = try_copy(&world, stopping, (0, Act::Copy)).await;
+        assert!(done.is_ok() || effects.stopped().is_some(), "{done:?}");
+        assert_eq!(blank(&world, to.clone(), None).await.0.snapshots, truth);
+        copy_to(&world, to.clone(), (0, Act::Copy)).await;
+        let there: Vec<Key> = bundles_of(to.as_ref()).await.iter().map(BundleName::key).collect();
+        assert!(there.len() == 1 && there[0] == bundle, "{there:?}");
+    })
+    .await;
+    sweep.assert_stopped_at(&["store list", "store put, not applied", "store put, applied"]);
 }
 
 /// Of a thinned history a bundle brings what stands; a prune lets those go that bring nothing that another does not.

@@ -3,6 +3,7 @@
 use super::gather::SourceSides;
 use super::logs::Streams;
 use super::{Act, CopyRequest, Destination, Reread, SourceCopy, finding};
+use crate::bundles;
 use crate::catalog::{Catalog, Vault};
 use crate::check::Problem;
 use crate::{Event, OpsError, State, verified};
@@ -128,6 +129,7 @@ impl<'a> Run<'a> {
         }
         self.logs(copy, &sides.catalog, &source).await?;
         self.marks(copy, &sides.catalog, &source).await?;
+        self.bundles(copy, &source).await?;
         self.vault.env.tell(Event::Ended);
         let had = sides.there.as_ref().map_or(0, |there| there.snapshots.len());
         let missing = sides.plan.missing.len() - copied;
@@ -323,6 +325,20 @@ impl<'a> Run<'a> {
                     self.small(&key, bytes).await?;
                 }
                 Err(error) => self.found(&key, error, Vec::new()).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What spares a host requests that has never been at the copy. One that cannot be had is nobody's loss.
+    async fn bundles(&mut self, copy: &Repository, source: &SourceName) -> Result<(), OpsError> {
+        if self.request.act == Act::Compare {
+            return Ok(());
+        }
+        for of in bundles::lacking((&self.vault.repo, copy), source).await? {
+            self.vault.env.cancel.check()?;
+            if let Ok(bytes) = self.vault.repo.verified_bundle(&of).await {
+                self.put_slot(&of.name.key(), bytes).await?;
             }
         }
         Ok(())

@@ -3,11 +3,12 @@
 //! A bundle vouches for nothing and nothing is decided by it. Listings alone say what exists; what a bundle brings of that is
 //! verified as if it had been read under its own name, and what it does not bring is asked for.
 
+use super::marks::side_by_side;
 use super::{RepoError, Repository};
 use crate::keys::{self, BundleName, Place};
 use crate::remember::Remembered;
 use crate::seam::Key;
-use backstay_format::{bundle, layout, object};
+use backstay_format::{Header, bundle, layout, object};
 use backstay_model::{Moment, Sequence, SourceName};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -67,14 +68,7 @@ impl Repository {
         is_wanted: impl Fn(&Key) -> bool,
         into: &Remembered,
     ) -> Result<(), RepoError> {
-        if entry.len > layout::BUNDLE_MAX as u64 {
-            return Ok(());
-        }
-        let key = entry.name.key();
-        let bytes = self.store().get_range(&key, 0..entry.len).await?;
-        if object::digest(&bytes) != entry.name.digest {
-            return Err(RepoError::misplaced(&key, "its bytes are not those its name says"));
-        }
+        let (key, bytes) = self.bundle(entry).await?;
         for item in bundle::parse(&bytes).map_err(|error| RepoError::damaged(&key, error))? {
             let Ok(of) = Key::parse(item.name) else { continue };
             let is_of_source = match Place::of(&of) {
@@ -88,6 +82,42 @@ impl Repository {
             }
         }
         Ok(())
+    }
+
+    /// A bundle for whoever hands it on as it is: refused unless all that is in it is what was signed under its name.
+    pub async fn verified_bundle(&self, entry: &BundleEntry) -> Result<Bytes, RepoError> {
+        let (key, bytes) = self.bundle(entry).await?;
+        let items = bundle::parse(&bytes).map_err(|error| RepoError::damaged(&key, error))?;
+        let verified = side_by_side(items, |item| self.verify_item(&key, entry, item));
+        verified.into_iter().collect::<Result<(), _>>().map(|()| bytes)
+    }
+
+    fn verify_item(&self, key: &Key, of: &BundleEntry, item: bundle::Item<'_>) -> Result<(), RepoError> {
+        let wrong = || RepoError::misplaced(key, "it holds something else than fronts and marks of its snapshots");
+        let name = Key::parse(item.name).map_err(|_| wrong())?;
+        match Place::of(&name) {
+            Place::Snapshot(snapshot) if snapshot.source == of.name.source && of.name.spans(snapshot.sequence) => {
+                let front = Header::parse(item.bytes).map_err(|error| RepoError::damaged(&name, error))?;
+                self.parse_front(&snapshot, item.bytes)?;
+                if front.front_len() == item.bytes.len() { Ok(()) } else { Err(wrong()) }
+            }
+            Place::Mark(source, mark) if source == of.name.source => {
+                self.parse_mark(&source, (&name, &Bytes::copy_from_slice(item.bytes)), mark).map(drop)
+            }
+            _ => Err(wrong()),
+        }
+    }
+
+    async fn bundle(&self, entry: &BundleEntry) -> Result<(Key, Bytes), RepoError> {
+        let key = entry.name.key();
+        if entry.len > layout::BUNDLE_MAX as u64 {
+            return Err(RepoError::misplaced(&key, "it is longer than a bundle may be"));
+        }
+        let bytes = self.store().get_range(&key, 0..entry.len).await?;
+        if object::digest(&bytes) != entry.name.digest {
+            return Err(RepoError::misplaced(&key, "its bytes are not those its name says"));
+        }
+        Ok((key, bytes))
     }
 
     /// Puts a bundle. The same one made twice is one object.

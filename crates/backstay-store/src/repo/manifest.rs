@@ -353,7 +353,7 @@ impl Repository {
         Ok(self.store().get_range(&key, 0..wanted.min(len)).await?)
     }
 
-    fn parse_front(&self, name: &SnapshotName, bytes: &[u8]) -> Result<ManifestFront, RepoError> {
+    pub(super) fn parse_front(&self, name: &SnapshotName, bytes: &[u8]) -> Result<ManifestFront, RepoError> {
         let front = Front::parse(bytes).map_err(|e| RepoError::damaged(&name.key(), e))?;
         self.verify_manifest_front(name, &front)
     }
