@@ -242,6 +242,9 @@ impl<'v> Halves<'v> {
 
     /// Takes what was sealed meanwhile; `waits` until it is.
     fn take_sealed(&mut self, waits: bool) {
+        if waits && !self.shipper.is_free() {
+            self.catcher.reach(Step::Handed);
+        }
         match self.shipper.take_sealed(waits) {
             Some(Ok(Err(_))) => self.alarm = Some(Alarm::SpoolRefused),
             Some(Err(_)) => {

@@ -144,6 +144,37 @@ async fn more_is_read_while_what_was_read_is_sealed() {
     app.latest_is_live().await;
 }
 
+/// What was handed over in the same look is waited for before nobody can commit, not while nobody can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_sealed_is_waited_for_before_writers_have_to_wait() {
+    let gate = Arc::new(Gate::default());
+    let app = App::begin(Arc::new(Gated(gate.clone(), Arc::default()))).await;
+    let spool = app.world.vault.state.dir().join("shop/spool");
+    let (handed, found) = (AtomicU32::new(0), Arc::new(Mutex::new(Vec::new())));
+    let (theirs, seen) = (gate.clone(), found.clone());
+    let steps = move |step| {
+        // The first time it is handed over, the second time it is waited for.
+        if step == Step::Handed && handed.fetch_add(1, Ordering::SeqCst) == 1 {
+            theirs.shut(false);
+        }
+        if step == Step::Locked {
+            let files = std::fs::read_dir(&spool).into_iter().flatten().flatten();
+            let bytes: u64 = files.map(|file| file.metadata().expect("a file").len()).sum();
+            seen.lock().expect("alone").push(bytes);
+            theirs.shut(false);
+        }
+    };
+    let mut follower = Follower::start(&app.world.vault, app.request(steps)).await.expect("follow");
+    gate.shut(true);
+    app.insert(9 * MIB);
+    assert_eq!(follower.catch().expect("read"), 1);
+    let found = found.lock().expect("alone").clone();
+    assert!(found.len() == 1 && found[0] > 9 * MIB, "{found:?}");
+    follower.tick().await.expect("tick");
+    drop(follower);
+    app.latest_is_live().await;
+}
+
 /// One note is for all objects that are sealed by then: whichever of them is the last that the store has, the next run goes
 /// on behind it, also when the power went and took the spool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
