@@ -190,6 +190,9 @@ pub struct Log {
     /// Of these sources the log goes on elsewhere than that of all others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leaves: Vec<Leaves>,
+    /// Others may write where it goes on: in this stream, or in the one that `next` names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 /// A source whose log leaves those it shared a stream with.
@@ -217,7 +220,12 @@ impl Log {
     /// Of the object that ends a stream.
     pub fn end_of(stream: StreamId, onward: Onward) -> Self {
         let leaves = onward.leaves.into_iter().map(|(source, next)| Leaves { source, next }).collect();
-        Self { stream, spans: Vec::new(), next: onward.next, leaves }
+        Self { stream, spans: Vec::new(), next: onward.next, leaves, shared: false }
+    }
+
+    /// The same of one that leads into a stream of several.
+    pub fn boards(stream: StreamId, next: StreamId) -> Self {
+        Self { shared: true, ..Self::end_of(stream, next.into()) }
     }
 
     /// Whether it ends the stream for others, and the log of this source goes on with those that stay.

@@ -18,6 +18,7 @@ mod audit;
 mod begin;
 mod catch;
 pub mod drive;
+mod ends;
 mod followed;
 mod hours;
 mod member;
@@ -564,7 +565,7 @@ impl<'v> Follower<'v> {
     async fn follow_others(&mut self, turns: &Turns) -> Result<Option<(Began, Halves<'v>)>, OpsError> {
         self.halves.hours.stop().await;
         // Should no answer come, it is known again.
-        let next = *self.next.get_or_insert_with(|| resume::fresh(self.vault));
+        let next = *self.next.get_or_insert_with(|| ends::fresh(self.vault));
         let begun = resume::go_on(self.vault, &self.request, (turns, next)).await?;
         self.next = None;
         Ok(begun)

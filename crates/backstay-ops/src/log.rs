@@ -280,6 +280,7 @@ pub async fn tip(repo: &Repository, source: &SourceName, fronts: &[ManifestFront
         let Some(mut last) = found else { continue };
         tip.free = Chain::after(end, last.digest).ok_or(backstay_model::backup::Exhausted)?;
         let (next, stay) = (last.facts.onward().of(source), last.facts.is_left_by_others(source));
+        let is_shared = last.facts.shared;
         if next.is_some()
             && let Some(before) = end.get().checked_sub(1).filter(|n| *n > 0).map(Sequence::new)
             && let Some(found) = last_with_commits(repo, (&tip.stream, before), &mut tip.fault).await?
@@ -296,10 +297,10 @@ pub async fn tip(repo: &Repository, source: &SourceName, fronts: &[ManifestFront
             tip.time = span.to;
         }
         let Some(next) = next else {
-            tip.is_shared |= !last.facts.spans.iter().all(|span| is_own(&span));
+            tip.is_shared |= is_shared || !last.facts.spans.iter().all(|span| is_own(&span));
             break;
         };
-        (tip.stream, tip.is_shared) = (next, stay);
+        (tip.stream, tip.is_shared) = (next, stay || is_shared);
     }
     if is_behind || tip.fault.is_some() {
         let reach = reach(repo, front, following).await?;

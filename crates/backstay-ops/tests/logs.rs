@@ -529,7 +529,8 @@ async fn a_log_that_leaves_out_a_commit_is_not_intact() {
 /// one commit.
 async fn forge(process: &Process, (stream, slot, front): (StreamId, Sequence, &LogFront), span: Span) {
     let (tx, time) = (span.first, span.from);
-    let (vault, facts) = (&process.vault, Log { stream, spans: vec![span], next: None, leaves: Vec::new() });
+    let (vault, facts) =
+        (&process.vault, Log { stream, spans: vec![span], next: None, leaves: Vec::new(), shared: false });
     let sealer = vault.repo.sealer(vault.env.random.as_ref());
     let signer = vault.signer(Role::Writer).expect("a writer");
     let with = LogSigning { signer, sealer: &sealer, random: vault.env.random.as_ref() };

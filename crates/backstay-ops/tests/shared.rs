@@ -78,7 +78,7 @@ async fn put_of_the_other(vault: &Vault, stream: StreamId) {
     let page_size = PageSize::try_from(4096).expect("a size");
     let (part, digest, pages) = (Part::Whole, Digest::ZERO, Vec::new());
     let record = Record { span: 0, part, page_size, page_count: 1, tx, time, digest, pages };
-    put(vault, Log { stream, spans: vec![span], next: None, leaves: Vec::new() }, &[record]).await;
+    put(vault, Log { stream, spans: vec![span], next: None, leaves: Vec::new(), shared: false }, &[record]).await;
 }
 
 /// A source is taken over by itself. Where the others go on.

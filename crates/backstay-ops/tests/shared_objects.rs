@@ -217,7 +217,8 @@ async fn tick((main, apart): (&World, &World), stream: StreamId, lines: &mut [Li
         all.append(&mut records);
         images.extend(own);
     }
-    let after = put(&main.vault, &Log { stream, spans, next: None, leaves: Vec::new() }, &all, &images).await;
+    let after =
+        put(&main.vault, &Log { stream, spans, next: None, leaves: Vec::new(), shared: false }, &all, &images).await;
     who.iter().for_each(|(line, _)| lines[*line].after = after);
 }
 

@@ -40,7 +40,7 @@ const TYPES: [(&str, Check); 11] = [
     ("Lease", again::<Lease>),
 ];
 
-const OPTIONAL: [(&str, &str); 11] = [
+const OPTIONAL: [(&str, &str); 12] = [
     ("Conf", "older"),
     ("Conf", "recipients"),
     ("Branch", "parent"),
@@ -50,6 +50,7 @@ const OPTIONAL: [(&str, &str); 11] = [
     ("SealedManifest", "opening"),
     ("Log", "next"),
     ("Log", "leaves"),
+    ("Log", "shared"),
     ("RollUp", "generation"),
     ("Mark", "releases"),
 ];

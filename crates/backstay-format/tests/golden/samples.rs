@@ -130,7 +130,7 @@ pub fn log_facts() -> Log {
         to: moment(1),
         unfinished: true,
     };
-    Log { stream: StreamId::from_bytes([0x1e; 16]), spans: vec![span], next: None, leaves: Vec::new() }
+    Log { stream: StreamId::from_bytes([0x1e; 16]), spans: vec![span], next: None, leaves: Vec::new(), shared: false }
 }
 
 /// The end of a stream that a source leaves by itself.

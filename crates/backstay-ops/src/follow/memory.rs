@@ -2,17 +2,20 @@
 //!
 //! No object is put before it is written down here, and synced: the next run looks into the store which of them are there,
 //! and stands behind the last. One writing is for all that are sealed by then. Objects in the spool bring their place with
-//! them. Worth less than the log: when it cannot be written, or is deleted, the next run begins with a snapshot.
+//! them. Of a source that shares a stream with others it says besides where it goes on by itself. Worth less than the log: when it cannot be written, or is deleted, the next run begins with a snapshot.
 
+use super::ends;
 use super::spool::Spool;
 use crate::OpsError;
 use crate::catalog::Vault;
 use crate::state::Identity;
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{After, FingerprintFacts, Log};
+use backstay_format::object::Front;
+use backstay_model::backup::Exhausted;
 use backstay_model::{BranchNo, Digest, Moment, ObjectId, Sequence, SourceName, StreamId, Tx};
 use backstay_sqlite::LogCursor;
-use backstay_store::repo::{LogFront, RepoError};
+use backstay_store::repo::{Chain, LogFront, RepoError};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "follow.json";
@@ -57,27 +60,68 @@ pub struct Durable {
     pub is_ended: bool,
 }
 
+/// What is found in the slot behind.
+enum Found {
+    /// Commits of others, or an end that leads elsewhere: it was gone past.
+    Passed,
+    /// Something of the source that nobody here knows of, or its end.
+    Unknown,
+}
+
 impl Durable {
-    /// Goes past an object that has nothing of the source; false if it has, or ends the stream for it. An end that leads
-    /// it to `ours` is our own, of which no answer came.
-    fn pass(&mut self, (source, ours): (&SourceName, StreamId), front: &LogFront) -> bool {
-        let Log { spans, next, .. } = &front.facts;
-        self.is_ended = front.facts.onward().of(source) == Some(ours);
-        if self.is_ended {
-            return true;
-        }
-        match next {
-            Some(next) if front.facts.is_left_by_others(source) => {
-                (self.stream, self.sequence, self.digest) = (*next, Sequence::new(0), Digest::ZERO);
-            }
-            None if !spans.is_empty() && spans.iter().all(|span| span.source != *source) => {
-                (self.sequence, self.digest) = (front.name.last, front.digest);
-            }
-            _ => return false,
-        }
-        self.is_shared = true;
-        true
+    fn go_to(&mut self, (stream, slots, digest): (StreamId, Sequence, Digest), is_shared: bool) -> Found {
+        (self.stream, self.sequence, self.digest, self.is_shared) = (stream, slots, digest, is_shared);
+        Found::Passed
     }
+
+    /// Goes past an object that has nothing of the source, and where its own ends lead. An end that leads it to `ours` is our
+    /// own, of which no answer came.
+    fn pass(&mut self, (source, ours): (&SourceName, StreamId), aboard: Option<&Aboard>, front: &LogFront) -> Found {
+        let facts = &front.facts;
+        let Some(next) = facts.onward().of(source) else {
+            let is_of_others = !facts.spans.is_empty() && facts.spans.iter().all(|span| span.source != *source);
+            return match is_of_others {
+                true => self.go_to((self.stream, front.name.last, front.digest), true),
+                false => Found::Unknown,
+            };
+        };
+        if next == ours {
+            self.is_ended = true;
+            return Found::Passed;
+        }
+        if let Some(Aboard { own, .. }) = aboard.filter(|aboard| aboard.own == next) {
+            return self.go_to((*own, Sequence::new(0), Digest::ZERO), false);
+        }
+        if let Some(boards) = aboard.and_then(|aboard| aboard.boards).filter(|boards| boards.stream == next) {
+            return self.go_to((next, boards.slots, boards.previous), true);
+        }
+        match facts.is_left_by_others(source) {
+            true => self.go_to((next, Sequence::new(0), Digest::ZERO), true),
+            false => Found::Unknown,
+        }
+    }
+
+    fn free(&self) -> Option<Chain> {
+        Chain::after(self.sequence, self.digest)
+    }
+}
+
+/// How a source shares a stream with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aboard {
+    /// Where it goes on when it leaves them. What could not wait lies in the spool for that stream.
+    pub own: StreamId,
+    /// Until it is known to have come to them: where the stream it has had so far ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boards: Option<Boards>,
+}
+
+/// A place in a stream of several, behind which spans of one more may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boards {
+    pub stream: StreamId,
+    pub slots: Sequence,
+    pub previous: Digest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +143,9 @@ pub struct Memory {
     /// What is put into the slots after those, in their order.
     #[serde(default)]
     pub putting: Vec<Pending>,
+    /// Present while others write into the stream, or are about to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aboard: Option<Aboard>,
 }
 
 impl Memory {
@@ -117,6 +164,7 @@ impl Memory {
             after,
             standing: None,
             putting: Vec::new(),
+            aboard: None,
         }
     }
 
@@ -146,37 +194,60 @@ impl Memory {
         let (stream, sequence, digest) = (self.stream, Sequence::new(self.slots), self.previous);
         // Whoever put nothing into its stream leaves its own beginning to the next.
         let after = if self.slots > self.before { After::Log { stream, sequence, digest } } else { self.after };
-        let mut at = Durable { stream, sequence, digest, standing, after, is_shared: false, is_ended: false };
+        let is_shared = self.aboard.is_some_and(|aboard| aboard.boards.is_none());
+        let mut at = Durable { stream, sequence, digest, standing, after, is_shared, is_ended: false };
         for _ in 0..STEPS_MAX {
-            let next = Sequence::new(at.sequence.get().saturating_add(1));
+            let free = at.free().ok_or(Exhausted)?;
             // What was made to follow something else follows nothing any more.
-            let spooled = spool.read(&at.stream, next).filter(|_| !at.is_shared);
-            let pending = self.putting_behind(at.sequence).filter(|_| at.stream == self.stream && !at.is_shared);
-            let found = match vault.repo.log_front(&at.stream, next).await {
+            let spooled = spool
+                .read(&at.stream, free.sequence)
+                .filter(|(_, bytes)| place_of(bytes, source) == Some((at.digest, at.after)));
+            let found = match vault.repo.log_front(&at.stream, free.sequence).await {
                 Err(error) if error.is_outage() => return Err(error.into()),
                 found => found.ok(),
             };
             let (digest, standing) = match (found, spooled) {
-                (Some(None), Some((known, bytes))) => match vault.repo.put_log(&at.stream, next, bytes).await {
-                    Ok(()) => (known.digest, known.standing),
-                    Err(RepoError::LostRace { .. }) => return Ok(None),
-                    Err(error) => return Err(error.into()),
+                (Some(None), Some((known, bytes))) => {
+                    match vault.repo.put_log(&at.stream, free.sequence, bytes).await {
+                        Ok(()) => (known.digest, known.standing),
+                        // It is looked at again.
+                        Err(RepoError::LostRace { .. }) => continue,
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                (Some(None), None) => match self.own_behind((source, &spool), &at) {
+                    Some(own) => {
+                        let onward = ends::onward(vault, source, own, at.is_shared);
+                        match ends::close(vault, at.stream, free, onward).await {
+                            Ok(()) | Err(RepoError::LostRace { .. }) => continue,
+                            Err(error) => return Err(error.into()),
+                        }
+                    }
+                    // Whether more follows shows when the slot after it is taken.
+                    None => return Ok(Some(at)),
                 },
-                // Whether more follows shows when the slot after it is taken.
-                (Some(None), None) => return Ok(Some(at)),
                 (Some(Some(front)), Some((known, _))) if known.digest == front.digest => (known.digest, known.standing),
-                (Some(Some(front)), _) => match pending.filter(|pending| pending.digest == front.digest) {
+                (Some(Some(front)), _) => match self.putting.iter().find(|pending| pending.digest == front.digest) {
                     Some(pending) => (pending.digest, pending.standing.clone()),
-                    None if !at.pass((source, ours), &front) => return Ok(None),
-                    None if at.is_ended => return Ok(Some(at)),
-                    None => continue,
+                    None => match at.pass((source, ours), self.aboard.as_ref(), &front) {
+                        Found::Unknown => return Ok(None),
+                        Found::Passed if at.is_ended => return Ok(Some(at)),
+                        Found::Passed => continue,
+                    },
                 },
                 (None, _) => return Ok(None),
             };
-            let after = After::Log { stream: at.stream, sequence: next, digest };
-            at = Durable { sequence: next, digest, standing, after, ..at };
+            let after = After::Log { stream: at.stream, sequence: free.sequence, digest };
+            at = Durable { sequence: free.sequence, digest, standing, after, ..at };
         }
         Ok(None)
+    }
+
+    /// Its own stream, if something waits for it in the spool that comes right after this.
+    fn own_behind(&self, (source, spool): (&SourceName, &Spool), at: &Durable) -> Option<StreamId> {
+        let own = self.aboard.map(|aboard| aboard.own).filter(|own| *own != at.stream)?;
+        let (_, bytes) = spool.read(&own, Sequence::FIRST)?;
+        (place_of(&bytes, source)? == (Digest::ZERO, at.after)).then_some(own)
     }
 
     /// What this says is put behind a slot.
@@ -184,4 +255,12 @@ impl Memory {
         let behind = slot.get().checked_sub(self.slots)?;
         self.putting.get(usize::try_from(behind).ok()?)
     }
+}
+
+/// What an object follows in its stream, and what the span of a source in it comes after.
+fn place_of(bytes: &[u8], source: &SourceName) -> Option<(Digest, After)> {
+    let front = Front::parse(bytes).ok()?;
+    let facts = Log::parse(front.facts).ok()?;
+    let span = facts.spans.iter().find(|span| span.source == *source)?;
+    Some((front.header.signed?.previous, span.after))
 }

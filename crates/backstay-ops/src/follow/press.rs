@@ -218,7 +218,7 @@ impl Bench {
         };
         head.used = last.tx;
         let since = first.time;
-        let facts = Log { stream, spans: vec![span], next: None, leaves: Vec::new() };
+        let facts = Log { stream, spans: vec![span], next: None, leaves: Vec::new(), shared: false };
         let random = self.vault.env.random.as_ref();
         let with = LogSigning { signer: self.vault.signer(Role::Writer)?, sealer: &self.sealer, random };
         let chain = Chain { sequence, previous };

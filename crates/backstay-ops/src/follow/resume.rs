@@ -6,6 +6,7 @@
 
 use super::audit::Audit;
 use super::catch::Catcher;
+use super::ends::{close, fresh, onward};
 use super::hours::{self, Hours};
 use super::memory::{Durable, Memory, Standing};
 use super::ship::Shipper;
@@ -16,11 +17,11 @@ use crate::backup::gather;
 use crate::catalog::Vault;
 use crate::env::blocking;
 use crate::log::{self, LogTip};
-use backstay_format::facts::{After, Log};
+use backstay_format::facts::After;
 use backstay_model::backup::Exhausted;
-use backstay_model::{Onward, Sequence, SourceName, StreamId, seams};
+use backstay_model::{Sequence, SourceName, StreamId};
 use backstay_sqlite::{SqliteError, Step, Tail};
-use backstay_store::repo::{Chain, LogDraft, LogSigning, ManifestFront, RepoError};
+use backstay_store::repo::{Chain, ManifestFront, RepoError};
 
 /// How often a lost race for a stream's end is run again.
 const ATTEMPTS: u32 = 4;
@@ -69,10 +70,6 @@ async fn anew<'v>(
     let place = Anew { stream, sequence: Sequence::FIRST, previous: None, tip, reason };
     let (began, catcher, shipper, hours) = begin_anew(vault, request, tail, place).await?;
     Ok((began, Halves::new(catcher, shipper, hours)))
-}
-
-pub fn fresh(vault: &Vault) -> StreamId {
-    StreamId::from_bytes(seams::fresh(vault.env.random.as_ref()))
 }
 
 struct Resumed {
@@ -179,25 +176,6 @@ async fn take_over(
         }
     }
     Ok(None)
-}
-
-/// Where a stream leads that ends for one source, and what others do who write into it too.
-fn onward(vault: &Vault, source: &SourceName, next: StreamId, is_shared: bool) -> Onward {
-    match is_shared {
-        false => next.into(),
-        true => Onward { leaves: [(source.clone(), next)].into(), ..fresh(vault).into() },
-    }
-}
-
-/// Ends a stream: who finds this object in its slot has been taken over.
-async fn close(vault: &Vault, stream: StreamId, chain: Chain, onward: Onward) -> Result<(), RepoError> {
-    let signer = vault.signer.as_ref().ok_or(RepoError::NoIdentity)?;
-    let random = vault.env.random.as_ref();
-    let sealer = vault.repo.sealer(random);
-    let facts = Log::end_of(stream, onward);
-    let with = LogSigning { signer, sealer: &sealer, random };
-    let (bytes, _) = LogDraft::begin(&facts, chain, vault.repo.fresh_id(random), with).finish(&[]);
-    vault.repo.put_log(&stream, chain.sequence, bytes).await
 }
 
 /// Ends whatever stream the newest followed snapshot leads to, and says how far its log reached.

@@ -98,6 +98,7 @@ impl<'v> Shipper<'v> {
             after,
             standing: Some(standing.clone()),
             putting: Vec::new(),
+            aboard: None,
             ..memory.clone()
         };
         let (running, used, previous) = (standing.chain, standing.tx, Digest::ZERO);

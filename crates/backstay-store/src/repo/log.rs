@@ -379,7 +379,7 @@ impl Repository {
             let facts = RollUp::parse(front.facts).map_err(damaged)?;
             let says = name_of(&facts);
             (
-                Log { stream: facts.stream, spans: facts.spans, next: None, leaves: Vec::new() },
+                Log { stream: facts.stream, spans: facts.spans, next: None, leaves: Vec::new(), shared: false },
                 says,
                 facts.digest,
                 facts.ends,
