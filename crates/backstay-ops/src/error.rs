@@ -16,6 +16,9 @@ use std::path::PathBuf;
 pub enum OpsError {
     #[error(transparent)]
     Repo(#[from] RepoError),
+    /// One attempt of several sources together.
+    #[error(transparent)]
+    Shared(std::sync::Arc<RepoError>),
     #[error(transparent)]
     Sqlite(#[from] SqliteError),
     #[error(transparent)]
@@ -142,6 +145,7 @@ impl Kinded for OpsError {
     fn kind(&self) -> Kind {
         match self {
             Self::Repo(error) => error.kind(),
+            Self::Shared(error) => error.kind(),
             Self::Sqlite(error) | Self::Unsettled { source: error, .. } | Self::RowsUnsettled { source: error, .. } => {
                 error.kind()
             }

@@ -13,12 +13,15 @@
 //! Locks: the source's lock on this host as long as it lives; a read mark, see `backstay_sqlite::tail`.
 
 pub mod account;
+mod along;
 mod aside;
 mod audit;
 mod begin;
+pub mod carrier;
 mod catch;
 pub mod drive;
 mod ends;
+mod errand;
 mod followed;
 mod hours;
 mod member;
@@ -45,6 +48,7 @@ use crate::catalog::Vault;
 use crate::env::blocking;
 use crate::log::LogTip;
 use crate::state::{SeenSource, SourceLock};
+use along::Along;
 use aside::Aside;
 use audit::Audit;
 use backstay_format::FingerprintKey;
@@ -224,7 +228,9 @@ impl<'v> Halves<'v> {
         if let Looked::Read(read) = looked {
             count += read;
             let memory = self.catcher.limits().memory.get();
-            if self.catcher.must_be_safe() || self.catcher.waiting_bytes() >= memory {
+            let is_full = self.catcher.waiting_bytes() >= memory;
+            let is_much = self.shipper.ride().is_some() && self.catcher.is_much_waiting();
+            if self.catcher.must_be_safe() || is_full || is_much {
                 keep_safe(&mut self.shipper, &mut self.catcher, &mut self.alarm);
             } else if self.shipper.is_free() && self.catcher.is_much_waiting() {
                 self.shipper.seal(self.catcher.next_pieces(), true);
@@ -232,6 +238,11 @@ impl<'v> Halves<'v> {
             }
         }
         self.catcher.move_on();
+        if let Some(ride) = self.shipper.ride()
+            && (self.catcher.is_in_the_way() || self.catcher.is_lost())
+        {
+            ride.carrier().hurry();
+        }
         if self.catcher.is_copying_due(count == 0) {
             self.take_sealed(true);
             let Self { catcher, shipper, alarm, .. } = self;
@@ -263,7 +274,12 @@ impl Halves<'_> {
     /// the next time it is asked.
     fn rest(&mut self) -> Result<bool, OpsError> {
         let Self { catcher, shipper, hours, alarm } = self;
-        if hours.is_making() || alarm.is_some() || !shipper.is_clear() || catcher.waiting() > 0 {
+        if hours.is_making()
+            || alarm.is_some()
+            || shipper.ride().is_some()
+            || !shipper.is_clear()
+            || catcher.waiting() > 0
+        {
             return Ok(false);
         }
         if catcher.has_log() {
@@ -286,6 +302,7 @@ impl Halves<'_> {
 /// Seals what was read and writes it to the disk. A disk that takes no more is told, and costs at most a snapshot: the
 /// application does not wait for it.
 fn keep_safe(shipper: &mut Shipper<'_>, catcher: &mut Catcher, alarm: &mut Option<Alarm>) {
+    let held = shipper.hold_on();
     loop {
         if let Some(Err(_)) = shipper.take_sealed(true) {
             // What comes after it must not be taken for what follows.
@@ -298,7 +315,7 @@ fn keep_safe(shipper: &mut Shipper<'_>, catcher: &mut Catcher, alarm: &mut Optio
         shipper.seal(pieces, false);
     }
     catcher.reach(Step::Sealed);
-    *alarm = match shipper.spool() {
+    *alarm = match held.and_then(|()| shipper.spool()) {
         Ok(()) => None,
         Err(_) => Some(Alarm::SpoolRefused),
     };
@@ -427,7 +444,10 @@ impl<'v> Follower<'v> {
     async fn tick_in(&mut self, turns: &Turns) -> Result<Ticked, OpsError> {
         let mut ticked = Ticked { caught: self.catch()?, ..Ticked::default() };
         if self.has_news() {
-            let _turn = self.meanwhile(turns.put(), &mut ticked).await?;
+            // Who shares waits for the others, and holds nothing meanwhile that they need.
+            let rides = self.rides();
+            let turn = async { if rides { None } else { turns.put().await } };
+            let _turn = self.meanwhile(turn, &mut ticked).await?;
             self.ship_past_others(turns, &mut ticked).await?;
             // Sight may have been lost behind what was read meanwhile, which is provable and comes first.
             while self.halves.catcher.is_lost() && self.halves.has_read() {
@@ -435,11 +455,32 @@ impl<'v> Follower<'v> {
             }
         }
         if let Some(reason) = self.halves.catcher.lost() {
+            self.be_alone(turns, &mut ticked).await?;
             // Nothing of the application's is held while others are at it.
             self.halves.catcher.release();
             let _turn = turns.snapshot(&self.request.path).await;
             self.begin_anew(reason, &mut ticked).await?;
         }
+        Ok(ticked)
+    }
+
+    /// Leaves those it shares a stream with, whatever becomes of that stream.
+    async fn be_alone(&mut self, turns: &Turns, ticked: &mut Ticked) -> Result<(), OpsError> {
+        if let Some(Shipped::LeftBehind(lost)) = self.leave(ticked).await? {
+            blocking(|| self.halves.take_sealed(true));
+            (self.began, self.halves) = self.follow_others(turns).await?.ok_or(lost)?;
+        }
+        Ok(())
+    }
+
+    /// The same, for whoever drives it.
+    pub async fn part(&mut self) -> Result<Ticked, OpsError> {
+        self.part_in(&Turns::new()).await
+    }
+
+    async fn part_in(&mut self, turns: &Turns) -> Result<Ticked, OpsError> {
+        let mut ticked = Ticked::default();
+        self.be_alone(turns, &mut ticked).await?;
         Ok(ticked)
     }
 
@@ -467,6 +508,9 @@ impl<'v> Follower<'v> {
 
     /// Makes durable what was read when it began.
     async fn ship(&mut self, ticked: &mut Ticked) -> Result<Shipped, OpsError> {
+        if let Along::Shipped(shipped) = self.ship_along(ticked).await? {
+            return Ok(shipped);
+        }
         let goal = self.halves.catcher.tx();
         loop {
             self.halves.take_sealed(false);

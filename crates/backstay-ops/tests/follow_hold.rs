@@ -461,6 +461,7 @@ async fn trap_13_an_application_that_truncates_for_itself_is_not_held_up() {
         nurseries: Vec::new(),
         conf_every: CONF_EVERY,
         puts_per_day: None,
+        share: None,
     };
     let outcomes = drive(app.world.shared(), vec![order], driving).await;
     assert_eq!(busy.await.expect("ran"), 0, "each of its checkpoints got through");

@@ -10,7 +10,7 @@ use backstay_ops::catalog::Vault;
 use backstay_ops::disk::OsDisk;
 use backstay_ops::follow::account::Account;
 use backstay_ops::follow::drive::{
-    CONF_EVERY, DRAIN, Drain, Driving, Nursery, Order, Outcome, Patience, Tell, Told, drive,
+    CONF_EVERY, DRAIN, Drain, Driving, Nursery, Order, Outcome, Patience, Share, Tell, Told, drive,
 };
 use backstay_ops::follow::{FollowRequest, Limits, Mode, Pace};
 use backstay_ops::masters::{self, KeyHome, NewMaster};
@@ -120,6 +120,7 @@ struct House {
     store: Arc<Gate>,
     conf_every: Duration,
     puts_per_day: Option<NonZeroU32>,
+    share: Option<Share>,
     /// How long what is left may take after being told to stop.
     patience: Duration,
     insists: bool,
@@ -136,7 +137,7 @@ impl House {
         let store =
             Arc::new(Gate { inner, asked: Mutex::default(), closed, waiting, puts, meanwhile: Mutex::default() });
         let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
-        Self { world, store, conf_every: CONF_EVERY, puts_per_day: None, patience: DRAIN, insists: false }
+        Self { world, store, conf_every: CONF_EVERY, puts_per_day: None, share: None, patience: DRAIN, insists: false }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -200,7 +201,8 @@ impl House {
         });
         let drain = Drain { insists: self.insists, ..Drain::once(self.patience) };
         let (conf_every, puts_per_day) = (self.conf_every, self.puts_per_day);
-        let driving = Driving { stop: stopped, tell, metrics: None, drain, nurseries, conf_every, puts_per_day };
+        let share = self.share;
+        let driving = Driving { stop: stopped, tell, metrics: None, drain, nurseries, conf_every, puts_per_day, share };
         let mut task = JoinSet::new();
         task.spawn(drive(self.world.shared(), orders, driving));
         Drive { task, stop, said, heard: Vec::new() }

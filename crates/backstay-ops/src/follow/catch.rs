@@ -96,6 +96,7 @@ struct Queued {
 }
 
 /// A commit, or the part of it that goes into one object.
+#[derive(Clone)]
 pub struct Piece {
     pub part: Part,
     pub tx: Tx,

@@ -6,6 +6,7 @@
 //! it sealed on the disk when the store does not answer in time.
 
 use super::account::{self, Account};
+use super::carrier::{Carrier, Timetable};
 use super::member;
 use super::turns::Turns;
 use super::watch::Watch;
@@ -13,6 +14,8 @@ use super::{Alarm, Began, FollowRequest, MEMORY_MAX, Pace, Position, Ticked};
 use crate::OpsError;
 use crate::catalog::Vault;
 use backstay_model::{Allowance, ByteLen, Need, SourceName};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -32,6 +35,8 @@ const DATA_KEY_MAX: Duration = Duration::from_secs(24 * 3600);
 const METRICS_EVERY: Duration = Duration::from_secs(5);
 /// Between two times memory is given back, if somebody went to rest.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
+/// Streams that sources may share, each by as many as have a seat there.
+const CARRIERS: usize = 16;
 /// Between two looks for new sources, if nothing is heard.
 const LOOK_FOR_MORE: Duration = Duration::from_secs(10);
 /// What all sources together may have read and not sealed to the disk.
@@ -127,6 +132,26 @@ pub struct Driving {
     pub conf_every: Duration,
     /// How many log objects and roll-ups all sources together may put in a day.
     pub puts_per_day: Option<NonZeroU32>,
+    /// When sources share an object; `None` is never.
+    pub share: Option<Share>,
+}
+
+/// When sources that are written to steadily put their commits into one object.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    /// Who had something to put each time for so long.
+    pub steady_for: Duration,
+    /// Who had nothing for so long leaves.
+    pub quiet_for: Duration,
+    pub times: Timetable,
+}
+
+impl Share {
+    /// At the pace that each of them would put by itself.
+    pub fn every(interval: Duration) -> Self {
+        let minute = Duration::from_secs(60);
+        Self { steady_for: minute, quiet_for: minute, times: Timetable { interval, retry: Pace::STANDARD.retry } }
+    }
 }
 
 /// How a source ends after being told to stop.
@@ -159,6 +184,8 @@ pub(super) struct Shared {
     pub turns: Turns,
     watch: Option<Watch>,
     allowance: Option<Mutex<Allowance>>,
+    /// Who carries what sources share: the next where the one before has no room.
+    pub carriers: wish::Sender<Vec<Arc<Carrier>>>,
     /// A source has gone to rest since memory was given back.
     pub rested: AtomicBool,
     accounts: Mutex<BTreeMap<SourceName, Account>>,
@@ -238,8 +265,9 @@ pub async fn drive(vault: Arc<Vault>, orders: Vec<Order>, driving: Driving) -> V
     let (turns, watch) = (Turns::new(), Watch::begin().ok());
     let (newest, outdated) = (wish::Sender::new(vault.clone()), Notify::new());
     let allowance = driving.puts_per_day.map(|per_day| Mutex::new(Allowance::new(per_day)));
-    let (rested, accounts) = (AtomicBool::new(false), Mutex::default());
-    let shared = Arc::new(Shared { vault, newest, outdated, driving, turns, watch, allowance, rested, accounts });
+    let (rested, accounts, carriers) = (AtomicBool::new(false), Mutex::default(), wish::Sender::new(Vec::new()));
+    let shared = Shared { vault, newest, outdated, driving, turns, watch, allowance, carriers, rested, accounts };
+    let shared = Arc::new(shared);
     let memory = ByteLen::new((MEMORY_ALL / orders.len().max(1) as u64).clamp(MEMORY_LEAST, MEMORY_MAX));
     let mut running = Running { shared: shared.clone(), memory, tasks: JoinSet::new(), known: BTreeMap::new() };
     orders.into_iter().for_each(|order| running.add(order));
@@ -249,6 +277,7 @@ pub async fn drive(vault: Arc<Vault>, orders: Vec<Order>, driving: Driving) -> V
         () = hear(shared.watch.as_ref()) => {}
         () = measure(&shared) => {}
         () = renew(&shared) => {}
+        () = carry(&shared) => {}
         () = give_back(&shared) => {}
     }
     if let Some(path) = &shared.driving.metrics {
@@ -358,6 +387,32 @@ async fn renew(shared: &Shared) {
         if outdated && let Ok(renewed) = newest.renewed().await {
             shared.newest.send_replace(Arc::new(renewed));
             (since, told) = (clock.uptime(), false);
+        }
+    }
+}
+
+/// Carries what sources share. Who carried with keys of before goes on until the last has left. Never ends.
+async fn carry(shared: &Shared) {
+    let Some(share) = shared.driving.share else { return std::future::pending().await };
+    let allowed = |now| {
+        shared.turns.count();
+        shared.allowed_at(now, Need::Steady)
+    };
+    let (mut newest, mut running) = (shared.newest.subscribe(), FuturesUnordered::new());
+    loop {
+        let vault = newest.borrow_and_update().clone();
+        let carriers: Vec<_> = (0..CARRIERS).map(|_| Arc::new(Carrier::new(&vault, share.times))).collect();
+        let (allowed, run) = (&allowed, carriers.clone());
+        running.extend(run.into_iter().map(|carrier| async move { carrier.run(allowed).await }));
+        shared.carriers.send_replace(carriers).iter().for_each(|before| before.retire());
+        loop {
+            tokio::select! {
+                changed = newest.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => std::future::pending::<()>().await,
+                },
+                Some(()) = running.next() => {}
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A source that is followed, whichever way its journal mode allows.
 
+use super::carrier::Carrier;
 use super::snapshots::SnapshotFollower;
 use super::turns::Turns;
 use super::{Began, FollowRequest, Follower, Position, Ticked};
@@ -8,6 +9,7 @@ use crate::catalog::Vault;
 use crate::env::blocking;
 use backstay_sqlite::{Pulse, SqliteError};
 use futures::future::BoxFuture;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub enum Followed<'v> {
@@ -122,6 +124,30 @@ impl<'v> Followed<'v> {
         match self {
             Self::Log(follower) => Box::pin(follower.tick_in(turns)),
             Self::Snapshots(follower) => Box::pin(follower.tick_in(turns)),
+        }
+    }
+
+    /// Whether it shares a stream with others.
+    pub(super) fn rides(&self) -> bool {
+        matches!(self, Self::Log(follower) if follower.rides())
+    }
+
+    pub(super) fn may_share(&self) -> bool {
+        matches!(self, Self::Log(follower) if follower.may_share())
+    }
+
+    pub(super) async fn board(&mut self, carrier: &Arc<Carrier>) -> Result<bool, OpsError> {
+        match self {
+            Self::Log(follower) => follower.board(carrier).await,
+            Self::Snapshots(_) => Ok(false),
+        }
+    }
+
+    /// Leaves those it shares a stream with.
+    pub(super) async fn part_in(&mut self, turns: &Turns) -> Result<Ticked, OpsError> {
+        match self {
+            Self::Log(follower) => follower.part_in(turns).await,
+            Self::Snapshots(_) => Ok(Ticked::default()),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::log::{self, Applying, Commits};
 use backstay_format::FingerprintKey;
 use backstay_format::facts::{After, Following, Made};
 use backstay_format::log::Record;
-use backstay_model::{BranchNo, Digest, Moment, ObjectId, PageSize, Sequence, SourceName, StreamId, Tx};
+use backstay_model::{BranchNo, Digest, Moment, ObjectId, PageSize, Sequence, SourceName, StreamId, Tx, UnitSize};
 use backstay_store::repo::{LogObject, ManifestFront};
 use backstay_store::seal::{Sealer, Unsealer};
 use blake3::Hash;
@@ -143,10 +143,12 @@ impl Since {
     /// Goes on with an object, every commit of which is compared with its digest.
     fn take(&mut self, source: &SourceName, object: &LogObject, sealer: &Sealer) -> Result<(), OpsError> {
         let front = &object.front;
-        if (front.name.stream, front.name.first) != (self.place.stream, self.place.slot) {
-            return Err(OpsError::LogHole { stream: self.place.stream, sequence: self.place.slot });
-        }
         let spans = &front.facts.spans;
+        // In a stream of several there may be nothing of it; what there is comes after what was before.
+        let first = spans.iter().find(|span| span.source == *source);
+        if first.is_some_and(|first| first.after != self.place.after) {
+            return Err(OpsError::LogHole { stream: front.name.stream, sequence: front.name.first });
+        }
         let is_ours = |record: &Record| spans.get(usize::from(record.span)).is_some_and(|span| span.source == *source);
         let mut commits = Commits::default();
         let all = object.open_own::<OpsError>(sealer, |records, at, _, bytes| {
@@ -160,6 +162,7 @@ impl Since {
         if let Some(last) = spans.iter().rposition(|span| span.source == *source) {
             self.place.after = front.behind(last);
         }
+        self.place.stream = front.name.stream;
         self.place.slot = front.name.last.next().ok_or(backstay_model::backup::Exhausted)?;
         Ok(())
     }
@@ -298,6 +301,14 @@ impl Hours {
         self.since = since;
     }
 
+    /// Whether one can be made: it is known, or can be found out, what was written since the newest snapshot. Of pages
+    /// smaller than what is stored at once none is.
+    pub fn can_be_made(&self) -> bool {
+        let is_stored = |size: PageSize| UnitSize::try_from(size.get()).is_ok();
+        let can = |since: &Since| since.pages.size.is_none_or(is_stored);
+        self.since.as_ref().map_or(self.is_making(), can)
+    }
+
     /// Whether one is being made: the source's lock is needed as long.
     pub fn is_making(&self) -> bool {
         !self.making.is_empty()
@@ -404,8 +415,11 @@ impl Follower<'_> {
         let now = self.vault.env.clock.uptime();
         blocking(|| self.halves.hours.done(now));
         let Halves { shipper, hours, .. } = &mut self.halves;
-        let whole = shipper.whole();
-        let taking = if whole.is_empty() { None } else { hours.taking(whole, shipper.sealer()) };
+        let (whole, sealer) = match shipper.ride() {
+            Some(ride) => (ride.carrier().whole_of(&self.request.source).into(), ride.carrier().sealer()),
+            None => (shipper.whole(), shipper.sealer()),
+        };
+        let taking = if whole.is_empty() { None } else { hours.taking(whole, sealer) };
         if let Some(taking) = taking {
             let (taken, looked) = self.beside(taking, ticked).await;
             self.halves.hours.took(taken);

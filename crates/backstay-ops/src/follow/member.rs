@@ -68,6 +68,8 @@ struct Stand {
     /// Until then it is looked at every gap.
     alert_until: Duration,
     unreadable: bool,
+    /// When commits became durable last.
+    put_at: Duration,
     /// When there was something last, and until when it is not left to rest.
     busy_at: Duration,
     restless_until: Duration,
@@ -367,12 +369,44 @@ impl<'s> Member<'s> {
             Err(error) => return Err(error),
         }
         self.notice();
+        self.share(now).await?;
         self.rest(now)
+    }
+
+    /// Shares a stream with others while it is written to steadily, as they are.
+    async fn share(&mut self, now: Duration) -> Result<(), OpsError> {
+        let Some(share) = self.shared.driving.share else { return Ok(()) };
+        let may = self.follower.may_share();
+        let done = if self.follower.rides() {
+            let is_quiet = now.saturating_sub(self.stand.put_at) >= share.quiet_for;
+            match is_quiet || !may {
+                true => self.follower.part_in(&self.shared.turns).await.map(|ticked| self.add(ticked)),
+                false => return Ok(()),
+            }
+        } else {
+            let steady = may && self.stand.pacing.steady_for() >= share.steady_for;
+            let recent = now.saturating_sub(self.stand.put_at) < share.quiet_for;
+            let carriers = self.shared.carriers.borrow().clone();
+            let Some(carrier) = carriers.iter().find(|carrier| carrier.has_seats()) else { return Ok(()) };
+            match carrier.puts_steadily(&self.source, steady && recent) && !self.follower.has_news() {
+                true => self.follower.board(carrier).await.map(drop),
+                false => return Ok(()),
+            }
+        };
+        match done {
+            // It is with the next that is to be put.
+            Err(error) if self.passes(&error) => Ok(()),
+            done => done,
+        }
     }
 
     /// Whether what there is may be put now. What would cost more than a request if it waited waits for no turn.
     fn is_due(&mut self, now: Duration) -> bool {
         let (pacing, shared) = (&mut self.stand.pacing, self.shared);
+        // Who shares waits with the others.
+        if self.follower.rides() {
+            return now >= pacing.again();
+        }
         let due = match self.follower.is_pressing() {
             true => pacing.next,
             false => pacing.due(now, |need| shared.allowed_at(now, need)),
@@ -441,7 +475,10 @@ impl<'s> Member<'s> {
 
     fn put(&mut self, ticked: Ticked, now: Duration) {
         let used = self.stand.pacing.put(now);
-        if !self.follower.is_by_snapshots() {
+        if ticked.shipped > 0 {
+            self.stand.put_at = now;
+        }
+        if !self.follower.is_by_snapshots() && !self.follower.rides() {
             self.shared.charge(now, ticked.objects.saturating_sub(u64::from(used)));
         }
         if let Some(began) = &ticked.began {
@@ -511,11 +548,7 @@ impl<'s> Member<'s> {
                     if !(insists && self.follower.has_news()) {
                         // Once: an application that goes on committing must not have one for each commit.
                         if !std::mem::replace(&mut has_hours, true) {
-                            tokio::select! {
-                                biased;
-                                () = self.follower.last_hour() => {}
-                                () = &mut over => {}
-                            }
+                            self.finish(&mut over).await;
                         }
                         // Committed meanwhile.
                         match (self.follower.position().waiting, insists) {
@@ -540,12 +573,27 @@ impl<'s> Member<'s> {
         self.keep();
     }
 
+    /// Leaves those it shares with, and makes the last snapshot. What cannot be done is with the next run.
+    async fn finish(&mut self, mut over: impl Over) {
+        let turns = &self.shared.turns;
+        let work = async {
+            let _ = self.follower.part_in(turns).await;
+            self.follower.last_hour().await;
+        };
+        tokio::select! {
+            biased;
+            () = work => {}
+            () = &mut over => {}
+        }
+    }
+
     /// Makes durable what there is, and a snapshot of it: the next run does not know what this one wrote.
     async fn settle(&mut self, mut over: impl Over) {
         let shared = self.shared;
         let work = async {
             if let Ok(ticked) = self.follower.tick_in(&shared.turns).await {
                 self.add(ticked);
+                let _ = self.follower.part_in(&shared.turns).await;
                 let _ = tokio::time::timeout(LAST_HOUR, self.follower.last_hour()).await;
             }
         };
@@ -617,6 +665,7 @@ impl Stand {
             pacing: Pacing::new(pace),
             alert_until: Duration::ZERO,
             unreadable: false,
+            put_at: Duration::ZERO,
             busy_at: now,
             restless_until: Duration::ZERO,
             restless_for: RESTLESS,

@@ -76,8 +76,8 @@ impl Durable {
 
     /// Goes past an object that has nothing of the source, and where its own ends lead. An end that leads it to `ours` is our
     /// own, of which no answer came.
-    fn pass(&mut self, (source, ours): (&SourceName, StreamId), aboard: Option<&Aboard>, front: &LogFront) -> Found {
-        let facts = &front.facts;
+    fn pass(&mut self, (source, ours): (&SourceName, StreamId), memory: &Memory, front: &LogFront) -> Found {
+        let (facts, aboard) = (&front.facts, memory.aboard.as_ref());
         let Some(next) = facts.onward().of(source) else {
             let is_of_others = !facts.spans.is_empty() && facts.spans.iter().all(|span| span.source != *source);
             return match is_of_others {
@@ -89,8 +89,8 @@ impl Durable {
             self.is_ended = true;
             return Found::Passed;
         }
-        if let Some(Aboard { own, .. }) = aboard.filter(|aboard| aboard.own == next) {
-            return self.go_to((*own, Sequence::new(0), Digest::ZERO), false);
+        if memory.next == Some(next) || aboard.is_some_and(|aboard| aboard.own == next) {
+            return self.go_to((next, Sequence::new(0), Digest::ZERO), false);
         }
         if let Some(boards) = aboard.and_then(|aboard| aboard.boards).filter(|boards| boards.stream == next) {
             return self.go_to((next, boards.slots, boards.previous), true);
@@ -146,6 +146,9 @@ pub struct Memory {
     /// Present while others write into the stream, or are about to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aboard: Option<Aboard>,
+    /// Where a run was about to go on that ended the stream and may not have come to say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<StreamId>,
 }
 
 impl Memory {
@@ -165,6 +168,7 @@ impl Memory {
             standing: None,
             putting: Vec::new(),
             aboard: None,
+            next: None,
         }
     }
 
@@ -229,7 +233,7 @@ impl Memory {
                 (Some(Some(front)), Some((known, _))) if known.digest == front.digest => (known.digest, known.standing),
                 (Some(Some(front)), _) => match self.putting.iter().find(|pending| pending.digest == front.digest) {
                     Some(pending) => (pending.digest, pending.standing.clone()),
-                    None => match at.pass((source, ours), self.aboard.as_ref(), &front) {
+                    None => match at.pass((source, ours), self, &front) {
                         Found::Unknown => return Ok(None),
                         Found::Passed if at.is_ended => return Ok(Some(at)),
                         Found::Passed => continue,
@@ -241,6 +245,23 @@ impl Memory {
             at = Durable { sequence: free.sequence, digest, standing, after, ..at };
         }
         Ok(None)
+    }
+
+    /// The same once that was found, of a run that is about to end the stream there.
+    pub fn stands_at(self, at: &Durable, next: StreamId) -> Self {
+        let slots = at.sequence.get();
+        Self {
+            stream: at.stream,
+            slots,
+            previous: at.digest,
+            before: slots,
+            after: at.after,
+            standing: Some(at.standing.clone()),
+            putting: Vec::new(),
+            aboard: self.aboard.filter(|_| at.is_shared),
+            next: Some(next),
+            ..self
+        }
     }
 
     /// Its own stream, if something waits for it in the spool that comes right after this.

@@ -72,6 +72,16 @@ impl Pacing {
         self.turn.map_or(self.own(), |turn| self.own().max(turn.at.saturating_sub(turn.asked)))
     }
 
+    /// For how long there was something to put each time.
+    pub fn steady_for(&self) -> Duration {
+        self.last.unwrap_or_default().saturating_sub(self.steady_since.unwrap_or_default())
+    }
+
+    /// When it may be tried again, if it failed.
+    pub fn again(&self) -> Duration {
+        if self.failed > 0 { self.next } else { Duration::ZERO }
+    }
+
     fn own(&self) -> Duration {
         match (self.steady_since, self.last) {
             (Some(since), Some(last)) if last.saturating_sub(since) >= STEADY_AFTER => self.pace.steady,

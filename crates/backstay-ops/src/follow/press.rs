@@ -109,10 +109,11 @@ impl Press {
         Ok(Self(Work::Here(Box::new(bench))))
     }
 
-    /// Goes on behind this, if nothing is being sealed.
-    pub fn go_on_at(&mut self, head: &Head) {
+    /// Goes on behind this, in that stream. What is being sealed is given up.
+    pub fn go_on_at(&mut self, stream: StreamId, head: &Head) {
+        let _ = self.take(true);
         if let Work::Here(bench) = &mut self.0 {
-            bench.head = head.clone();
+            (bench.stream, bench.head) = (stream, head.clone());
         }
     }
 
@@ -192,7 +193,7 @@ struct Bench {
 
 impl Bench {
     fn make(&mut self, pieces: Vec<Piece>, keeps: bool) -> Made {
-        let mut sealed = self.seal(pieces);
+        let mut sealed = self.seal(&pieces);
         let kept = match &mut sealed {
             Ok(sealed) if keeps => sealed.keep(&self.spool, &self.stream),
             _ => Ok(()),
@@ -201,64 +202,81 @@ impl Bench {
     }
 
     /// Makes the next object of some pieces.
-    fn seal(&mut self, pieces: Vec<Piece>) -> Result<Sealed, OpsError> {
-        let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Err(Exhausted.into()) };
+    fn seal(&mut self, pieces: &[Piece]) -> Result<Sealed, OpsError> {
         let (stream, mut head) = (self.stream, self.head.clone());
         let (sequence, previous) = (Sequence::new(head.slots + 1), head.previous);
         sequence.next().ok_or(Exhausted)?;
-        let span = Span {
-            source: self.source.clone(),
-            branch: self.branch,
-            after: head.after,
-            first: first.tx,
-            last: last.tx,
-            from: first.time,
-            to: last.time,
-            unfinished: !last.part.completes(),
-        };
-        head.used = last.tx;
-        let since = first.time;
+        let span = span_of((&self.source, self.branch), head.after, pieces)?;
+        let since = span.from;
         let facts = Log { stream, spans: vec![span], next: None, leaves: Vec::new(), shared: false };
-        let random = self.vault.env.random.as_ref();
-        let with = LogSigning { signer: self.vault.signer(Role::Writer)?, sealer: &self.sealer, random };
-        let chain = Chain { sequence, previous };
-        let mut draft = LogDraft::begin(&facts, chain, self.vault.repo.fresh_id(random), with);
-        let mut commits = 0;
-        let (mut records, mut frame) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(FRAME_TARGET));
-        for piece in pieces {
-            let previous = if piece.part.begins() { head.standing.chain } else { head.running };
-            let record = self.record(&piece, &previous, &mut draft, &mut frame)?;
-            head.running = record.digest;
-            if piece.part.completes() {
-                commits += 1;
-                let chain = record.digest;
-                head.standing = Standing { tx: piece.tx, time: piece.time, chain, cursor: piece.end };
-            }
-            records.push(record);
-        }
-        if !frame.is_empty() {
-            draft.images(&frame);
-        }
-        let (bytes, digest) = draft.finish(&records);
+        let mut object = Object::begin(&self.vault, &self.sealer, &facts, Chain { sequence, previous })?;
+        let commits = object.add(0, &self.hasher, &mut head, pieces)?;
+        let (bytes, digest) = object.finish();
         (head.slots, head.previous) = (sequence.get(), digest);
         head.after = After::Log { stream, sequence, digest };
         let len = bytes.len() as u64;
         self.head = head.clone();
         Ok(Sealed { sequence, digest, body: Body::Memory(bytes), len, commits, since, head })
     }
+}
+
+/// What an object says of the commits of one source.
+pub fn span_of((source, branch): (&SourceName, BranchNo), after: After, pieces: &[Piece]) -> Result<Span, OpsError> {
+    let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Err(Exhausted.into()) };
+    let unfinished = !last.part.completes();
+    let (source, from, to) = (source.clone(), first.time, last.time);
+    Ok(Span { source, branch, after, first: first.tx, last: last.tx, from, to, unfinished })
+}
+
+/// An object that is being made.
+pub struct Object<'a> {
+    draft: LogDraft<'a>,
+    frame: Vec<u8>,
+    records: Vec<Record>,
+}
+
+impl<'a> Object<'a> {
+    pub fn begin(vault: &'a Vault, sealer: &'a Sealer, facts: &Log, chain: Chain) -> Result<Self, OpsError> {
+        let random = vault.env.random.as_ref();
+        let with = LogSigning { signer: vault.signer(Role::Writer)?, sealer, random };
+        let draft = LogDraft::begin(facts, chain, vault.repo.fresh_id(random), with);
+        Ok(Self { draft, frame: Vec::with_capacity(FRAME_TARGET), records: Vec::new() })
+    }
+
+    /// Adds what one of its spans holds, and moves where its source stands. Gives the number of commits.
+    pub fn add(
+        &mut self,
+        span: u16,
+        hasher: &CommitHasher,
+        head: &mut Head,
+        pieces: &[Piece],
+    ) -> Result<u64, OpsError> {
+        let mut commits = 0;
+        for piece in pieces {
+            let previous = if piece.part.begins() { head.standing.chain } else { head.running };
+            let record = self.record((span, hasher), piece, &previous)?;
+            (head.running, head.used) = (record.digest, piece.tx);
+            if piece.part.completes() {
+                commits += 1;
+                let (chain, cursor) = (record.digest, piece.end.clone());
+                head.standing = Standing { tx: piece.tx, time: piece.time, chain, cursor };
+            }
+            self.records.push(record);
+        }
+        Ok(commits)
+    }
 
     /// Digests one piece, and adds its images to the frames.
     fn record(
-        &self,
+        &mut self,
+        (span, hasher): (u16, &CommitHasher),
         piece: &Piece,
         previous: &Digest,
-        draft: &mut LogDraft<'_>,
-        frame: &mut Vec<u8>,
     ) -> Result<Record, OpsError> {
         let page_size =
             PageSize::try_from(piece.end.page_size).map_err(|bad| OpsError::Unsound { problem: bad.to_string() })?;
         let mut record = Record {
-            span: 0,
+            span,
             part: piece.part,
             page_size,
             page_count: piece.page_count,
@@ -267,19 +285,26 @@ impl Bench {
             digest: Digest::ZERO,
             pages: piece.pages.iter().map(|(page, _)| *page).collect(),
         };
-        let mut hasher = self.hasher.record(previous, &record);
+        let mut hasher = hasher.record(previous, &record);
         for (page, image) in &piece.pages {
-            if frame.len() + page_size.get() as usize > FRAME_TARGET {
-                draft.images(frame);
-                frame.clear();
+            if self.frame.len() + page_size.get() as usize > FRAME_TARGET {
+                self.draft.images(&self.frame);
+                self.frame.clear();
             }
-            let begin = frame.len();
-            frame.resize(begin + page_size.get() as usize, 0);
-            let (_, bytes) = frame.split_at_mut(begin);
+            let begin = self.frame.len();
+            self.frame.resize(begin + page_size.get() as usize, 0);
+            let (_, bytes) = self.frame.split_at_mut(begin);
             piece.images.read(*image, bytes).at("read", Path::new("the spool of the log"))?;
             hasher.page(*page, bytes);
         }
         record.digest = hasher.finish();
         Ok(record)
+    }
+
+    pub fn finish(mut self) -> (Bytes, Digest) {
+        if !self.frame.is_empty() {
+            self.draft.images(&self.frame);
+        }
+        self.draft.finish(&self.records)
     }
 }

@@ -33,7 +33,7 @@ pub async fn begin<'v>(
     turns: &Turns,
 ) -> Result<(Began, Halves<'v>), OpsError> {
     let (stream, mut tail) = (fresh(vault), open_tail(vault, request)?);
-    match resume(vault, request, &mut tail, stream).await? {
+    match resume((vault, turns), request, &mut tail, stream).await? {
         Ok(resumed) => resumed.goes_on(vault, request, (tail, stream)),
         Err(why) => anew(vault, request, turns, (tail, stream, why.reason)).await,
     }
@@ -47,7 +47,7 @@ pub async fn go_on<'v>(
     (turns, stream): (&Turns, StreamId),
 ) -> Result<Option<(Began, Halves<'v>)>, OpsError> {
     let mut tail = open_tail(vault, request)?;
-    match resume(vault, request, &mut tail, stream).await? {
+    match resume((vault, turns), request, &mut tail, stream).await? {
         Ok(resumed) => resumed.goes_on(vault, request, (tail, stream)).map(Some),
         Err(why) if why.is_taken => Ok(None),
         Err(why) => anew(vault, request, turns, (tail, stream, why.reason)).await.map(Some),
@@ -110,16 +110,18 @@ struct Why {
 
 /// Looks whether everything that proves continuity is there; if not, says what is missing.
 async fn resume(
-    vault: &Vault,
+    (vault, turns): (&Vault, &Turns),
     request: &FollowRequest,
     tail: &mut Tail,
     next: StreamId,
 ) -> Result<Result<Resumed, Why>, OpsError> {
     let say = |why: &str| Ok(Err(Why { reason: why.to_owned(), is_taken: false }));
     let taken = |why: &str| Ok(Err(Why { reason: why.to_owned(), is_taken: true }));
-    let Some(memory) = Memory::recall(vault, &request.source)? else {
+    let Some(mut memory) = Memory::recall(vault, &request.source)? else {
         return say("this host remembers nothing of following it");
     };
+    // After a crash all that shared it end it, one after another.
+    let _alone = if memory.aboard.is_some() { turns.end(&memory.stream).await } else { None };
     // What the run before kept on the disk comes first: it is of the file that was followed then.
     let durable = memory.durable(vault, (&request.source, next)).await?;
     if memory.file != tail.identity().into() {
@@ -146,6 +148,9 @@ async fn resume(
         Err(error) => return Err(error.into()),
     };
     tail.reach(Step::Resumed);
+    // Killed behind the end of that stream, the next run knows whose it is. What cannot be written costs it a snapshot.
+    memory = memory.stands_at(&durable, next);
+    let _ = memory.write(vault, &request.source);
     match take_over(vault, (&request.source, &memory), durable, next).await? {
         Some(Durable { standing, after, .. }) => Ok(Ok(Resumed { memory, standing, caught, after, newest })),
         None => taken("its log was taken over"),

@@ -3,6 +3,10 @@
 //! An object is sealed once, by the [`press`](super::press), and put until it is known to be there, the very same bytes. Where
 //! this run stands moves only then. What waits for a store that is slow lies in the [`spool`](super::spool).
 
+mod ride;
+
+pub use ride::Ride;
+
 use super::catch::Piece;
 use super::hours;
 use super::memory::{Memory, Pending, Standing};
@@ -78,6 +82,8 @@ pub struct Shipper<'v> {
     outbox: VecDeque<Sealed>,
     spool: Spool,
     rolling: Rolling,
+    /// While it shares a stream with others.
+    ride: Option<Ride>,
 }
 
 impl<'v> Shipper<'v> {
@@ -99,6 +105,7 @@ impl<'v> Shipper<'v> {
             standing: Some(standing.clone()),
             putting: Vec::new(),
             aboard: None,
+            next: None,
             ..memory.clone()
         };
         let (running, used, previous) = (standing.chain, standing.tx, Digest::ZERO);
@@ -118,6 +125,7 @@ impl<'v> Shipper<'v> {
             outbox: VecDeque::new(),
             spool: Spool::of(vault, source)?,
             rolling: Rolling::default(),
+            ride: None,
         };
         shipper.remember();
         shipper.spool.clear()?;
@@ -130,7 +138,7 @@ impl<'v> Shipper<'v> {
         self.memory.before = self.memory.slots;
         self.memory.previous = previous;
         (self.durable.slots, self.durable.previous) = (self.memory.slots, previous);
-        self.press.go_on_at(&self.durable);
+        self.press.go_on_at(self.memory.stream, &self.durable);
     }
 
     /// A state folder that takes no more costs the next run a snapshot, and this one nothing.
@@ -158,7 +166,12 @@ impl<'v> Shipper<'v> {
 
     /// Whether nothing is on its way.
     pub fn is_clear(&self) -> bool {
-        self.outbox.is_empty() && self.press.is_free()
+        self.outbox.is_empty() && self.press.is_free() && self.ride.as_ref().is_none_or(Ride::is_clear)
+    }
+
+    /// The stream nobody but this writes into.
+    fn own(&self) -> StreamId {
+        self.ride.as_ref().map_or(self.memory.stream, Ride::own)
     }
 
     /// How many objects are on their way.
@@ -167,15 +180,24 @@ impl<'v> Shipper<'v> {
     }
 
     pub fn waiting(&self) -> u64 {
+        if let Some(ride) = &self.ride {
+            return ride.waiting().0;
+        }
         self.outbox.iter().map(|sealed| sealed.commits).sum::<u64>() + self.press.waiting().0
     }
 
     pub fn waiting_bytes(&self) -> u64 {
+        if let Some(ride) = &self.ride {
+            return ride.waiting().1;
+        }
         self.outbox.iter().map(|sealed| sealed.len).sum::<u64>() + self.press.waiting().1
     }
 
     /// When the oldest commit on its way was made.
     pub fn waiting_since(&self) -> Option<Moment> {
+        if let Some(ride) = &self.ride {
+            return ride.waiting().2;
+        }
         self.outbox.front().map(|sealed| sealed.since).or(self.press.waiting().2)
     }
 
@@ -191,7 +213,7 @@ impl<'v> Shipper<'v> {
     /// The next slot, and the digest of the object before it.
     pub fn place(&self) -> (StreamId, Sequence, Digest) {
         let head = self.head();
-        (self.memory.stream, Sequence::new(head.slots + 1), head.previous)
+        (self.own(), Sequence::new(head.slots + 1), head.previous)
     }
 
     /// Whether something else can be sealed now.
@@ -201,6 +223,7 @@ impl<'v> Shipper<'v> {
 
     /// Begins to seal one object, where nothing is being sealed. `keeps`: it is to outlive this process.
     pub fn seal(&mut self, pieces: Vec<Piece>, keeps: bool) {
+        self.ride.iter_mut().for_each(|ride| ride.seals(&pieces));
         self.press.begin(pieces, keeps);
     }
 
@@ -221,7 +244,7 @@ impl<'v> Shipper<'v> {
 
     /// Writes what is on its way to the disk, so that it outlives this process.
     pub fn spool(&mut self) -> Result<(), PathError> {
-        let stream = self.memory.stream;
+        let stream = self.own();
         self.outbox.iter_mut().try_for_each(|sealed| sealed.keep(&self.spool, &stream))
     }
 

@@ -1,8 +1,9 @@
 //! Who may do what costs memory, among many sources that are followed side by side.
 //!
-//! Owns three counts: puts under way, and first snapshots of small and of large databases. A large one never stands in
+//! Owns some counts: puts under way, first snapshots of small and of large databases, and ends of streams that several share. A large one never stands in
 //! the way of a small one, and neither of a put. Whoever waits for a turn holds nothing of an application meanwhile.
 
+use backstay_model::StreamId;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -13,12 +14,15 @@ const PUTS: usize = 32;
 /// are put, which takes others.
 const SMALL_SNAPSHOTS: usize = 4;
 const LARGE_SNAPSHOTS: usize = 2;
+const ENDS: usize = 16;
 const LARGE: u64 = 64 << 20;
 
 pub struct Turns {
     puts: Semaphore,
     small: Semaphore,
     large: Semaphore,
+    /// Ends of streams of several, by their streams: who ends the same one waits for the other, and finds where it leads.
+    ends: [Semaphore; ENDS],
     /// Turns to put that were given.
     given: AtomicU64,
 }
@@ -29,14 +33,26 @@ impl Turns {
             puts: Semaphore::const_new(PUTS),
             small: Semaphore::const_new(SMALL_SNAPSHOTS),
             large: Semaphore::const_new(LARGE_SNAPSHOTS),
+            ends: [const { Semaphore::const_new(1) }; ENDS],
             given: AtomicU64::new(0),
         }
     }
 
     /// To put. Given back when it is dropped; `None` never happens: the counts are never closed.
     pub async fn put(&self) -> Option<SemaphorePermit<'_>> {
-        self.given.fetch_add(1, Ordering::Relaxed);
+        self.count();
         self.puts.acquire().await.ok()
+    }
+
+    /// To end a stream of several.
+    pub async fn end(&self, stream: &StreamId) -> Option<SemaphorePermit<'_>> {
+        let first = stream.as_bytes().first().copied().unwrap_or_default();
+        self.ends.get(usize::from(first) % ENDS)?.acquire().await.ok()
+    }
+
+    /// Counts one that is not waited for.
+    pub fn count(&self) {
+        self.given.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many turns to put were asked for.

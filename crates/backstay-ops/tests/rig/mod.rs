@@ -189,7 +189,9 @@ impl Making {
     pub fn done(self) -> Before {
         let folder = scratch();
         copy_folder(self.folder.path(), folder.path());
-        let _ = fs::remove_file(folder.path().join("shop.db-shm"));
+        for shared in ["shop.db-shm", "crm.db-shm"] {
+            let _ = fs::remove_file(folder.path().join(shared));
+        }
         let (_, rows) = image(&folder.path().join("shop.db"));
         Before { folder, known: self.known, rows, verdict: Verdict::Pass }
     }
@@ -263,20 +265,22 @@ async fn correct_identity(dir: &Path) {
     }
     let process = Process::open(dir, Arc::new(OsDisk), None).await.expect("open");
     let state = &process.vault.state;
-    let file: Identity = FileIdentity::of_path(&process.db()).expect("there").into();
-    let followed = state.dir().join("shop/follow.json");
-    if let Ok(text) = fs::read(&followed) {
-        let mut memory: serde_json::Value = serde_json::from_slice(&text).expect("a memory");
-        memory["file"] = serde_json::to_value(file).expect("an identity");
-        fs::write(&followed, memory.to_string()).expect("write");
-    }
-    let correct = |seen: &mut SeenSource| {
-        seen.file = seen.file.map(|_| file);
-        if let Some(restored) = &mut seen.restored {
-            restored.file = file;
+    for (name, db) in [("shop", process.db()), ("crm", dir.join("crm.db"))] {
+        let Ok(file) = FileIdentity::of_path(&db).map(Identity::from) else { continue };
+        let followed = state.dir().join(name).join("follow.json");
+        if let Ok(text) = fs::read(&followed) {
+            let mut memory: serde_json::Value = serde_json::from_slice(&text).expect("a memory");
+            memory["file"] = serde_json::to_value(file).expect("an identity");
+            fs::write(&followed, memory.to_string()).expect("write");
         }
-    };
-    state.update(&source(), correct).expect("remember");
+        let correct = |seen: &mut SeenSource| {
+            seen.file = seen.file.map(|_| file);
+            if let Some(restored) = &mut seen.restored {
+                restored.file = file;
+            }
+        };
+        state.update(&name.parse().expect("a name"), correct).expect("remember");
+    }
 }
 
 /// In a folder of its own, so that no other file's sync makes its name durable.

@@ -14,7 +14,7 @@ use crate::output::{Page, Printer, View, counted, time};
 use crate::vault;
 use backstay_model::{Kind, Kinded, SourceName, Verdict};
 use backstay_ops::OpsError;
-use backstay_ops::follow::drive::{self, Drain, Driving, Nursery, Order, Patience, Tell, Told};
+use backstay_ops::follow::drive::{self, Drain, Driving, Nursery, Order, Patience, Share, Tell, Told};
 use backstay_ops::follow::{Alarm, Began, FollowRequest, Limits, Mode, Pace, Position};
 use jiff::tz::TimeZone;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -55,7 +55,9 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
     };
     let metrics = settings.metrics.clone();
     let (conf_every, puts_per_day) = (drive::CONF_EVERY, settings.puts_per_day);
-    let driving = Driving { stop, tell: Arc::new(tell), metrics, drain, nurseries, conf_every, puts_per_day };
+    let share = settings.share.then(|| Share::every(settings.general.follow.interval_steady));
+    let tell = Arc::new(tell);
+    let driving = Driving { stop, tell, metrics, drain, nurseries, conf_every, puts_per_day, share };
     let mut outcomes = drive::drive(vault, orders, driving).await;
     // A single source that cannot go on is the whole story.
     if let [drive::Outcome { ended: ended @ Some(_), .. }] = &mut outcomes[..]

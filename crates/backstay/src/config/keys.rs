@@ -32,6 +32,7 @@ pub const KEYS: &[&str] = &[
     "follow.interval",
     "follow.interval_steady",
     "follow.puts_per_day",
+    "follow.share",
     "follow.snapshot_interval",
     "follow.point_interval",
     "follow.wal_limit",
@@ -78,7 +79,7 @@ pub const KEYS: &[&str] = &[
 const OF_SOURCES: &[&str] = &["proof.", "capture.", "follow.", "status.", "retention.", "hooks.", "ping."];
 
 /// Settings in those that belong to the process, whatever it follows.
-const OF_THE_PROCESS: &[&str] = &["follow.metrics", "follow.puts_per_day"];
+const OF_THE_PROCESS: &[&str] = &["follow.metrics", "follow.puts_per_day", "follow.share"];
 
 /// Every setting of one source, below `sources.<name>`.
 pub fn source_keys() -> Vec<&'static str> {

@@ -40,6 +40,8 @@ pub struct Settings {
     pub metrics: Option<PathBuf>,
     /// How many objects following may put in a day, for all sources together.
     pub puts_per_day: Option<NonZeroU32>,
+    /// Whether sources that are written to steadily share objects.
+    pub share: bool,
     /// What holds for a source that says nothing else.
     pub general: Policy,
     pub sources: BTreeMap<SourceName, SourceSettings>,
@@ -232,6 +234,7 @@ pub fn build(raw: &RawConfig, file: &Path, working_dir: &Path) -> Result<Setting
         limits: reader.limits()?,
         check_budget: reader.must("check.budget")?.size()?,
         metrics: reader.get("follow.metrics").map(|named| reader.path(named)).transpose()?,
+        share: reader.must("follow.share")?.flag()?,
         puts_per_day: reader.get("follow.puts_per_day").map(puts_per_day).transpose()?,
         general: Below { reader: &reader, source: None }.policy()?,
         sources,

@@ -14,6 +14,7 @@ impl From<OpsError> for Diagnostic {
         let plain = Diagnostic::of(&error);
         match &error {
             OpsError::Repo(error) => repo::hinted(plain, error),
+            OpsError::Shared(error) => repo::hinted(plain, error),
             OpsError::Sqlite(error) => sqlite::hinted(plain, error),
             OpsError::NoPoint(error) => of_point(plain, error),
             OpsError::Path(error) => plain.hint(format!("Look at it with `ls -ld {}`.", error.path.display())),

@@ -58,6 +58,8 @@ impl Protection {
             nurseries: Vec::new(),
             conf_every: drive::CONF_EVERY,
             puts_per_day: settings.puts_per_day,
+            // There is nobody else.
+            share: None,
         };
         let orders = vec![order(settings, source, Patience::Log)];
         let following = Box::pin(drive::drive(vault, orders, driving));

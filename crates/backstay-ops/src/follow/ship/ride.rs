@@ -1,0 +1,235 @@
+//! A source that shares a stream with others: small steady commits ride along, everything else is its own.
+//!
+//! Owns the two places such a source has: the stream of all, where what it hands over becomes durable, and a stream of its own
+//! where nobody is yet. What must be safe before that is sealed for its own stream, right behind what is durable or on its
+//! way, and lies in the spool; once it has come along with the others that is let go. So a crash, a store that is away and a burst
+//! are what they are for a source alone: it leaves, and goes on in its own stream with what lies there.
+
+use super::super::carrier::{Carried, Carrier, Fare, Parting, Seat};
+use super::super::catch::Piece;
+use super::super::ends;
+use super::super::errand::{Errand, Secured};
+use super::super::memory::Aboard;
+use super::super::press::{Body, Head};
+use super::{Sent, Shipper};
+use crate::disk::PathError;
+use backstay_model::{Digest, Moment, Sequence, SourceName, StreamId};
+use backstay_store::repo::Chain;
+use std::sync::Arc;
+
+pub struct Ride {
+    source: SourceName,
+    carrier: Arc<Carrier>,
+    seat: Seat,
+    /// Where it goes on when it leaves.
+    own: StreamId,
+    /// Until it is known to have come: the stream it had, and the slot there in which it ends.
+    coming: Option<(StreamId, Chain)>,
+    /// What is sealed for its own stream already, and is still to ride along.
+    pending: Vec<Piece>,
+    fare: Option<Arc<Fare>>,
+    /// Attempts at it that are known to have failed.
+    tried: u64,
+    /// What is sealed for its own stream comes behind the fare.
+    is_behind: bool,
+    parting: Option<Arc<Parting>>,
+}
+
+impl Drop for Ride {
+    fn drop(&mut self) {
+        self.carrier.gone(&self.source);
+    }
+}
+
+impl Ride {
+    pub fn carrier(&self) -> &Arc<Carrier> {
+        &self.carrier
+    }
+
+    pub fn own(&self) -> StreamId {
+        self.own
+    }
+
+    pub fn is_clear(&self) -> bool {
+        self.fare.is_none() && self.pending.is_empty()
+    }
+
+    /// Commits and bytes of images, and when the first of them was made.
+    pub fn waiting(&self) -> (u64, u64, Option<Moment>) {
+        let pieces = || self.fare.iter().flat_map(|fare| &fare.pieces).chain(&self.pending);
+        let commits = pieces().filter(|piece| piece.part.completes()).count() as u64;
+        let bytes = pieces().map(|piece| piece.pages.len() as u64 * u64::from(piece.end.page_size)).sum();
+        (commits, bytes, pieces().next().map(|piece| piece.time))
+    }
+
+    /// Adds what is being sealed for its own stream.
+    pub fn seals(&mut self, pieces: &[Piece]) {
+        self.pending.extend_from_slice(pieces);
+    }
+}
+
+impl Shipper<'_> {
+    pub fn ride(&self) -> Option<&Ride> {
+        self.ride.as_ref()
+    }
+
+    /// Takes a place among those who share, behind what this has put; only where nothing is on its way. It has come once
+    /// its stream is ended: [`Shipper::coming`]. False where that cannot be written down.
+    pub fn boards(&mut self, carrier: &Arc<Carrier>) -> bool {
+        let ends = Chain::after(Sequence::new(self.durable.slots), self.durable.previous);
+        let (Some(ends), true) = (ends, self.is_clear() && self.ride.is_none()) else { return false };
+        let (seat, own) = (carrier.seat(&self.source), ends::fresh(self.vault));
+        (self.memory.slots, self.memory.previous) = (self.durable.slots, self.durable.previous);
+        self.memory.standing = Some(self.durable.standing.clone());
+        self.memory.putting.clear();
+        self.memory.aboard = Some(Aboard { own, boards: Some(seat.at) });
+        self.remember();
+        if !self.is_noted {
+            self.memory.aboard = None;
+            carrier.gone(&self.source);
+            return false;
+        }
+        let (source, coming) = (self.source.clone(), Some((self.memory.stream, ends)));
+        (self.durable.slots, self.durable.previous) = (0, Digest::ZERO);
+        self.press.go_on_at(own, &self.durable);
+        let (carrier, pending) = (carrier.clone(), Vec::new());
+        let (fare, tried, is_behind, parting) = (None, 0, false, None);
+        self.ride = Some(Ride { source, carrier, seat, own, coming, pending, fare, tried, is_behind, parting });
+        true
+    }
+
+    /// The slot in which the stream it had must end, and where that leads.
+    pub fn coming(&self) -> Option<(StreamId, Chain, StreamId)> {
+        let ride = self.ride.as_ref()?;
+        ride.coming.map(|(stream, chain)| (stream, chain, ride.seat.at.stream))
+    }
+
+    /// It has come: the stream it had leads to the others.
+    pub fn has_come(&mut self) {
+        let Some(ride) = &mut self.ride else { return };
+        let (at, memory) = (ride.seat.at, &mut self.memory);
+        ride.coming = None;
+        (memory.stream, memory.previous) = (at.stream, at.previous);
+        (memory.slots, memory.before) = (at.slots.get(), at.slots.get());
+        memory.after = self.durable.after;
+        memory.aboard = Some(Aboard { own: ride.own, boards: None });
+        // What is written down leads here as well.
+    }
+
+    /// Hands over what waits, and `more`.
+    pub fn hand_over(&mut self, more: Vec<Piece>) {
+        let Some(ride) = self.ride.as_mut().filter(|ride| ride.fare.is_none()) else { return };
+        let mut pieces = std::mem::take(&mut ride.pending);
+        pieces.extend(more);
+        let (who, head) = ((self.source.clone(), self.memory.clone()), self.durable.clone());
+        let fare = Fare::new(who, head, (ride.seat.epoch, pieces));
+        ride.carrier.take(fare.clone());
+        (ride.fare, ride.tried, ride.is_behind) = (Some(fare), 0, false);
+    }
+
+    /// What was handed over, and how many failed attempts are known.
+    pub fn fare(&mut self) -> Option<(Arc<Fare>, &mut u64)> {
+        let ride = self.ride.as_mut()?;
+        Some((ride.fare.clone()?, &mut ride.tried))
+    }
+
+    /// What waits to be handed over, besides.
+    pub fn pending(&self) -> &[Piece] {
+        self.ride.as_ref().map_or(&[], |ride| &ride.pending)
+    }
+
+    /// Makes safe what was handed over: it is taken back and sealed for its own stream, or lies in the spool as it is on its way.
+    pub fn hold_on(&mut self) -> Result<(), PathError> {
+        let Some(ride) = &mut self.ride else { return Ok(()) };
+        let Some(fare) = ride.fare.clone() else { return Ok(()) };
+        match fare.errand.secure() {
+            Secured::Back => {
+                ride.fare = None;
+                let mut pieces = fare.pieces.clone();
+                pieces.append(&mut ride.pending);
+                ride.pending.clone_from(&pieces);
+                let (own, durable) = (ride.own, self.durable.clone());
+                self.drop_sealed();
+                self.press.go_on_at(own, &durable);
+                self.press.begin(pieces, true);
+                Ok(())
+            }
+            Secured::Away(carried) if !ride.is_behind => {
+                ride.is_behind = true;
+                let own = ride.own;
+                let Carried { stream, sequence, digest, bytes, head, .. } = carried;
+                // Before what was sealed in its place goes.
+                let kept = self.spool.write(&stream, (sequence, digest), &head.standing, &bytes);
+                self.drop_sealed();
+                self.press.go_on_at(own, &head);
+                kept
+            }
+            Secured::Away(_) | Secured::Lost => Ok(()),
+        }
+    }
+
+    /// Lets go what is sealed for its own stream.
+    fn drop_sealed(&mut self) {
+        let _ = self.press.take(true);
+        let own = self.own();
+        for sealed in std::mem::take(&mut self.outbox) {
+            if matches!(sealed.body, Body::Spooled) {
+                self.spool.remove(&own, sealed.sequence);
+            }
+        }
+    }
+
+    /// What was handed over is durable.
+    pub fn arrived(&mut self, carried: Carried) -> Sent {
+        let Carried { stream, sequence, digest, bytes, head, commits, noted, counts } = carried;
+        let is_behind = self.ride.as_ref().is_some_and(|ride| ride.is_behind);
+        self.durable = Head { slots: 0, previous: Digest::ZERO, ..head };
+        let memory = &mut self.memory;
+        (memory.stream, memory.slots, memory.previous) = (stream, sequence.get(), digest);
+        memory.before = memory.before.min(sequence.get() - 1);
+        memory.standing = Some(self.durable.standing.clone());
+        self.is_noted = noted;
+        if !is_behind {
+            // It came along.
+            self.drop_sealed();
+            let own = self.own();
+            self.press.go_on_at(own, &self.durable);
+        }
+        self.spool.remove(&stream, sequence);
+        if let Some(ride) = &mut self.ride {
+            (ride.fare, ride.is_behind) = (None, false);
+        }
+        Sent { commits, bytes: if counts { bytes.len() as u64 } else { 0 } }
+    }
+
+    /// Asks to leave, once.
+    pub fn parts(&mut self) -> Option<(Arc<Parting>, &mut u64)> {
+        let ride = self.ride.as_mut()?;
+        let parting = ride.parting.get_or_insert_with(|| {
+            let (source, own, epoch) = (ride.source.clone(), ride.own, ride.seat.epoch);
+            let parting = Arc::new(Parting { source, own, epoch, errand: Errand::new() });
+            ride.carrier.part(parting.clone());
+            ride.tried = 0;
+            parting
+        });
+        Some((parting.clone(), &mut ride.tried))
+    }
+
+    /// So many attempts are known to have failed.
+    pub fn has_tried(&mut self, tried: u64) {
+        self.ride.iter_mut().for_each(|ride| ride.tried = tried);
+    }
+
+    /// The stream of all has ended for it: it goes on in its own.
+    pub fn left(&mut self) -> Option<Ride> {
+        let ride = self.ride.take()?;
+        let memory = &mut self.memory;
+        (memory.stream, memory.slots, memory.before) = (ride.own, 0, 0);
+        (memory.previous, memory.after) = (Digest::ZERO, self.durable.after);
+        memory.standing = Some(self.durable.standing.clone());
+        memory.putting.clear();
+        memory.aboard = None;
+        self.remember();
+        Some(ride)
+    }
+}

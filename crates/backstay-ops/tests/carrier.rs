@@ -1,0 +1,676 @@
+//! Sources that share a stream, carried by one process: each is what it would be alone.
+
+mod rig;
+mod world;
+
+use async_trait::async_trait;
+use backstay_format::facts::Following;
+use backstay_model::catalog::Target;
+use backstay_model::{ByteLen, Kind, Kinded, Sequence, SourceName, StreamId, Tx, Verdict};
+use backstay_ops::OpsError;
+use backstay_ops::catalog::Vault;
+use backstay_ops::check::{CheckRequest, Depth, check};
+use backstay_ops::disk::OsDisk;
+use backstay_ops::follow::carrier::{Carrier, Timetable};
+use backstay_ops::follow::drive::{Drain, Driving, Order, Outcome, Patience, Share, Tell, Told, drive};
+use backstay_ops::follow::{Began, FollowRequest, Follower, Limits, Pace};
+use backstay_ops::init;
+use backstay_ops::masters::{self, KeyHome, NewMaster};
+use backstay_ops::restore::{self, Destination, RestoreRequest};
+use backstay_ops::trust::Custodian;
+use backstay_store::local::{LocalStore, OpenMode};
+use backstay_store::repo::RepoError;
+use backstay_store::seal::Unsealer;
+use backstay_store::{Key, Put, Store, StoreError};
+use backstay_testkit::effects::Effects;
+use bytes::Bytes;
+use rig::{Ended, Making, Process, Run, crash_anything};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use world::{Hands, World};
+
+const TIMES: Timetable = Timetable { interval: Duration::ZERO, retry: Duration::from_millis(5) };
+
+fn request(name: &str, db: &Path) -> FollowRequest {
+    FollowRequest {
+        source: name.parse().expect("a name"),
+        path: db.to_owned(),
+        busy: Duration::from_secs(10),
+        hold_max: Duration::from_secs(1),
+        log_growth_max: ByteLen::new(1 << 30),
+        uploads_in_flight: 1,
+        limits: Limits { look: Duration::from_secs(60), hours: Some(Duration::from_secs(3600)), ..Limits::STANDARD },
+        steps: Arc::new(|_| {}),
+    }
+}
+
+/// What SQLite makes of the files as they lie, found by another process: this one holds locks.
+fn recovered(db: &Path) -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let copy = dir.path().join("copy.db");
+    for suffix in ["", "-wal"] {
+        let [from, to] = [db, &copy].map(|path| PathBuf::from(format!("{}{suffix}", path.display())));
+        assert!(std::process::Command::new("cp").arg(from).arg(to).status().expect("cp runs").success());
+    }
+    let conn = Connection::open(&copy).expect("opens");
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("recovers");
+    drop(conn);
+    std::fs::read(&copy).expect("readable")
+}
+
+/// A database, and states that were told durable.
+struct Home {
+    name: SourceName,
+    db: PathBuf,
+    conn: Connection,
+    kept: Vec<(Tx, Vec<u8>)>,
+}
+
+impl Home {
+    fn new(name: &str, dir: &Path) -> Self {
+        let db = dir.join(format!("{name}.db"));
+        let conn = Connection::open(&db).expect("open");
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
+        conn.execute_batch(
+            "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;
+             CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, x BLOB);",
+        )
+        .expect("made");
+        Self { name: name.parse().expect("a name"), db, conn, kept: Vec::new() }
+    }
+
+    fn commit(&self, bytes: u32) {
+        self.conn.execute("INSERT INTO t(x) VALUES (randomblob(?1))", [bytes]).expect("sql");
+    }
+
+    async fn follow<'v>(&self, vault: &'v Vault) -> Follower<'v> {
+        Follower::start(vault, request(self.name.as_str(), &self.db)).await.expect("follow")
+    }
+
+    fn keep(&mut self, follower: &Follower<'_>) {
+        self.kept.push((follower.position().tx, recovered(&self.db)));
+    }
+
+    async fn comes_back(&self, vault: &Vault, what: &str) {
+        for (tx, bytes) in &self.kept {
+            let dir = tempfile::tempdir().expect("a folder");
+            let to = dir.path().join("out.db");
+            let (into, busy) = (Destination::New(to.clone()), Duration::from_secs(5));
+            let (source, target) = (self.name.clone(), Target::Tx(*tx));
+            let request = RestoreRequest { source, target, into, smoke: Vec::new(), busy };
+            let planned = restore::plan(vault, request).await.expect("a plan");
+            restore::perform(vault, planned).await.expect("restored");
+            assert!(std::fs::read(&to).expect("read") == *bytes, "{what}: state {tx} of {}", self.name);
+        }
+        let request = CheckRequest { source: self.name.clone(), snapshot: None, depth: Depth::Authentic };
+        let checked = check(vault, &request).await.expect("a report");
+        assert_eq!(checked.verdict, Verdict::Pass, "{what}: {checked:?}");
+    }
+
+    /// Where the snapshots stand that were made of its log, in their order.
+    async fn made(&self, vault: &Vault) -> Vec<Following> {
+        let mut fronts: Vec<_> = vault.catalog(&self.name).await.expect("catalog").fronts.into_values().collect();
+        fronts.sort_by_key(|front| front.name.sequence);
+        fronts
+            .into_iter()
+            .filter_map(|front| front.facts.following.filter(|following| following.made.is_some()))
+            .collect()
+    }
+
+    async fn snapshots(&self, vault: &Vault) -> usize {
+        vault.catalog(&self.name).await.expect("catalog").fronts.len()
+    }
+}
+
+/// Does something while a carrier runs.
+async fn carried<T>(carrier: &Carrier, work: impl Future<Output = T>) -> T {
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = carrier.run(&|now| now) => unreachable!("it carries without an end"),
+    }
+}
+
+async fn tick_all(followers: &mut [Follower<'_>]) -> Result<u64, OpsError> {
+    let ticks = futures::future::join_all(followers.iter_mut().map(Follower::tick)).await;
+    ticks.into_iter().try_fold(0, |sum, ticked| Ok(sum + ticked?.objects))
+}
+
+async fn board_all(carrier: &Arc<Carrier>, followers: &mut [Follower<'_>]) -> Result<(), OpsError> {
+    for follower in followers {
+        if !follower.board(carrier).await? || !follower.rides() {
+            return Err(OpsError::Cancelled);
+        }
+    }
+    Ok(())
+}
+
+fn homes(dir: &Path) -> Vec<Home> {
+    ["shop", "crm", "blog"].map(|name| Home::new(name, dir)).into()
+}
+
+async fn all_follow<'v>(homes: &[Home], vault: &'v Vault) -> Vec<Follower<'v>> {
+    let mut followers = Vec::new();
+    for home in homes {
+        followers.push(home.follow(vault).await);
+    }
+    followers
+}
+
+fn all_keep(homes: &mut [Home], followers: &[Follower<'_>]) {
+    homes.iter_mut().zip(followers).for_each(|(home, follower)| home.keep(follower));
+}
+
+fn all_went_on(followers: &[Follower<'_>]) {
+    for follower in followers {
+        assert!(matches!(follower.began(), Began::Continued { .. }), "{:?}", follower.began());
+        assert!(follower.position().lost.is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_of_many_are_one_object_and_each_source_is_as_if_it_were_alone() {
+    let world = World::new().await;
+    let (vault, mut homes) = (&world.vault, homes(world.dir()));
+    let mut followers = all_follow(&homes, vault).await;
+    let carrier = Arc::new(Carrier::new(vault, TIMES));
+    carried(&carrier, async {
+        homes.iter().for_each(|home| home.commit(3000));
+        tick_all(&mut followers).await.expect("tick");
+        board_all(&carrier, &mut followers).await.expect("board");
+        let before = carrier.puts();
+        for round in 0..12 {
+            for (nth, home) in homes.iter().enumerate().filter(|(nth, _)| (round + nth) % 3 != 0) {
+                home.commit(100 * (nth as u32 + round as u32));
+            }
+            let objects = tick_all(&mut followers).await.expect("tick");
+            assert!(followers.iter().all(|follower| follower.position().waiting == 0));
+            assert!((1..=2).contains(&objects), "{objects} objects for what three sources wrote");
+            all_keep(&mut homes, &followers);
+        }
+        assert!(carrier.puts() - before < 24, "{} objects for 24 commits", carrier.puts() - before);
+        // One has a burst, and goes by itself; the others go on.
+        homes[1].commit(400_000);
+        homes[0].commit(40);
+        tick_all(&mut followers).await.expect("tick");
+        assert_eq!(followers.iter().map(Follower::rides).collect::<Vec<_>>(), [true, false, true]);
+        all_keep(&mut homes, &followers);
+        homes.iter().for_each(|home| home.commit(70));
+        tick_all(&mut followers).await.expect("tick");
+        all_keep(&mut homes, &followers);
+    })
+    .await;
+    for home in &homes {
+        home.comes_back(vault, "while they share").await;
+        assert_eq!(home.snapshots(vault).await, 1);
+    }
+    // Nobody said goodbye: the next run finds its way, and leaves the others theirs.
+    drop(followers);
+    let mut followers = all_follow(&homes, vault).await;
+    all_went_on(&followers);
+    let carrier = Arc::new(Carrier::new(vault, TIMES));
+    carried(&carrier, async {
+        board_all(&carrier, &mut followers).await.expect("board");
+        homes.iter().for_each(|home| home.commit(90));
+        tick_all(&mut followers).await.expect("tick");
+        all_keep(&mut homes, &followers);
+        for follower in &mut followers {
+            follower.part().await.expect("leaves");
+            assert!(!follower.rides());
+        }
+        homes.iter().for_each(|home| home.commit(90));
+        tick_all(&mut followers).await.expect("tick");
+        all_keep(&mut homes, &followers);
+        board_all(&carrier, &mut followers).await.expect("comes back");
+        homes.iter().for_each(|home| home.commit(80));
+        tick_all(&mut followers).await.expect("tick");
+        all_keep(&mut homes, &followers);
+    })
+    .await;
+    drop(followers);
+    all_went_on(&all_follow(&homes, vault).await);
+    for home in &homes {
+        home.comes_back(vault, "once they left").await;
+        assert_eq!(home.snapshots(vault).await, 1, "none was needed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_taken_over_ends_nothing_for_the_others() {
+    let world = World::new().await;
+    let (vault, mut homes) = (&world.vault, homes(world.dir()));
+    let mut followers = all_follow(&homes, vault).await;
+    let carrier = Arc::new(Carrier::new(vault, TIMES));
+    carried(&carrier, async {
+        board_all(&carrier, &mut followers).await.expect("board");
+        // The last word is that of one which is not taken over, and then that of one which is.
+        homes.iter().for_each(|home| home.commit(90));
+        tick_all(&mut followers).await.expect("tick");
+        all_keep(&mut homes, &followers);
+        homes[2].commit(50);
+        followers[2].tick().await.expect("tick");
+        let taken = followers.pop().expect("the third");
+        let used = taken.position().tx;
+        drop(taken);
+        std::fs::remove_file(vault.state.dir().join("blog/follow.json")).expect("there");
+        let other = homes[2].follow(vault).await;
+        assert!(matches!(other.began(), Began::Snapshot { .. }) && other.position().tx > used);
+        homes.iter().for_each(|home| home.commit(20));
+        for follower in &mut followers {
+            follower.tick().await.expect("goes on");
+            assert!(!follower.rides() && follower.position().waiting == 0);
+        }
+        all_keep(&mut homes, &followers);
+        board_all(&carrier, &mut followers).await.expect("and shares again");
+        homes.iter().for_each(|home| home.commit(20));
+        tick_all(&mut followers).await.expect("tick");
+        all_keep(&mut homes, &followers);
+        assert!(followers.iter().all(|follower| follower.position().lost.is_none()));
+    })
+    .await;
+    drop(followers);
+    for home in &homes[..2] {
+        home.comes_back(vault, "beside one that was taken over").await;
+        assert_eq!(home.snapshots(vault).await, 1, "no gap of {}", home.name);
+    }
+}
+
+fn insert(db: &Path) {
+    let conn = Connection::open(db).expect("open");
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
+    conn.execute_batch("PRAGMA wal_autocheckpoint=0; INSERT INTO t(x) VALUES (hex(randomblob(90)))").expect("sql");
+}
+
+/// Two come, ride along, keep something safe on the way, leave, and go on alone.
+async fn shared(process: &Process) -> Result<[Tx; 2], OpsError> {
+    let dbs = [process.db(), process.dir().join("crm.db")];
+    let mut followers = Vec::new();
+    for (name, db) in ["shop", "crm"].iter().zip(&dbs) {
+        followers.push(Follower::start(&process.vault, request(name, db)).await?);
+    }
+    let carrier = Arc::new(Carrier::new(&process.vault, TIMES));
+    carried(&carrier, async {
+        board_all(&carrier, &mut followers).await?;
+        dbs.iter().for_each(|db| insert(db));
+        tick_all(&mut followers).await?;
+        insert(&dbs[0]);
+        // Read, and safe before it is handed over.
+        followers[0].catch()?;
+        followers[0].keep();
+        insert(&dbs[1]);
+        tick_all(&mut followers).await?;
+        followers[0].part().await?;
+        dbs.iter().for_each(|db| insert(db));
+        tick_all(&mut followers).await?;
+        Ok([followers[0].position().tx, followers[1].position().tx])
+    })
+    .await
+}
+
+/// Every state from the newest snapshot on has one row more than the one before, and the last is the live one.
+async fn each_goes_on(run: &Run, ended: &Ended) {
+    let process = Process::open(run.dir(), run.next(&Effects::unstopped()), None).await.expect("open");
+    let dbs = [process.db(), process.dir().join("crm.db")];
+    for (name, db) in ["shop", "crm"].iter().zip(&dbs) {
+        let mut follower = Follower::start(&process.vault, request(name, db)).await.expect("the next follower");
+        let first = follower.position().tx;
+        let went_on = matches!(follower.began(), Began::Continued { .. });
+        assert!(went_on || ended.cut.is_some(), "{name} was only killed: {:?}", follower.began());
+        assert!(!ended.done || first >= Tx::new(3), "what was told durable of {name} is: {first}");
+        insert(db);
+        follower.tick().await.expect("tick");
+        let last = follower.position().tx;
+        drop(follower);
+        let source: SourceName = name.parse().expect("a name");
+        let restored = async |target: Target, to: &Path| {
+            let (into, busy) = (Destination::New(to.to_owned()), Duration::from_secs(5));
+            let request = RestoreRequest { source: source.clone(), target, into, smoke: Vec::new(), busy };
+            let planned = restore::plan(&process.vault, request).await.expect("a plan");
+            restore::perform(&process.vault, planned).await.expect("restored");
+            let conn = Connection::open(to).expect("open");
+            conn.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).expect("rows")
+        };
+        let mut rows = None;
+        for tx in first.get()..=last.get() {
+            let now = restored(Target::Tx(Tx::new(tx)), &run.dir().join(format!("{name}-{tx}.db"))).await;
+            assert!(rows.is_none_or(|before| now == before + 1), "state {tx} of {name} has one row more");
+            rows = Some(now);
+        }
+        restored(Target::Latest, &run.dir().join(format!("{name}.latest.db"))).await;
+        let latest = std::fs::read(run.dir().join(format!("{name}.latest.db"))).expect("read");
+        assert!(latest == recovered(db), "the newest state of {name} is the live one");
+        let request = CheckRequest { source, snapshot: None, depth: Depth::Authentic };
+        assert_eq!(check(&process.vault, &request).await.expect("a report").verdict, Verdict::Pass);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sources_that_share_a_stream_stopped_anywhere() {
+    let making = Making::database("WAL").repository().await;
+    let crm = Home::new("crm", making.dir());
+    let process = Process::open(making.dir(), Arc::new(OsDisk), None).await.expect("open");
+    for (name, db) in [("shop", process.db()), ("crm", crm.db.clone())] {
+        drop(Follower::start(&process.vault, request(name, &db)).await.expect("follows"));
+    }
+    drop((process, crm));
+    let before = making.done();
+    let act = async |run: &Run, effects: Effects| {
+        let process = Process::open(run.dir(), run.next(&effects), Some(&effects)).await?;
+        shared(&process).await.map(|tx| assert_eq!(tx, [Tx::new(3), Tx::new(3)]))
+    };
+    let sweep = crash_anything("sources share a stream", &before, act, each_goes_on).await;
+    sweep.assert_stopped_at(&["store put, not applied", "store put, applied"]);
+    sweep.assert_stopped_at(&["disk create", "disk write", "disk rename"]);
+}
+
+/// The loop, over some databases that share from their first commit on.
+struct Loop {
+    task: JoinSet<Vec<Outcome>>,
+    stop: watch::Sender<bool>,
+    ended: Arc<Mutex<Vec<String>>>,
+}
+
+/// The same repository for a host that may read it.
+fn reading(world: &World) -> Arc<Vault> {
+    let Vault { repo, state, signer, unsealer, env } = &world.vault;
+    let unsealer = unsealer.as_ref().map(Unsealer::again);
+    Arc::new(Vault { repo: repo.clone(), state: state.clone(), signer: signer.clone(), unsealer, env: env.clone() })
+}
+
+fn begin_loop(vault: Arc<Vault>, homes: &[Home], quiet_for: Duration) -> Loop {
+    let (stop, stopped) = watch::channel(false);
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let say = ended.clone();
+    let tell: Tell = Arc::new(move |source, told| {
+        if let Told::Ended(error) = told {
+            say.lock().expect("alone").push(format!("{source}: {error}"));
+        }
+    });
+    let interval = Duration::from_millis(5);
+    let pace = Pace { interval, steady: interval, ..Pace::STANDARD };
+    let order = |home: &Home| Order {
+        request: FollowRequest {
+            limits: Limits { hours: Some(Duration::from_secs(3600)), ..Limits::STANDARD },
+            ..request(home.name.as_str(), &home.db)
+        },
+        pace,
+        snapshot_interval: interval,
+        patience: Patience::Missing,
+        rest_after: None,
+        may_vanish: false,
+    };
+    let times = Timetable { interval, retry: Duration::from_millis(50) };
+    let driving = Driving {
+        stop: stopped,
+        tell,
+        metrics: None,
+        drain: Drain { insists: true, ..Drain::once(Duration::from_secs(600)) },
+        nurseries: Vec::new(),
+        conf_every: Duration::from_millis(20),
+        puts_per_day: None,
+        share: Some(Share { steady_for: Duration::ZERO, quiet_for, times }),
+    };
+    let mut task = JoinSet::new();
+    task.spawn(drive(vault, homes.iter().map(order).collect(), driving));
+    Loop { task, stop, ended }
+}
+
+impl Loop {
+    async fn end(mut self) -> Vec<Outcome> {
+        self.stop.send_replace(true);
+        let outcomes = self.task.join_next().await.expect("a task").expect("no panic");
+        assert_eq!(*self.ended.lock().expect("alone"), Vec::<String>::new());
+        outcomes
+    }
+}
+
+/// Where a source remembers to write, and whether others do.
+fn stream_of(world: &World, home: &Home) -> Option<(StreamId, bool)> {
+    let text = std::fs::read(world.vault.state.dir().join(home.name.as_str()).join("follow.json")).ok()?;
+    let memory: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let shares = memory["aboard"].is_object() && memory["aboard"]["boards"].is_null();
+    Some((serde_json::from_value(memory["stream"].clone()).ok()?, shares))
+}
+
+/// Commits in each until all share a stream that fits.
+async fn until_they_share(world: &World, homes: &[Home], fits: impl Fn(StreamId) -> bool) -> StreamId {
+    loop {
+        homes.iter().for_each(|home| home.commit(100));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let streams: Option<Vec<(StreamId, bool)>> = homes.iter().map(|home| stream_of(world, home)).collect();
+        if let Some([first, rest @ ..]) = streams.as_deref()
+            && first.1
+            && fits(first.0)
+            && rest.iter().all(|other| other == first)
+        {
+            return first.0;
+        }
+    }
+}
+
+async fn all_is_there(world: &World, homes: &[Home]) {
+    for home in homes {
+        let to = world.dir().join(format!("{}-latest.db", home.name));
+        let _ = std::fs::remove_file(&to);
+        let (into, busy) = (Destination::New(to.clone()), Duration::from_secs(5));
+        let (source, target) = (home.name.clone(), Target::Latest);
+        let request = RestoreRequest { source, target, into, smoke: Vec::new(), busy };
+        let planned = restore::plan(&world.vault, request).await.expect("a plan");
+        restore::perform(&world.vault, planned).await.expect("restored");
+        assert!(std::fs::read(&to).expect("read") == recovered(&home.db), "the newest state of {}", home.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn databases_that_are_written_to_steadily_share_until_they_are_quiet_or_told_to_stop() {
+    let world = World::new().await;
+    let homes = homes(world.dir());
+    let following = begin_loop(world.shared(), &homes, Duration::from_secs(3600));
+    let first = until_they_share(&world, &homes, |_| true).await;
+    let end = world.vault.repo.log_end(&first).await.expect("listed").expect("objects");
+    let several = async |slot: u64| {
+        let front = world.vault.repo.log_front(&first, Sequence::new(slot)).await.expect("read").expect("there");
+        front.facts.shared && front.facts.spans.len() > 1
+    };
+    let mut is_shared = false;
+    for slot in 1..=end.get() {
+        is_shared |= several(slot).await;
+    }
+    assert!(is_shared, "an object has what several committed");
+    let outcomes = following.end().await;
+    assert!(outcomes.iter().all(|outcome| outcome.position.as_ref().is_some_and(|at| at.waiting == 0)));
+    assert!(homes.iter().all(|home| !stream_of(&world, home).expect("noted").1), "each goes on by itself");
+    all_is_there(&world, &homes).await;
+    // The next time they leave by themselves, once nobody writes.
+    let following = begin_loop(world.shared(), &homes, Duration::from_millis(300));
+    let second = until_they_share(&world, &homes, |stream| stream != first).await;
+    while homes.iter().any(|home| stream_of(&world, home).is_none_or(|(_, shares)| shares)) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    until_they_share(&world, &homes, |stream| stream != second).await;
+    following.end().await;
+    all_is_there(&world, &homes).await;
+    for home in &homes {
+        let snapshots = world.vault.catalog(&home.name).await.expect("catalog").fronts;
+        let gaps = snapshots
+            .values()
+            .filter(|front| front.facts.following.as_ref().is_some_and(|following| following.resync.is_some()));
+        assert_eq!(gaps.count(), 0, "of {}", home.name);
+    }
+}
+
+/// Nobody said goodbye: each of many finds its way past the ends of all others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_shared_when_they_were_killed_go_on_at_once_and_lose_nothing() {
+    let world = World::new().await;
+    let homes: Vec<Home> = (0..12).map(|n| Home::new(&format!("s{n:02}"), world.dir())).collect();
+    let mut killed = begin_loop(reading(&world), &homes, Duration::from_secs(3600));
+    let first = until_they_share(&world, &homes, |_| true).await;
+    killed.task.shutdown().await;
+    homes.iter().for_each(|home| home.commit(100));
+    let following = begin_loop(reading(&world), &homes, Duration::from_secs(3600));
+    until_they_share(&world, &homes, |stream| stream != first).await;
+    let outcomes = following.end().await;
+    assert!(outcomes.iter().all(|outcome| matches!(outcome.began, Some(Began::Continued { .. }))));
+    all_is_there(&world, &homes).await;
+    for home in &homes {
+        assert_eq!(home.snapshots(&world.vault).await, 1 + home.made(&world.vault).await.len(), "of {}", home.name);
+    }
+}
+
+/// What is sealed together is nothing for who was taken off meanwhile, either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_changed_beside_sources_that_share_are_those_they_are_sealed_to() {
+    let world = World::new().await;
+    let homes = homes(world.dir());
+    let following = begin_loop(reading(&world), &homes, Duration::from_secs(3600));
+    let first = until_they_share(&world, &homes, |_| true).await;
+    let path = world.dir().join("backstay.key");
+    let old = init::read_keys(&path).expect("a key file").expect("there");
+    let custodian = Custodian { vault: &world.vault, root: old.root.as_ref().expect("a root") };
+    let passphrases = BTreeMap::new();
+    let new = NewMaster { without: None, held: &old, home: KeyHome::InUse(&path), passphrases: &passphrases };
+    masters::change(&custodian, new).await.expect("rotated");
+    let second = until_they_share(&world, &homes, |stream| stream != first).await;
+    following.end().await;
+    let object = world.vault.repo.log_object(&second, Sequence::FIRST).await.expect("read").expect("there");
+    let unsealer = world.vault.unsealer.as_ref().expect("an identity");
+    let opened = object.open::<RepoError>(unsealer, |_, _, _, _| Ok(()));
+    assert!(opened.is_err(), "the keys of before open what is sealed now");
+}
+
+/// A store that is away at times; what is put then may be there all the same, without an answer.
+struct Away {
+    inner: LocalStore,
+    is_away: AtomicBool,
+    applies: AtomicBool,
+}
+
+#[async_trait]
+impl Store for Away {
+    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
+        if !self.is_away.load(Ordering::SeqCst) {
+            return self.inner.put_new(key, bytes).await;
+        }
+        if self.applies.load(Ordering::SeqCst) {
+            self.inner.put_new(key, bytes).await?;
+        }
+        Err(StoreError::Unknown { op: "put", key: key.to_string(), source: "no answer".into() })
+    }
+
+    backstay_testkit::forward!(inner: get get_range head list delete describe);
+}
+
+/// What was handed over when the store went away, and what came after it, is on the disk of each source: the very object, and what
+/// follows it. It outlives the process, and the store that is back takes all of it once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_handed_over_to_a_store_that_went_away_is_kept_by_each_source() {
+    for (applies, dies) in [(false, true), (true, true), (false, false), (true, false)] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
+        let store = Arc::new(Away { inner, is_away: AtomicBool::new(false), applies: AtomicBool::new(applies) });
+        let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
+        let (vault, mut homes) = (&world.vault, homes(world.dir()));
+        let what = format!("applied {applies}, died {dies}");
+        let mut followers = all_follow(&homes, vault).await;
+        let carrier = Arc::new(Carrier::new(vault, TIMES));
+        carried(&carrier, async {
+            homes.iter().for_each(|home| home.commit(200));
+            tick_all(&mut followers).await.expect("tick");
+            board_all(&carrier, &mut followers).await.expect("board");
+            homes.iter().for_each(|home| home.commit(200));
+            tick_all(&mut followers).await.expect("tick");
+            all_keep(&mut homes, &followers);
+            store.is_away.store(true, Ordering::SeqCst);
+            homes.iter().for_each(|home| home.commit(300));
+            let away = tick_all(&mut followers).await.expect_err("the store is away");
+            assert_eq!(away.kind(), Kind::Unavailable);
+            for round in 1..=2 {
+                homes.iter().for_each(|home| home.commit(30));
+                for follower in &mut followers {
+                    follower.catch().expect("read");
+                    assert_eq!(follower.keep(), 1 + round, "{what}: all that is not durable is on the disk");
+                }
+            }
+            if !dies {
+                store.is_away.store(false, Ordering::SeqCst);
+                while followers.iter().any(|follower| follower.position().waiting > 0) {
+                    let _ = tick_all(&mut followers).await;
+                }
+                all_keep(&mut homes, &followers);
+            }
+        })
+        .await;
+        drop(followers);
+        store.is_away.store(false, Ordering::SeqCst);
+        let mut followers = all_follow(&homes, vault).await;
+        all_went_on(&followers);
+        all_keep(&mut homes, &followers);
+        homes.iter().for_each(|home| home.commit(60));
+        tick_all(&mut followers).await.expect("tick");
+        all_keep(&mut homes, &followers);
+        for (home, follower) in homes.iter().zip(&followers) {
+            let Began::Continued { tx } = follower.began() else { panic!("{what}: {:?}", follower.began()) };
+            assert_eq!(*tx, Tx::new(5), "{what}: where {} began, from its spool", home.name);
+            home.comes_back(vault, &what).await;
+        }
+    }
+}
+
+/// Roll-ups are of the stream, and snapshots are made of what they have of each source.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_several_is_rolled_up_and_each_source_makes_its_snapshots_of_it() {
+    let (mut world, clock) = (World::new().await, Arc::new(Hands::default()));
+    world.vault.env.clock = clock.clone();
+    let (vault, mut homes) = (&world.vault, homes(world.dir()));
+    let mut followers = all_follow(&homes, vault).await;
+    let carrier = Arc::new(Carrier::new(vault, TIMES));
+    carried(&carrier, async {
+        homes.iter().for_each(|home| home.commit(200));
+        tick_all(&mut followers).await.expect("tick");
+        board_all(&carrier, &mut followers).await.expect("board");
+        for round in 0..450_usize {
+            for (_, home) in homes.iter().enumerate().filter(|(nth, _)| (round + nth) % 2 == 0) {
+                home.commit(40);
+            }
+            tick_all(&mut followers).await.expect("tick");
+            clock.pass(20);
+            for follower in &mut followers {
+                follower.roll().await.expect("roll");
+            }
+            if round % 90 == 0 {
+                all_keep(&mut homes, &followers);
+            }
+        }
+        for follower in &mut followers {
+            follower.hour_done().await;
+            assert!(follower.rides());
+        }
+        for home in &homes {
+            let made = home.made(vault).await;
+            assert!(!made.is_empty(), "{} has no snapshot of what it shares", home.name);
+        }
+        // The last ones are of what is left when they leave.
+        for (home, follower) in homes.iter().zip(&mut followers) {
+            let before = home.made(vault).await.len();
+            follower.part().await.expect("leaves");
+            follower.last_hour().await.expect("one of the rest");
+            assert_eq!(home.made(vault).await.len(), before + 1);
+        }
+        all_keep(&mut homes, &followers);
+    })
+    .await;
+    for home in &homes {
+        home.comes_back(vault, "rolled up").await;
+        let newest = home.made(vault).await.last().cloned().expect("made");
+        let rolled = vault.repo.roll_ups(&newest.stream).await.expect("listed");
+        assert!(!rolled.is_empty(), "roll-ups of the stream of all");
+    }
+}
