@@ -464,26 +464,6 @@ impl<'v> Follower<'v> {
         Ok(ticked)
     }
 
-    /// Leaves those it shares a stream with, whatever becomes of that stream.
-    async fn be_alone(&mut self, turns: &Turns, ticked: &mut Ticked) -> Result<(), OpsError> {
-        if let Some(Shipped::LeftBehind(lost)) = self.leave(ticked).await? {
-            blocking(|| self.halves.take_sealed(true));
-            (self.began, self.halves) = self.follow_others(turns).await?.ok_or(lost)?;
-        }
-        Ok(())
-    }
-
-    /// The same, for whoever drives it.
-    pub async fn part(&mut self) -> Result<Ticked, OpsError> {
-        self.part_in(&Turns::new()).await
-    }
-
-    async fn part_in(&mut self, turns: &Turns) -> Result<Ticked, OpsError> {
-        let mut ticked = Ticked::default();
-        self.be_alone(turns, &mut ticked).await?;
-        Ok(ticked)
-    }
-
     /// Ships, and goes on where others lead.
     async fn ship_past_others(&mut self, turns: &Turns, ticked: &mut Ticked) -> Result<(), OpsError> {
         while let Shipped::LeftBehind(lost) = self.ship(ticked).await? {

@@ -288,12 +288,13 @@ fn insert(db: &Path) {
     conn.execute_batch("PRAGMA wal_autocheckpoint=0; INSERT INTO t(x) VALUES (hex(randomblob(90)))").expect("sql");
 }
 
-/// Two come, ride along, keep something safe on the way, leave, and go on alone.
-async fn shared(process: &Process) -> Result<[Tx; 2], OpsError> {
+/// Two come, ride along, keep something safe on the way, leave, and go on alone. Of what one of them does by itself nothing
+/// is stopped.
+async fn shared(process: &Process, beside: &Process) -> Result<[Tx; 2], OpsError> {
     let dbs = [process.db(), process.dir().join("crm.db")];
     let mut followers = Vec::new();
-    for (name, db) in ["shop", "crm"].iter().zip(&dbs) {
-        followers.push(Follower::start(&process.vault, request(name, db)).await?);
+    for ((name, db), vault) in ["shop", "crm"].iter().zip(&dbs).zip([&process.vault, &beside.vault]) {
+        followers.push(Follower::start(vault, request(name, db)).await?);
     }
     let carrier = Arc::new(Carrier::new(&process.vault, TIMES));
     carried(&carrier, async {
@@ -363,7 +364,8 @@ async fn sources_that_share_a_stream_stopped_anywhere() {
     let before = making.done();
     let act = async |run: &Run, effects: Effects| {
         let process = Process::open(run.dir(), run.next(&effects), Some(&effects)).await?;
-        shared(&process).await.map(|tx| assert_eq!(tx, [Tx::new(3), Tx::new(3)]))
+        let beside = Process::open(run.dir(), Arc::new(OsDisk), None).await?;
+        shared(&process, &beside).await.map(|tx| assert_eq!(tx, [Tx::new(3), Tx::new(3)]))
     };
     let sweep = crash_anything("sources share a stream", &before, act, each_goes_on).await;
     sweep.assert_stopped_at(&["store put, not applied", "store put, applied"]);

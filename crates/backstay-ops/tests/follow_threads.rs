@@ -65,7 +65,8 @@ async fn follow_many(folder: tempfile::TempDir, store: Arc<dyn Store>, steps: St
         let _ = say.send(matches!(told, Told::Started(_)));
     });
     let (metrics, drain, nurseries, puts_per_day) = (None, Drain::once(PATIENCE), Vec::new(), None);
-    let driving = Driving { stop: stopped, tell, metrics, drain, nurseries, conf_every: CONF_EVERY, puts_per_day };
+    let driving =
+        Driving { stop: stopped, tell, metrics, drain, nurseries, conf_every: CONF_EVERY, puts_per_day, share: None };
     let mut task = JoinSet::new();
     task.spawn(drive(world.shared(), orders, driving));
     for _ in 0..MANY {

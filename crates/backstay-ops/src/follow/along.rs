@@ -3,6 +3,7 @@
 use super::carrier::{self, Carrier};
 use super::catch::{Piece, UNREAD};
 use super::errand::{Came, Lost};
+use super::turns::Turns;
 use super::{Follower, Halves, Shipped, Ticked, ends, keep_safe};
 use crate::OpsError;
 use crate::env::blocking;
@@ -177,6 +178,26 @@ impl<'v> Follower<'v> {
             Came::Tried(error) => Err(OpsError::Shared(error)),
             Came::Done(()) | Came::Back => self.left(ticked).await.map(|()| None),
         }
+    }
+
+    /// Leaves those it shares a stream with, whatever becomes of that stream.
+    pub(super) async fn be_alone(&mut self, turns: &Turns, ticked: &mut Ticked) -> Result<(), OpsError> {
+        if let Some(Shipped::LeftBehind(lost)) = self.leave(ticked).await? {
+            blocking(|| self.halves.take_sealed(true));
+            (self.began, self.halves) = self.follow_others(turns).await?.ok_or(lost)?;
+        }
+        Ok(())
+    }
+
+    /// The same, for whoever drives it.
+    pub async fn part(&mut self) -> Result<Ticked, OpsError> {
+        self.part_in(&Turns::new()).await
+    }
+
+    pub(super) async fn part_in(&mut self, turns: &Turns) -> Result<Ticked, OpsError> {
+        let mut ticked = Ticked::default();
+        self.be_alone(turns, &mut ticked).await?;
+        Ok(ticked)
     }
 
     async fn left(&mut self, ticked: &mut Ticked) -> Result<(), OpsError> {
