@@ -454,8 +454,10 @@ impl<'v> Follower<'v> {
                 self.ship_past_others(turns, &mut ticked).await?;
             }
         }
-        if let Some(reason) = self.halves.catcher.lost() {
+        if self.halves.catcher.is_lost() {
             self.be_alone(turns, &mut ticked).await?;
+        }
+        if let Some(reason) = self.halves.catcher.lost() {
             // Nothing of the application's is held while others are at it.
             self.halves.catcher.release();
             let _turn = turns.snapshot(&self.request.path).await;

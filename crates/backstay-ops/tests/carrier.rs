@@ -134,7 +134,7 @@ async fn carried<T>(carrier: &Carrier, work: impl Future<Output = T>) -> T {
     tokio::select! {
         biased;
         done = work => done,
-        () = carrier.run(&|now| now) => unreachable!("it carries without an end"),
+        () = carrier.run(&|now| now, &|_| {}) => unreachable!("it carries without an end"),
     }
 }
 
@@ -476,16 +476,18 @@ async fn databases_that_are_written_to_steadily_share_until_they_are_quiet_or_to
     let homes = homes(world.dir());
     let following = begin_loop(world.shared(), &homes, Duration::from_secs(3600));
     let first = until_they_share(&world, &homes, |_| true).await;
-    let end = world.vault.repo.log_end(&first).await.expect("listed").expect("objects");
-    let several = async |slot: u64| {
-        let front = world.vault.repo.log_front(&first, Sequence::new(slot)).await.expect("read").expect("there");
-        front.facts.shared && front.facts.spans.len() > 1
-    };
+    // Some are heard of together, sooner or later.
     let mut is_shared = false;
-    for slot in 1..=end.get() {
-        is_shared |= several(slot).await;
+    while !is_shared {
+        homes.iter().for_each(|home| home.commit(100));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let end = world.vault.repo.log_end(&first).await.expect("listed").expect("objects");
+        for slot in end.get().saturating_sub(8).max(1)..=end.get() {
+            let front = world.vault.repo.log_front(&first, Sequence::new(slot)).await.expect("read").expect("there");
+            assert!(front.facts.shared);
+            is_shared |= front.facts.spans.len() > 1;
+        }
     }
-    assert!(is_shared, "an object has what several committed");
     let outcomes = following.end().await;
     assert!(outcomes.iter().all(|outcome| outcome.position.as_ref().is_some_and(|at| at.waiting == 0)));
     assert!(homes.iter().all(|home| !stream_of(&world, home).expect("noted").1), "each goes on by itself");
@@ -622,6 +624,41 @@ async fn what_was_handed_over_to_a_store_that_went_away_is_kept_by_each_source()
             let Began::Continued { tx } = follower.began() else { panic!("{what}: {:?}", follower.began()) };
             assert_eq!(*tx, Tx::new(5), "{what}: where {} began, from its spool", home.name);
             home.comes_back(vault, &what).await;
+        }
+    }
+}
+
+/// Its leaving is on its way: what it commits meanwhile is behind that, wherever the others are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asked_to_leave_a_store_that_is_away_hands_over_nothing_more() {
+    for applies in [false, true] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
+        let store = Arc::new(Away { inner, is_away: AtomicBool::new(false), applies: AtomicBool::new(applies) });
+        let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
+        let (vault, mut homes) = (&world.vault, homes(world.dir()));
+        let mut followers = all_follow(&homes, vault).await;
+        let carrier = Arc::new(Carrier::new(vault, TIMES));
+        carried(&carrier, async {
+            board_all(&carrier, &mut followers).await.expect("board");
+            homes.iter().for_each(|home| home.commit(200));
+            tick_all(&mut followers).await.expect("tick");
+            all_keep(&mut homes, &followers);
+            store.is_away.store(true, Ordering::SeqCst);
+            assert!(followers[0].part().await.is_err(), "it cannot be told");
+            store.is_away.store(false, Ordering::SeqCst);
+            for _ in 0..2 {
+                homes.iter().for_each(|home| home.commit(30));
+                tick_all(&mut followers).await.expect("tick");
+                all_keep(&mut homes, &followers);
+            }
+            assert_eq!(followers.iter().map(Follower::rides).collect::<Vec<_>>(), [false, true, true]);
+        })
+        .await;
+        drop(followers);
+        all_went_on(&all_follow(&homes, vault).await);
+        for home in &homes {
+            home.comes_back(vault, "one left late").await;
         }
     }
 }

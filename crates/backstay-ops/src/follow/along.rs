@@ -3,6 +3,7 @@
 use super::carrier::{self, Carrier};
 use super::catch::{Piece, UNREAD};
 use super::errand::{Came, Lost};
+use super::ship::Ride;
 use super::turns::Turns;
 use super::{Follower, Halves, Shipped, Ticked, ends, keep_safe};
 use crate::OpsError;
@@ -92,6 +93,10 @@ impl<'v> Follower<'v> {
         }
         if let Some(lost) = self.come(ticked).await? {
             return self.is_lost(lost).map(Along::Shipped);
+        }
+        // Who has asked to leave hands over nothing more: it may be gone already.
+        if self.halves.shipper.ride().is_some_and(Ride::is_parting) {
+            return self.go_alone(ticked).await;
         }
         loop {
             self.halves.take_sealed(false);

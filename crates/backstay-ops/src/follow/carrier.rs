@@ -26,6 +26,7 @@ use backstay_store::repo::{Chain, LogObject, LogSigning, RepoError};
 use backstay_store::seal::Sealer;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -39,6 +40,8 @@ const LOAD_MAX: u64 = 4 << 20;
 const RETRY_MOST: u32 = 16;
 /// So many share a stream: after a crash each of them ends it for itself, one after another.
 const SEATS: usize = 64;
+/// So long a stream takes in who comes.
+const OPEN_FOR: Duration = Duration::from_secs(3600);
 /// So long who leaves waits for others that leave.
 const TOGETHER: Duration = Duration::from_millis(20);
 /// Between two looks whether a roll-up is due.
@@ -64,8 +67,6 @@ pub struct Carried {
     /// Of the source, once it is durable.
     pub head: Head,
     pub commits: u64,
-    /// Whether it was written down before it was put.
-    pub noted: bool,
     /// The first in its object counts it.
     pub counts: bool,
 }
@@ -80,6 +81,8 @@ pub struct Fare {
     memory: Memory,
     head: Head,
     epoch: u64,
+    /// Whether it was written down before it was put.
+    noted: AtomicBool,
     pub errand: Errand<Carried>,
 }
 
@@ -87,7 +90,21 @@ impl Fare {
     pub fn new((source, memory): (SourceName, Memory), head: Head, (epoch, pieces): (u64, Vec<Piece>)) -> Arc<Self> {
         let (bytes, since) =
             (pieces.iter().map(weight_of).sum(), pieces.first().map_or(head.standing.time, |piece| piece.time));
-        Arc::new(Self { source, pieces, bytes, since, memory, head, epoch, errand: Errand::new() })
+        Arc::new(Self {
+            source,
+            pieces,
+            bytes,
+            since,
+            memory,
+            head,
+            epoch,
+            noted: AtomicBool::new(false),
+            errand: Errand::new(),
+        })
+    }
+
+    pub fn is_noted(&self) -> bool {
+        self.noted.load(Ordering::SeqCst)
     }
 }
 
@@ -132,6 +149,7 @@ enum Waits {
 struct State {
     is_retired: bool,
     is_hurried: bool,
+    hastens: bool,
     /// Goes up when a stream is lost.
     epoch: u64,
     at: Boards,
@@ -140,6 +158,10 @@ struct State {
     /// Who shares, with how many of `whole` each has had.
     riders: BTreeMap<SourceName, u64>,
     candidates: BTreeSet<SourceName>,
+    /// Who left since it came last.
+    left: BTreeSet<SourceName>,
+    /// When the first object of the stream was put.
+    begun: Option<Duration>,
     rolling: Rolling,
     whole: VecDeque<LogObject>,
     /// How many were let go.
@@ -164,12 +186,15 @@ impl Carrier {
         let state = State {
             is_retired: false,
             is_hurried: false,
+            hastens: false,
             epoch: 0,
             at: nowhere(ends::fresh(&vault)),
             fares: VecDeque::new(),
             leavers: Vec::new(),
             riders: BTreeMap::new(),
             candidates: BTreeSet::new(),
+            left: BTreeSet::new(),
+            begun: None,
             rolling: Rolling::default(),
             whole: VecDeque::new(),
             before: 0,
@@ -194,17 +219,25 @@ impl Carrier {
         does && others && !state.is_retired
     }
 
+    /// Whether one more may come. Its own stream leads to the first slot of this one, and keeps all that lies before it came: so
+    /// not for long.
     pub fn has_seats(&self) -> bool {
-        self.state().riders.len() < SEATS
+        let (state, now) = (self.state(), self.vault.env.clock.uptime());
+        let is_young = state.begun.is_none_or(|begun| now.saturating_sub(begun) < OPEN_FOR);
+        state.riders.len() < SEATS && is_young
     }
 
     /// A place behind what is there now, for one that comes.
-    pub fn seat(&self, source: &SourceName) -> Seat {
+    pub fn seat(&self, source: &SourceName) -> Option<Seat> {
         let mut state = self.state();
+        if state.is_retired {
+            return None;
+        }
+        state.left.remove(source);
         let had = state.before + state.whole.len() as u64;
         state.riders.insert(source.clone(), had);
         self.wake.notify_one();
-        Seat { at: state.at, epoch: state.epoch }
+        Some(Seat { at: state.at, epoch: state.epoch })
     }
 
     /// Nobody of this source is here any more.
@@ -213,6 +246,8 @@ impl Carrier {
         state.riders.remove(source);
         state.candidates.remove(source);
         state.let_go();
+        drop(state);
+        self.wake.notify_one();
     }
 
     fn is_empty(&self) -> bool {
@@ -226,13 +261,24 @@ impl Carrier {
 
     /// Takes what a source hands over.
     pub fn take(&self, fare: Arc<Fare>) {
-        self.state().fares.push_back(fare);
+        let mut state = self.state();
+        match fare.epoch == state.epoch {
+            true => state.fares.push_back(fare),
+            // Nobody may be left who would say so.
+            false => fare.errand.is_lost(lost_to(state.at.stream)),
+        }
+        drop(state);
         self.wake.notify_one();
     }
 
     /// Ends the stream for a source that goes on by itself. Nothing of it may be on its way.
     pub fn part(&self, parting: Arc<Parting>) {
-        self.state().leavers.push(parting);
+        let mut state = self.state();
+        match parting.epoch == state.epoch {
+            true => state.leavers.push(parting),
+            false => parting.errand.is_lost(lost_to(state.at.stream)),
+        }
+        drop(state);
         self.wake.notify_one();
     }
 
@@ -255,9 +301,13 @@ impl Carrier {
     }
 
     /// Carries until it is dropped, or retired and empty. `allowed` says when the next object may be put.
-    pub async fn run(&self, allowed: &(dyn Fn(Duration) -> Duration + Sync)) {
+    /// `charge` is told how many were put without that.
+    pub async fn run(&self, allowed: &(dyn Fn(Duration) -> Duration + Sync), charge: &(dyn Fn(u64) + Sync)) {
         let (mut not_before, clock) = (Duration::ZERO, self.vault.env.clock.clone());
+        let mut paid = 0;
         while !self.is_over() {
+            charge(self.puts().saturating_sub(paid));
+            paid = self.puts();
             self.roll().await;
             match self.waits() {
                 Waits::Nobody => self.pause(if self.is_empty() { IDLE } else { ROLL_EVERY }).await,
@@ -269,6 +319,7 @@ impl Carrier {
                 }
                 Waits::Fares => {
                     let due = not_before.max(allowed(clock.uptime()));
+                    paid += 1;
                     while clock.uptime() < due && !self.is_hurried() && !matches!(self.waits(), Waits::Leavers) {
                         self.pause(due.saturating_sub(clock.uptime())).await;
                     }
@@ -285,8 +336,15 @@ impl Carrier {
         self.wake.notify_one();
     }
 
+    /// Everybody waits from now on: it is to end.
+    pub fn hasten(&self) {
+        self.state().hastens = true;
+        self.wake.notify_one();
+    }
+
     fn is_hurried(&self) -> bool {
-        std::mem::take(&mut self.state().is_hurried)
+        let mut state = self.state();
+        std::mem::take(&mut state.is_hurried) || state.hastens || state.is_retired
     }
 
     fn is_over(&self) -> bool {
@@ -329,8 +387,10 @@ impl Carrier {
         if state.epoch == epoch {
             state.at = Boards { stream: at.stream, slots: load.sequence, previous: load.digest };
             state.puts += 1;
+            let now = self.vault.env.clock.uptime();
+            state.begun.get_or_insert(now);
             if let Some(object) = object {
-                state.rolling.add(object, self.vault.env.clock.uptime());
+                state.rolling.add(object, now);
             }
         }
         drop(state);
@@ -348,6 +408,8 @@ impl Carrier {
             }
             if fare.epoch != state.epoch {
                 fare.errand.is_lost(lost_to(state.at.stream));
+            } else if state.left.contains(&fare.source) {
+                fare.errand.goes_back();
             } else if fare.errand.begin() {
                 load += fare.bytes;
                 held.insert(fare.source.clone());
@@ -361,7 +423,9 @@ impl Carrier {
     async fn see_off(&self) {
         let (epoch, at, leavers) = {
             let mut state = self.state();
-            (state.epoch, state.at, std::mem::take(&mut state.leavers))
+            let leavers = std::mem::take(&mut state.leavers);
+            state.left.extend(leavers.iter().map(|leaver| leaver.source.clone()));
+            (state.epoch, state.at, leavers)
         };
         let (leavers, late): (Vec<_>, Vec<_>) = leavers.into_iter().partition(|leaver| leaver.epoch == epoch);
         late.iter().for_each(|leaver| leaver.errand.is_lost(lost_to(at.stream)));
@@ -389,7 +453,7 @@ impl Carrier {
             // Nothing more comes that could be rolled up with these.
             let (rest, whole) = (state.rolling.rest(), state.rolling.whole());
             state.whole.extend(whole.into_iter().chain(rest));
-            (state.rolling, state.at) = (Rolling::default(), nowhere(next));
+            (state.rolling, state.at, state.begun) = (Rolling::default(), nowhere(next), None);
             state.puts += 1;
         }
         drop(state);
@@ -411,7 +475,13 @@ impl Carrier {
                     let front = self.vault.repo.log_front(&stream, sequence).await.ok().flatten().map(Arc::new);
                     return Err(Lost { key, front });
                 }
-                Err(error) => tell(&Arc::new(error)),
+                Err(error) => {
+                    let (error, state) = (Arc::new(error), self.state());
+                    tell(&error);
+                    // And who waits behind it.
+                    state.fares.iter().for_each(|fare| fare.errand.failed(&error));
+                    state.leavers.iter().for_each(|leaver| leaver.errand.failed(&error));
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(self.times.retry * RETRY_MOST);
@@ -422,7 +492,7 @@ impl Carrier {
     fn lose<'a>(&self, lost: &Lost, fares: impl Iterator<Item = &'a Errand<Carried>>, leavers: &[Arc<Parting>]) {
         let mut state = self.state();
         state.epoch += 1;
-        state.at = nowhere(ends::fresh(&self.vault));
+        (state.at, state.begun) = (nowhere(ends::fresh(&self.vault)), None);
         (state.rolling, state.whole) = (Rolling::default(), VecDeque::new());
         state.riders.clear();
         let (waiting, parting) = (std::mem::take(&mut state.fares), std::mem::take(&mut state.leavers));
@@ -454,7 +524,10 @@ impl Carrier {
         let (mut rolling, made) = blocking(|| work.wait());
         if let Some((name, bytes)) = made {
             match self.vault.repo.put_roll_up(&name, bytes).await {
-                Ok(()) => rolling.done(),
+                Ok(()) => {
+                    rolling.done();
+                    self.state().puts += 1;
+                }
                 Err(RepoError::LostRace { .. }) => rolling.give_up(),
                 Err(_) => rolling.failed(self.vault.env.clock.uptime()),
             }
@@ -502,10 +575,12 @@ fn load(vault: &Vault, sealer: &Sealer, at: Boards, fares: &[Arc<Fare>]) -> Opti
         fares.iter().for_each(|fare| fare.errand.goes_back());
         return None;
     };
+    // First of all: whoever must have it safe waits for no disk of others.
+    let mut notes = Vec::new();
     for (nth, (fare, (mut head, commits))) in fares.iter().zip(heads).enumerate() {
         head.after = After::Log { stream: at.stream, sequence: load.sequence, digest: load.digest };
         let putting = vec![Pending::of(load.digest, &head.standing)];
-        let noted = Memory { putting, ..fare.memory.clone() }.write(vault, &fare.source).is_ok();
+        notes.push((fare, Memory { putting, ..fare.memory.clone() }));
         fare.errand.is_away(Carried {
             stream: at.stream,
             sequence: load.sequence,
@@ -513,9 +588,11 @@ fn load(vault: &Vault, sealer: &Sealer, at: Boards, fares: &[Arc<Fare>]) -> Opti
             bytes: load.bytes.clone(),
             head,
             commits,
-            noted,
             counts: nth == 0,
         });
+    }
+    for (fare, memory) in notes {
+        fare.noted.store(memory.write(vault, &fare.source).is_ok(), Ordering::SeqCst);
     }
     Some(load)
 }

@@ -398,15 +398,22 @@ async fn carry(shared: &Shared) {
         shared.turns.count();
         shared.allowed_at(now, Need::Steady)
     };
+    let charge = |puts| shared.charge(shared.vault.env.clock.uptime(), puts);
     let (mut newest, mut running) = (shared.newest.subscribe(), FuturesUnordered::new());
+    let mut stop = shared.driving.stop.clone();
     loop {
         let vault = newest.borrow_and_update().clone();
         let carriers: Vec<_> = (0..CARRIERS).map(|_| Arc::new(Carrier::new(&vault, share.times))).collect();
-        let (allowed, run) = (&allowed, carriers.clone());
-        running.extend(run.into_iter().map(|carrier| async move { carrier.run(allowed).await }));
+        let (allowed, charge, run) = (&allowed, &charge, carriers.clone());
+        running.extend(run.into_iter().map(|carrier| async move { carrier.run(allowed, charge).await }));
+        let mut is_told = false;
         shared.carriers.send_replace(carriers).iter().for_each(|before| before.retire());
         loop {
             tokio::select! {
+                () = is_told_to(&mut stop), if !is_told => {
+                    is_told = true;
+                    shared.carriers.borrow().iter().for_each(|carrier| carrier.hasten());
+                }
                 changed = newest.changed() => match changed {
                     Ok(()) => break,
                     Err(_) => std::future::pending::<()>().await,
@@ -414,6 +421,12 @@ async fn carry(shared: &Shared) {
                 Some(()) = running.next() => {}
             }
         }
+    }
+}
+
+async fn is_told_to(stop: &mut wish::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -121,6 +121,8 @@ impl<T: Clone> Errand<T> {
             Going::Lost(_) => Secured::Lost,
             Going::Waiting | Going::Back | Going::Begun => {
                 state.going = Going::Back;
+                // Who waits for it may be the very one that takes it back, while it looks at something else.
+                self.told.notify_one();
                 Secured::Back
             }
         }
@@ -148,5 +150,38 @@ impl<T: Clone> Errand<T> {
         let error = error.as_ref().filter(|_| count > tried)?;
         *tried = *count;
         Some(Came::Tried(error.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_takes_back_what_it_waits_for_hears_of_it() {
+        let (errand, mut tried) = (Errand::<u8>::new(), 0);
+        let taken_back = async {
+            tokio::task::yield_now().await;
+            assert!(matches!(errand.secure(), Secured::Back));
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            came = errand.news(&mut tried) => assert!(matches!(came, Came::Back)),
+            () = taken_back => {}
+        }
+        assert!(!errand.begin(), "nobody carries it out any more");
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_failed_is_told_once_and_what_is_away_is_known_to_both() {
+        let (errand, mut tried) = (Errand::new(), 0);
+        assert!(errand.begin() && !errand.begin());
+        errand.is_away(7);
+        errand.failed(&Arc::new(RepoError::NoIdentity));
+        assert!(matches!(errand.news(&mut tried).await, Came::Tried(_)) && tried == 1);
+        assert!(matches!(errand.secure(), Secured::Away(7)));
+        errand.is_done();
+        assert!(matches!(errand.news(&mut tried).await, Came::Done(7)));
     }
 }

@@ -387,9 +387,14 @@ impl<'s> Member<'s> {
             let steady = may && self.stand.pacing.steady_for() >= share.steady_for;
             let recent = now.saturating_sub(self.stand.put_at) < share.quiet_for;
             let carriers = self.shared.carriers.borrow().clone();
-            let Some(carrier) = carriers.iter().find(|carrier| carrier.has_seats()) else { return Ok(()) };
+            let Some(at) = carriers.iter().position(|carrier| carrier.has_seats()) else { return Ok(()) };
+            let (full, rest) = carriers.split_at(at);
+            let Some(carrier) = rest.first() else { return Ok(()) };
+            full.iter().for_each(|full| {
+                full.puts_steadily(&self.source, false);
+            });
             match carrier.puts_steadily(&self.source, steady && recent) && !self.follower.has_news() {
-                true => self.follower.board(carrier).await.map(drop),
+                true => self.follower.board(carrier).await.map(|came| self.shared.charge(now, u64::from(came))),
                 false => return Ok(()),
             }
         };

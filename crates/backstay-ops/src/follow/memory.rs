@@ -101,6 +101,16 @@ impl Durable {
         }
     }
 
+    /// The number of the state that the next commit leads to.
+    fn next_tx(&self) -> Tx {
+        Tx::new(self.standing.tx.get().saturating_add(1))
+    }
+
+    /// Whether slots are there behind the free one: others may have let go what lies between them, for a roll-up.
+    async fn is_a_hole(&self, vault: &Vault, free: Sequence) -> Result<bool, OpsError> {
+        Ok(self.is_shared && vault.repo.log_end(&self.stream).await?.is_some_and(|end| end >= free))
+    }
+
     fn free(&self) -> Option<Chain> {
         Chain::after(self.sequence, self.digest)
     }
@@ -205,11 +215,14 @@ impl Memory {
             // What was made to follow something else follows nothing any more.
             let spooled = spool
                 .read(&at.stream, free.sequence)
-                .filter(|(_, bytes)| place_of(bytes, source) == Some((at.digest, at.after)));
+                .filter(|(_, bytes)| place_of(bytes, source) == Some((at.digest, at.after, at.next_tx())));
             let found = match vault.repo.log_front(&at.stream, free.sequence).await {
                 Err(error) if error.is_outage() => return Err(error.into()),
                 found => found.ok(),
             };
+            if matches!(found, Some(None)) && at.is_a_hole(vault, free.sequence).await? {
+                return Ok(None);
+            }
             let (digest, standing) = match (found, spooled) {
                 (Some(None), Some((known, bytes))) => {
                     match vault.repo.put_log(&at.stream, free.sequence, bytes).await {
@@ -268,7 +281,7 @@ impl Memory {
     fn own_behind(&self, (source, spool): (&SourceName, &Spool), at: &Durable) -> Option<StreamId> {
         let own = self.aboard.map(|aboard| aboard.own).filter(|own| *own != at.stream)?;
         let (_, bytes) = spool.read(&own, Sequence::FIRST)?;
-        (place_of(&bytes, source)? == (Digest::ZERO, at.after)).then_some(own)
+        (place_of(&bytes, source)? == (Digest::ZERO, at.after, at.next_tx())).then_some(own)
     }
 
     /// What this says is put behind a slot.
@@ -278,10 +291,10 @@ impl Memory {
     }
 }
 
-/// What an object follows in its stream, and what the span of a source in it comes after.
-fn place_of(bytes: &[u8], source: &SourceName) -> Option<(Digest, After)> {
+/// What an object follows in its stream, what the span of a source in it comes after, and its first number.
+fn place_of(bytes: &[u8], source: &SourceName) -> Option<(Digest, After, Tx)> {
     let front = Front::parse(bytes).ok()?;
     let facts = Log::parse(front.facts).ok()?;
     let span = facts.spans.iter().find(|span| span.source == *source)?;
-    Some((front.header.signed?.previous, span.after))
+    Some((front.header.signed?.previous, span.after, span.first))
 }

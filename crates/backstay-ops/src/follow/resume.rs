@@ -25,6 +25,7 @@ use backstay_store::repo::{Chain, ManifestFront, RepoError};
 
 /// How often a lost race for a stream's end is run again.
 const ATTEMPTS: u32 = 4;
+const ATTEMPTS_SHARED: u32 = 128;
 
 /// Both halves of a run, in a stream of its own.
 pub async fn begin<'v>(
@@ -165,7 +166,9 @@ async fn take_over(
     mut at: Durable,
     next: StreamId,
 ) -> Result<Option<Durable>, OpsError> {
-    for _ in 0..ATTEMPTS {
+    // Each of those that share a stream may come first.
+    let attempts = if at.is_shared { ATTEMPTS_SHARED } else { ATTEMPTS };
+    for _ in 0..attempts {
         if at.is_ended {
             return Ok(Some(at));
         }

@@ -30,6 +30,8 @@ pub struct Ride {
     fare: Option<Arc<Fare>>,
     /// Attempts at it that are known to have failed.
     tried: u64,
+    /// How many pieces of the fare are sealed for its own stream as well.
+    sealed: usize,
     /// What is sealed for its own stream comes behind the fare.
     is_behind: bool,
     parting: Option<Arc<Parting>>,
@@ -37,6 +39,8 @@ pub struct Ride {
 
 impl Drop for Ride {
     fn drop(&mut self) {
+        // What nobody waits for any more is not put.
+        self.fare.iter().for_each(|fare| drop(fare.errand.secure()));
         self.carrier.gone(&self.source);
     }
 }
@@ -48,6 +52,10 @@ impl Ride {
 
     pub fn own(&self) -> StreamId {
         self.own
+    }
+
+    pub fn is_parting(&self) -> bool {
+        self.parting.is_some()
     }
 
     pub fn is_clear(&self) -> bool {
@@ -78,7 +86,8 @@ impl Shipper<'_> {
     pub fn boards(&mut self, carrier: &Arc<Carrier>) -> bool {
         let ends = Chain::after(Sequence::new(self.durable.slots), self.durable.previous);
         let (Some(ends), true) = (ends, self.is_clear() && self.ride.is_none()) else { return false };
-        let (seat, own) = (carrier.seat(&self.source), ends::fresh(self.vault));
+        let Some(seat) = carrier.seat(&self.source) else { return false };
+        let own = ends::fresh(self.vault);
         (self.memory.slots, self.memory.previous) = (self.durable.slots, self.durable.previous);
         self.memory.standing = Some(self.durable.standing.clone());
         self.memory.putting.clear();
@@ -93,8 +102,8 @@ impl Shipper<'_> {
         (self.durable.slots, self.durable.previous) = (0, Digest::ZERO);
         self.press.go_on_at(own, &self.durable);
         let (carrier, pending) = (carrier.clone(), Vec::new());
-        let (fare, tried, is_behind, parting) = (None, 0, false, None);
-        self.ride = Some(Ride { source, carrier, seat, own, coming, pending, fare, tried, is_behind, parting });
+        let (fare, tried, sealed, is_behind, parting) = (None, 0, 0, false, None);
+        self.ride = Some(Ride { source, carrier, seat, own, coming, pending, fare, tried, sealed, is_behind, parting });
         true
     }
 
@@ -120,6 +129,7 @@ impl Shipper<'_> {
     pub fn hand_over(&mut self, more: Vec<Piece>) {
         let Some(ride) = self.ride.as_mut().filter(|ride| ride.fare.is_none()) else { return };
         let mut pieces = std::mem::take(&mut ride.pending);
+        ride.sealed = pieces.len();
         pieces.extend(more);
         let (who, head) = ((self.source.clone(), self.memory.clone()), self.durable.clone());
         let fare = Fare::new(who, head, (ride.seat.epoch, pieces));
@@ -143,15 +153,21 @@ impl Shipper<'_> {
         let Some(ride) = &mut self.ride else { return Ok(()) };
         let Some(fare) = ride.fare.clone() else { return Ok(()) };
         match fare.errand.secure() {
-            Secured::Back => {
+            // What was lost is nowhere else: it is with what it goes on with by itself.
+            Secured::Back | Secured::Lost if !ride.is_behind => {
                 ride.fare = None;
-                let mut pieces = fare.pieces.clone();
+                let (mut pieces, sealed) = (fare.pieces.clone(), ride.sealed);
                 pieces.append(&mut ride.pending);
                 ride.pending.clone_from(&pieces);
-                let (own, durable) = (ride.own, self.durable.clone());
-                self.drop_sealed();
-                self.press.go_on_at(own, &durable);
-                self.press.begin(pieces, true);
+                // The first of them are sealed already, and may be all that is left of them.
+                let rest = pieces.split_off(sealed.min(pieces.len()));
+                if let Some(made) = self.press.take(true) {
+                    match made.sealed {
+                        Ok(sealed) => self.outbox.push_back(sealed),
+                        Err(_) => return self.seal_again([pieces, rest].concat()),
+                    }
+                }
+                self.press.begin(rest, true);
                 Ok(())
             }
             Secured::Away(carried) if !ride.is_behind => {
@@ -164,8 +180,18 @@ impl Shipper<'_> {
                 self.press.go_on_at(own, &head);
                 kept
             }
-            Secured::Away(_) | Secured::Lost => Ok(()),
+            Secured::Back | Secured::Away(_) | Secured::Lost => Ok(()),
         }
+    }
+
+    /// Seals all of it for its own stream, whatever was sealed of it.
+    fn seal_again(&mut self, pieces: Vec<Piece>) -> Result<(), PathError> {
+        let durable = self.durable.clone();
+        self.drop_sealed();
+        let own = self.own();
+        self.press.go_on_at(own, &durable);
+        self.press.begin(pieces, true);
+        Ok(())
     }
 
     /// Lets go what is sealed for its own stream.
@@ -181,7 +207,8 @@ impl Shipper<'_> {
 
     /// What was handed over is durable.
     pub fn arrived(&mut self, carried: Carried) -> Sent {
-        let Carried { stream, sequence, digest, bytes, head, commits, noted, counts } = carried;
+        let Carried { stream, sequence, digest, bytes, head, commits, counts } = carried;
+        let noted = self.ride.as_ref().and_then(|ride| ride.fare.as_ref()).is_some_and(|fare| fare.is_noted());
         let is_behind = self.ride.as_ref().is_some_and(|ride| ride.is_behind);
         self.durable = Head { slots: 0, previous: Digest::ZERO, ..head };
         let memory = &mut self.memory;
