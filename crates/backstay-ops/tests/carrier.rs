@@ -24,7 +24,7 @@ use backstay_store::seal::Unsealer;
 use backstay_store::{Key, Put, Store, StoreError};
 use backstay_testkit::effects::Effects;
 use bytes::Bytes;
-use rig::{Ended, Making, Process, Run, crash_anything};
+use rig::{Ended, Making, Process, Run, crash_anything_with};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::collections::BTreeMap;
@@ -338,7 +338,9 @@ async fn each_goes_on(run: &Run, ended: &Ended) {
             let conn = Connection::open(to).expect("open");
             conn.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).expect("rows")
         };
-        let (mut rows, from) = (None, if *name == "shop" { first } else { last });
+        // What a power cut leaves is less of the same.
+        let is_looked_into = *name == "shop" || ended.cut.is_none();
+        let (mut rows, from) = (None, if is_looked_into { first } else { last });
         for tx in from.get()..=last.get() {
             let now = restored(Target::Tx(Tx::new(tx)), &run.dir().join(format!("{name}-{tx}.db"))).await;
             assert!(rows.is_none_or(|before| now == before + 1), "state {tx} of {name} has one row more");
@@ -347,8 +349,10 @@ async fn each_goes_on(run: &Run, ended: &Ended) {
         restored(Target::Latest, &run.dir().join(format!("{name}.latest.db"))).await;
         let latest = std::fs::read(run.dir().join(format!("{name}.latest.db"))).expect("read");
         assert!(latest == recovered(db), "the newest state of {name} is the live one");
-        let request = CheckRequest { source, snapshot: None, depth: Depth::Authentic };
-        assert_eq!(check(&process.vault, &request).await.expect("a report").verdict, Verdict::Pass);
+        if ended.cut.is_none() {
+            let request = CheckRequest { source, snapshot: None, depth: Depth::Authentic };
+            assert_eq!(check(&process.vault, &request).await.expect("a report").verdict, Verdict::Pass);
+        }
     }
 }
 
@@ -367,7 +371,7 @@ async fn sources_that_share_a_stream_stopped_anywhere() {
         let beside = Process::open(run.dir(), Arc::new(OsDisk), None).await?;
         shared(&process, &beside).await.map(|tx| assert_eq!(tx, [Tx::new(3), Tx::new(3)]))
     };
-    let sweep = crash_anything("sources share a stream", &before, act, each_goes_on).await;
+    let sweep = crash_anything_with("sources share a stream", (&before, 3), act, each_goes_on).await;
     sweep.assert_stopped_at(&["store put, not applied", "store put, applied"]);
     sweep.assert_stopped_at(&["disk create", "disk write", "disk rename"]);
 }

@@ -403,10 +403,13 @@ pub struct Ended {
     pub cut: Option<PowerCut>,
 }
 
+/// Kinds of power cuts by chance where several names are at stake.
+const CUTS: u64 = 16;
+
 /// What becomes of the machine after the process died. Chance decides often where several names are
 /// at stake, because each order of them is a state of its own.
-fn cuts(seed: u64, names: usize) -> impl Iterator<Item = PowerCut> {
-    let chances = if names > 1 { 16 } else { 2 };
+fn cuts(seed: u64, (names, most): (usize, u64)) -> impl Iterator<Item = PowerCut> {
+    let chances = if names > 1 { most } else { 2 };
     let by_chance = (0..chances).map(move |n| PowerCut::SomeUnsynced { seed: seed * 1000 + n });
     [PowerCut::NothingUnsynced, PowerCut::EverythingUnsynced].into_iter().chain(by_chance)
 }
@@ -445,6 +448,16 @@ pub async fn crash_anything(
     act: impl AsyncFn(&Run, Effects) -> Result<(), OpsError>,
     judge: impl AsyncFn(&Run, &Ended),
 ) -> Sweep {
+    crash_anything_with(what, (before, CUTS), act, judge).await
+}
+
+/// The same with so many kinds of power cuts by chance.
+pub async fn crash_anything_with(
+    what: &str,
+    (before, most): (&Before, u64),
+    act: impl AsyncFn(&Run, Effects) -> Result<(), OpsError>,
+    judge: impl AsyncFn(&Run, &Ended),
+) -> Sweep {
     let one = async |effects: Effects, cut: Option<PowerCut>| {
         let run = Run::of(before, effects.clone()).await;
         let result = act(&run, effects.clone()).await;
@@ -462,7 +475,7 @@ pub async fn crash_anything(
     stop_at_every_effect(what, 500, async |effects| {
         let Some(names) = one(effects.clone(), None).await else { return };
         let stopped = effects.stopped();
-        for cut in cuts(effects.count(), names) {
+        for cut in cuts(effects.count(), (names, most)) {
             let again = stopped.as_ref().map_or_else(Effects::unstopped, |stopped| Effects::stop_at(stopped.at));
             one(again, Some(cut)).await;
         }
