@@ -255,6 +255,11 @@ fn where_somebody_would_have_to_choose_the_application_is_not_started() {
     fs::write(&file, damaged).expect("written");
     let (exit, err) = run(&[]);
     assert!(exit == 6 && err.contains("was not started"), "{exit}: {err}");
+    // A new machine does not even know what the newest was: to it the older one is the newest that can be read.
+    lose_the_disk(&house);
+    let (exit, err) = run(&[]);
+    assert!(exit == 6 && err.contains("was not started"), "{exit}: {err}");
+    assert!(err.contains("something newer than what can be restored cannot be read"), "{err}");
     fs::remove_file(&file).expect("removed");
     fs::write(&file, whole).expect("written");
     assert_eq!(run(&["--db", "other.db"]).0, 3);
