@@ -337,3 +337,25 @@ async fn sealed(shared: &Shared, holder: &Holder, fetch: &Fetch) -> Result<bytes
     }
     Ok(holder.store().get_range(&key, fetch.start..fetch.end).await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_two_objects_at_one_place_are_kept_apart() {
+        let at = |object, offset| FrameAt {
+            object: ObjectId::from_bytes([object; 16]),
+            place: FramePlace { frame: 0, offset, stored: 10, raw: 1 },
+        };
+        let all = [at(1, 0), at(2, 0), at(1, 10), at(2, 10)];
+        let mut state = State::default();
+        for (kept, (at, raw)) in all.iter().zip(1u8..).enumerate() {
+            assert_eq!(state.get(at), None, "it is not here because {kept} others are");
+            state.keep(*at, Arc::new(vec![raw]), 100);
+        }
+        for (at, raw) in all.iter().zip(1u8..) {
+            assert_eq!(state.get(at), Some(Arc::new(vec![raw])), "{at:?}");
+        }
+    }
+}
