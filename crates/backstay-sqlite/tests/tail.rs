@@ -10,6 +10,7 @@ use backstay_sqlite::{Caught, LogCursor, Lost, Seen, SqliteError, Step, Tail, Ta
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use support::{PAGE_SIZES, clock};
 use tempfile::TempDir;
@@ -434,6 +435,31 @@ fn trap_9_a_replaced_file_is_noticed_before_anything_is_believed() {
     std::fs::rename(other.path(), app.path()).expect("renamed");
     assert!(matches!(follower.tail.look(), Err(SqliteError::Replaced { .. })));
     assert!(matches!(follower.tail.advance(&follower.cursor.clone()), Err(SqliteError::Replaced { .. })));
+}
+
+/// The log lies beside a path: whoever has the old file open and reads for the first time reads it with the new one's log.
+#[test]
+fn trap_9_a_file_replaced_between_opening_and_reading_is_told_as_replaced() {
+    let mut app = App::begin(4096, "NONE");
+    app.commit("INSERT INTO t(body) VALUES (randomblob(200000))");
+    // It ends, and all of it is in the main file: nobody in this process has the old log open.
+    app.conn = Connection::open_in_memory().expect("opens");
+    let (path, other) = (app.path(), App::begin(4096, "NONE"));
+    assert!(other.checkpoint("TRUNCATE"));
+    // Its log has a page of a database that is shorter than the old first page says.
+    other.sql("INSERT INTO t(body) VALUES (1)");
+    let theirs = other.path();
+    let replaced = AtomicBool::new(false);
+    let mut tail = open(&app, move |step| {
+        if step == Step::Beginning && !replaced.swap(true, Ordering::SeqCst) {
+            for suffix in ["", "-wal", "-shm"] {
+                let beside = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+                std::fs::rename(beside(&theirs), beside(&path)).expect("renamed");
+            }
+        }
+    });
+    let error = tail.hold().expect_err("it is another file");
+    assert!(matches!(error, SqliteError::Replaced { .. }), "{error}");
 }
 
 #[test]
