@@ -6,12 +6,13 @@ mod world;
 use async_trait::async_trait;
 use backstay_model::catalog::Target;
 use backstay_model::retention::RetentionPolicy;
-use backstay_model::{ByteLen, Clock, Moment, Tx, Verdict};
+use backstay_model::{ByteLen, Clock, Moment, Random, Tx, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::check::Depth;
 use backstay_ops::disk::OsDisk;
 use backstay_ops::follow::{Alarm, Began, FollowRequest, Follower, Limits, Mode};
 use backstay_ops::retain::{self, SourceRules};
+use backstay_sqlite::Step;
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::memory::MemoryStore;
 use backstay_store::os::SystemClock;
@@ -22,8 +23,8 @@ use jiff::tz::TimeZone;
 use rusqlite::Connection;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -250,21 +251,71 @@ fn lose_images(state: &Path) -> u64 {
     lost
 }
 
+/// Chance that is not given to what seals, as long as it is held back.
+struct HeldBack {
+    inner: Arc<dyn Random>,
+    is_held: Mutex<bool>,
+    freed: Condvar,
+}
+
+impl HeldBack {
+    fn of(world: &mut World) -> Arc<Self> {
+        let inner = world.vault.env.random.clone();
+        let chance = Arc::new(Self { inner, is_held: Mutex::default(), freed: Condvar::new() });
+        world.vault.env.random = chance.clone();
+        chance
+    }
+
+    fn hold(&self, held: bool) {
+        *self.is_held.lock().expect("alone") = held;
+        self.freed.notify_all();
+    }
+}
+
+impl Random for HeldBack {
+    fn fill(&self, bytes: &mut [u8]) {
+        if std::thread::current().name() == Some("aside") {
+            let held = self.is_held.lock().expect("alone");
+            drop(self.freed.wait_while(held, |held| *held).expect("alone"));
+        }
+        self.inner.fill(bytes);
+    }
+}
+
+/// Whoever fails meanwhile must not wait for ever for what is held back.
+struct Freed(Arc<HeldBack>);
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        self.0.hold(false);
+    }
+}
+
 /// Trap 14: commits that were read and cannot be sealed are a gap that is told. What of them is in the repository already
 /// is no state, and what comes after them is not taken for what follows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_14_commits_that_cannot_be_sealed_are_a_recorded_gap() {
     for is_away in [false, true] {
-        let app = App::begin().await;
+        let mut app = App::begin().await;
+        let (chance, in_the_way) = (HeldBack::of(&mut app.world), Arc::new(AtomicBool::new(false)));
+        let (theirs, is_due) = (chance.clone(), in_the_way.clone());
+        let steps = move |step| {
+            // From here on what is being sealed is waited for.
+            if step == Step::Proven && is_due.load(Ordering::SeqCst) {
+                theirs.hold(false);
+            }
+        };
         // Nothing is sealed before it must be, and nothing copied back.
         let limits = Limits { memory: ByteLen::new(1 << 30), stays: false, ..Limits::STANDARD };
-        let request = FollowRequest { limits, ..app.request() };
+        let request = FollowRequest { limits, steps: Arc::new(steps), ..app.request() };
         let mut follower = Follower::start(&app.world.vault, request).await.expect("follow");
+        let _freed = Freed(chance.clone());
         app.insert(100);
         follower.tick().await.expect("tick");
         let (before, rows) = (follower.position(), app.world.rows());
         if is_away {
             app.store.go_away();
+            chance.hold(true);
         }
         app.conn
             .execute_batch(
@@ -279,6 +330,7 @@ async fn trap_14_commits_that_cannot_be_sealed_are_a_recorded_gap() {
         assert_eq!(lose_images(app.world.vault.state.dir()), 1, "images of the large commit are on the disk");
         if is_away {
             // What frees the log has it sealed first.
+            in_the_way.store(true, Ordering::SeqCst);
             app.checkpoint("TRUNCATE");
             follower.catch().expect("gets out of the way");
             assert!(app.checkpoint("TRUNCATE"), "the application does not wait for our disk");
