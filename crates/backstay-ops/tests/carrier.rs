@@ -421,7 +421,7 @@ fn begin_loop(vault: Arc<Vault>, homes: &[Home], quiet_for: Duration) -> Loop {
         nurseries: Vec::new(),
         conf_every: Duration::from_millis(20),
         puts_per_day: None,
-        share: Some(Share { steady_for: Duration::ZERO, quiet_for, times }),
+        share: Some(Share { busy_for: Duration::ZERO, quiet_for, times }),
     };
     let mut task = JoinSet::new();
     task.spawn(drive(vault, homes.iter().map(order).collect(), driving));

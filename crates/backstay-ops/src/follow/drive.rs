@@ -139,8 +139,8 @@ pub struct Driving {
 /// When sources that are written to steadily put their commits into one object.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
-    /// Who had something to put each time for so long.
-    pub steady_for: Duration,
+    /// Who has put without a pause for so long.
+    pub busy_for: Duration,
     /// Who had nothing for so long leaves.
     pub quiet_for: Duration,
     pub times: Timetable,
@@ -150,7 +150,7 @@ impl Share {
     /// At the pace that each of them would put by itself.
     pub fn every(interval: Duration) -> Self {
         let minute = Duration::from_secs(60);
-        Self { steady_for: minute, quiet_for: minute, times: Timetable { interval, retry: Pace::STANDARD.retry } }
+        Self { busy_for: minute, quiet_for: minute, times: Timetable { interval, retry: Pace::STANDARD.retry } }
     }
 }
 

@@ -384,7 +384,7 @@ impl<'s> Member<'s> {
                 false => return Ok(()),
             }
         } else {
-            let steady = may && self.stand.pacing.steady_for() >= share.steady_for;
+            let is_busy = may && self.stand.pacing.busy_for() >= share.busy_for;
             let recent = now.saturating_sub(self.stand.put_at) < share.quiet_for;
             let carriers = self.shared.carriers.borrow().clone();
             let Some(at) = carriers.iter().position(|carrier| carrier.has_seats()) else { return Ok(()) };
@@ -393,7 +393,7 @@ impl<'s> Member<'s> {
             full.iter().for_each(|full| {
                 full.puts_steadily(&self.source, false);
             });
-            match carrier.puts_steadily(&self.source, steady && recent) && !self.follower.has_news() {
+            match carrier.puts_steadily(&self.source, is_busy && recent) && !self.follower.has_news() {
                 true => self.follower.board(carrier).await.map(|came| self.shared.charge(now, u64::from(came))),
                 false => return Ok(()),
             }

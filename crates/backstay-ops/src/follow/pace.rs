@@ -11,6 +11,8 @@ const WATCH_REST: Duration = Duration::from_secs(30);
 const DOUBLED_MAX: u32 = 4;
 /// Steady load for so long, and the longer interval holds.
 const STEADY_AFTER: Duration = Duration::from_secs(60);
+/// Who has not put for so long has paused.
+const PAUSE: Duration = Duration::from_secs(5);
 /// Who has not put for so long puts seldom.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -47,6 +49,8 @@ pub struct Pacing {
     pace: Pace,
     /// Since when there was something to put each time.
     steady_since: Option<Duration>,
+    /// Since when it has put without a pause.
+    busy_since: Option<Duration>,
     last: Option<Duration>,
     /// Attempts that failed, one after another.
     failed: u32,
@@ -64,7 +68,7 @@ struct Turn {
 
 impl Pacing {
     pub fn new(pace: Pace) -> Self {
-        Self { pace, steady_since: None, last: None, failed: 0, next: Duration::ZERO, turn: None }
+        Self { pace, steady_since: None, busy_since: None, last: None, failed: 0, next: Duration::ZERO, turn: None }
     }
 
     /// The interval that holds now: its own, or how long it waits for its turn.
@@ -72,9 +76,9 @@ impl Pacing {
         self.turn.map_or(self.own(), |turn| self.own().max(turn.at.saturating_sub(turn.asked)))
     }
 
-    /// For how long there was something to put each time.
-    pub fn steady_for(&self) -> Duration {
-        self.last.unwrap_or_default().saturating_sub(self.steady_since.unwrap_or_default())
+    /// For how long it has put without a pause.
+    pub fn busy_for(&self) -> Duration {
+        self.last.unwrap_or_default().saturating_sub(self.busy_since.unwrap_or_default())
     }
 
     /// When it may be tried again, if it failed.
@@ -109,6 +113,9 @@ impl Pacing {
         let gap = self.own() * 2;
         if self.last.is_none_or(|last| now.saturating_sub(last) > gap) {
             self.steady_since = Some(now);
+        }
+        if self.last.is_none_or(|last| now.saturating_sub(last) > PAUSE) {
+            self.busy_since = Some(now);
         }
         (self.last, self.failed) = (Some(now), 0);
         self.next = now + self.own();
@@ -212,6 +219,19 @@ mod tests {
         pacing.put(now);
         pacing.failed(now);
         assert_eq!(pacing.next, now + at(2000), "one that was taken ends it");
+    }
+
+    #[test]
+    fn a_commit_now_and_then_is_busy_until_a_pause() {
+        let at = Duration::from_secs;
+        let mut pacing = Pacing::new(Pace::STANDARD);
+        assert_eq!(pacing.busy_for(), Duration::ZERO);
+        for now in 100..=170 {
+            pacing.put(at(now));
+        }
+        assert_eq!((pacing.busy_for(), pacing.interval()), (at(70), Pace::STANDARD.interval), "busy, and not steady");
+        pacing.put(at(176));
+        assert_eq!(pacing.busy_for(), Duration::ZERO);
     }
 
     #[test]
