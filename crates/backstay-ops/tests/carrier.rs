@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use world::{Hands, World};
+use world::{Hands, World, recovered};
 
 const TIMES: Timetable = Timetable { interval: Duration::ZERO, retry: Duration::from_millis(5) };
 
@@ -49,20 +49,6 @@ fn request(name: &str, db: &Path) -> FollowRequest {
         limits: Limits { look: Duration::from_secs(60), hours: Some(Duration::from_secs(3600)), ..Limits::STANDARD },
         steps: Arc::new(|_| {}),
     }
-}
-
-/// What SQLite makes of the files as they lie, found by another process: this one holds locks.
-fn recovered(db: &Path) -> Vec<u8> {
-    let dir = tempfile::tempdir().expect("a directory");
-    let copy = dir.path().join("copy.db");
-    for suffix in ["", "-wal"] {
-        let [from, to] = [db, &copy].map(|path| PathBuf::from(format!("{}{suffix}", path.display())));
-        assert!(std::process::Command::new("cp").arg(from).arg(to).status().expect("cp runs").success());
-    }
-    let conn = Connection::open(&copy).expect("opens");
-    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("recovers");
-    drop(conn);
-    std::fs::read(&copy).expect("readable")
 }
 
 /// A database, and states that were told durable.
@@ -576,15 +562,21 @@ impl Store for Away {
     backstay_testkit::forward!(inner: get get_range head list delete describe);
 }
 
+impl Away {
+    async fn world(applies: bool) -> (World, Arc<Self>) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
+        let store = Arc::new(Self { inner, is_away: AtomicBool::new(false), applies: AtomicBool::new(applies) });
+        (World::over(folder, store.clone(), Arc::new(OsDisk)).await, store)
+    }
+}
+
 /// What was handed over when the store went away, and what came after it, is on the disk of each source: the very object, and what
 /// follows it. It outlives the process, and the store that is back takes all of it once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_handed_over_to_a_store_that_went_away_is_kept_by_each_source() {
     for (applies, dies) in [(false, true), (true, true), (false, false), (true, false)] {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
-        let store = Arc::new(Away { inner, is_away: AtomicBool::new(false), applies: AtomicBool::new(applies) });
-        let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
+        let (world, store) = Away::world(applies).await;
         let (vault, mut homes) = (&world.vault, homes(world.dir()));
         let what = format!("applied {applies}, died {dies}");
         let mut followers = all_follow(&homes, vault).await;
@@ -636,10 +628,7 @@ async fn what_was_handed_over_to_a_store_that_went_away_is_kept_by_each_source()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_asked_to_leave_a_store_that_is_away_hands_over_nothing_more() {
     for applies in [false, true] {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
-        let store = Arc::new(Away { inner, is_away: AtomicBool::new(false), applies: AtomicBool::new(applies) });
-        let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
+        let (world, store) = Away::world(applies).await;
         let (vault, mut homes) = (&world.vault, homes(world.dir()));
         let mut followers = all_follow(&homes, vault).await;
         let carrier = Arc::new(Carrier::new(vault, TIMES));

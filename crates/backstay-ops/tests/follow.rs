@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
-use world::{World, integrity_of, rows_of, source};
+use world::{World, integrity_of, recovered, rows_of, source};
 
 struct App {
     world: World,
@@ -129,22 +129,6 @@ impl App {
 
 fn free(folder: &Path) -> PathBuf {
     (0..).map(|n| folder.join(format!("{n}.db"))).find(|path| !path.exists()).expect("a free name")
-}
-
-/// What SQLite makes of the files at a path, as they lie.
-fn recovered(path: &Path) -> Vec<u8> {
-    let dir = tempfile::tempdir().expect("a directory");
-    let copy = dir.path().join("copy.db");
-    for suffix in ["", "-wal"] {
-        let of = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
-        if of(path).exists() {
-            assert!(Command::new("cp").arg(of(path)).arg(of(&copy)).status().expect("cp runs").success());
-        }
-    }
-    let conn = Connection::open(&copy).expect("opens");
-    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("recovers");
-    drop(conn);
-    std::fs::read(&copy).expect("readable")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

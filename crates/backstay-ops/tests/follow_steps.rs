@@ -24,7 +24,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use world::{Hands, World, source};
+use world::{Hands, World, recovered, source};
 
 /// What somebody does at a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -267,20 +267,6 @@ impl App {
             Act::Forgotten | Act::Away | Act::Mute => drop(self.insert(30)),
         }
     }
-}
-
-/// What SQLite makes of the files as they lie, found by another process: this one holds locks.
-fn recovered(path: &Path) -> Vec<u8> {
-    let dir = tempfile::tempdir().expect("a directory");
-    let copy = dir.path().join("copy.db");
-    let script = "cp \"$0\" \"$1\" && { [ ! -e \"$0-wal\" ] || cp \"$0-wal\" \"$1-wal\"; }";
-    let done = Command::new("sh").args(["-c", script]).arg(path).arg(&copy).status();
-    assert!(done.expect("sh runs").success());
-    let conn = Connection::open(&copy).expect("opens");
-    conn.execute_batch("PRAGMA synchronous=OFF").expect("set");
-    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("recovers");
-    drop(conn);
-    std::fs::read(&copy).expect("readable")
 }
 
 /// Of a database, but for free pages, which need not have any content.

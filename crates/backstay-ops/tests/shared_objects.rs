@@ -20,7 +20,7 @@ use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use world::World;
+use world::{World, recovered};
 
 /// A source of the repository, and another repository that follows it alone.
 struct Line<'w> {
@@ -47,20 +47,6 @@ fn request(name: &SourceName, db: &Path) -> FollowRequest {
         limits: Limits { look: Duration::from_secs(60), ..Limits::STANDARD },
         steps: Arc::new(|_| {}),
     }
-}
-
-/// What SQLite makes of the files as they lie, found by another process: this one holds locks.
-fn recovered(db: &Path) -> Vec<u8> {
-    let dir = tempfile::tempdir().expect("a directory");
-    let copy = dir.path().join("copy.db");
-    for suffix in ["", "-wal"] {
-        let [from, to] = [db, &copy].map(|path| PathBuf::from(format!("{}{suffix}", path.display())));
-        assert!(std::process::Command::new("cp").arg(from).arg(to).status().expect("cp runs").success());
-    }
-    let conn = Connection::open(&copy).expect("opens");
-    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("recovers");
-    drop(conn);
-    std::fs::read(&copy).expect("readable")
 }
 
 impl<'w> Line<'w> {

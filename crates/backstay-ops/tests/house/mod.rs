@@ -1,7 +1,7 @@
 //! A source that is followed while its clock is moved by hand, so that roll-ups and what comes of them can be waited for.
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
-use crate::world::{Hands, World, integrity_of, rows_of, source};
+use crate::world::{Hands, World, integrity_of, recovered, rows_of, source};
 use backstay_format::facts::Following;
 use backstay_format::object::Front;
 use backstay_model::catalog::Target;
@@ -99,17 +99,7 @@ impl House {
 
     /// What SQLite makes of the files as they lie, found by another process: this one holds locks.
     pub fn recovered(&self) -> Vec<u8> {
-        let dir = tempfile::tempdir().expect("a directory");
-        let copy = dir.path().join("copy.db");
-        for suffix in ["", "-wal"] {
-            let from = PathBuf::from(format!("{}{suffix}", self.world.db().display()));
-            let to = PathBuf::from(format!("{}{suffix}", copy.display()));
-            assert!(std::process::Command::new("cp").arg(from).arg(to).status().expect("cp runs").success());
-        }
-        let conn = Connection::open(&copy).expect("opens");
-        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("recovers");
-        drop(conn);
-        std::fs::read(&copy).expect("readable")
+        recovered(&self.world.db())
     }
 
     pub async fn following(&self) -> Following {

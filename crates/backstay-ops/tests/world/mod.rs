@@ -57,6 +57,23 @@ pub fn source() -> SourceName {
     "shop".parse().expect("a legal name")
 }
 
+/// What SQLite makes of the files as they lie, found by another process: this one holds locks.
+pub fn recovered(db: &Path) -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let copy = dir.path().join("copy.db");
+    for suffix in ["", "-wal"] {
+        let [from, to] = [db, &copy].map(|path| PathBuf::from(format!("{}{suffix}", path.display())));
+        if from.exists() {
+            assert!(std::process::Command::new("cp").arg(from).arg(to).status().expect("cp runs").success());
+        }
+    }
+    let conn = Connection::open(&copy).expect("opens");
+    conn.execute_batch("PRAGMA synchronous=OFF").expect("set");
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("recovers");
+    drop(conn);
+    std::fs::read(&copy).expect("readable")
+}
+
 impl World {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
