@@ -624,6 +624,44 @@ async fn what_was_handed_over_to_a_store_that_went_away_is_kept_by_each_source()
     }
 }
 
+/// Killed right behind the note of where it goes on, it still knows that the stream is not its own: what it ends there it ends
+/// for itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_killed_about_to_end_a_stream_of_several_leaves_the_others_theirs() {
+    for rides_first in [false, true] {
+        let (world, store) = Away::world(false).await;
+        let (vault, mut homes) = (&world.vault, homes(world.dir()));
+        let mut followers = all_follow(&homes, vault).await;
+        let carrier = Arc::new(Carrier::new(vault, TIMES));
+        carried(&carrier, async {
+            board_all(&carrier, &mut followers).await.expect("board");
+            for (nth, (home, follower)) in homes.iter_mut().zip(&mut followers).enumerate() {
+                if nth > 0 || rides_first {
+                    home.commit(200);
+                    follower.tick().await.expect("tick");
+                    home.keep(follower);
+                }
+            }
+        })
+        .await;
+        drop(followers);
+        store.is_away.store(true, Ordering::SeqCst);
+        let home = &homes[0];
+        let killed = Follower::start(vault, request(home.name.as_str(), &home.db)).await;
+        assert!(killed.is_err(), "it cannot end the stream");
+        store.is_away.store(false, Ordering::SeqCst);
+        let mut followers = all_follow(&homes, vault).await;
+        all_went_on(&followers);
+        homes.iter().for_each(|home| home.commit(60));
+        tick_all(&mut followers).await.expect("tick");
+        all_keep(&mut homes, &followers);
+        for home in &homes {
+            home.comes_back(vault, "one was killed twice").await;
+            assert_eq!(home.snapshots(vault).await, 1, "no gap of {}", home.name);
+        }
+    }
+}
+
 /// Its leaving is on its way: what it commits meanwhile is behind that, wherever the others are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_asked_to_leave_a_store_that_is_away_hands_over_nothing_more() {

@@ -271,7 +271,8 @@ impl Memory {
             after: at.after,
             standing: Some(at.standing.clone()),
             putting: Vec::new(),
-            aboard: self.aboard.filter(|_| at.is_shared),
+            // Others may come into it first: it is not to be ended for them.
+            aboard: at.is_shared.then(|| Aboard { own: self.aboard.map_or(next, |aboard| aboard.own), boards: None }),
             next: Some(next),
             ..self
         }
