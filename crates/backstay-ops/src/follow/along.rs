@@ -57,11 +57,9 @@ impl<'v> Follower<'v> {
         if self.has_news() || !blocking(|| self.halves.shipper.boards(carrier)) {
             return Ok(false);
         }
-        match self.come(ticked).await? {
-            None => Ok(true),
-            // Found out by the next who ships.
-            Some(_) => Ok(true),
-        }
+        // That its place is lost finds out who ships next.
+        self.come(ticked).await?;
+        Ok(true)
     }
 
     /// Ends the stream it had. Tried again until it is known to have ended.

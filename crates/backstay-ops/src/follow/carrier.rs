@@ -3,7 +3,7 @@
 //! Owns that stream: where it stands, what is on its way, its roll-ups. A source comes by ending its own stream with a word
 //! that leads here, hands over what it read as a [`Fare`] and waits until that is durable; it leaves by the end of this one, which
 //! leads all others to the next. Only what is small and whole is taken. Whatever else happens to a source happens in a
-//! stream of its own, see [`Ride`](super::ride::Ride): here is no spool and no snapshot.
+//! stream of its own, see [`Ride`](super::ship::Ride): here is no spool and no snapshot.
 //!
 //! A crash leaves what is in the slots. Each source wrote down what it was about to have there before that was put, so each finds
 //! its own way. Who finds a slot taken has lost the stream: every source is told, and begins as after a start.
@@ -20,7 +20,7 @@ use crate::catalog::Vault;
 use crate::env::blocking;
 use backstay_format::facts::{After, Log, Role};
 use backstay_model::backup::Exhausted;
-use backstay_model::{Digest, Moment, Onward, Sequence, SourceName, StreamId};
+use backstay_model::{Digest, Onward, Sequence, SourceName, StreamId};
 use backstay_store::keys::LogName;
 use backstay_store::repo::{Chain, LogObject, LogSigning, RepoError};
 use backstay_store::seal::Sealer;
@@ -76,8 +76,6 @@ pub struct Fare {
     pub source: SourceName,
     pub pieces: Vec<Piece>,
     pub bytes: u64,
-    /// When the first of it was committed.
-    pub since: Moment,
     memory: Memory,
     head: Head,
     epoch: u64,
@@ -88,13 +86,11 @@ pub struct Fare {
 
 impl Fare {
     pub fn new((source, memory): (SourceName, Memory), head: Head, (epoch, pieces): (u64, Vec<Piece>)) -> Arc<Self> {
-        let (bytes, since) =
-            (pieces.iter().map(weight_of).sum(), pieces.first().map_or(head.standing.time, |piece| piece.time));
+        let bytes = pieces.iter().map(weight_of).sum();
         Arc::new(Self {
             source,
             pieces,
             bytes,
-            since,
             memory,
             head,
             epoch,
@@ -146,10 +142,19 @@ enum Waits {
     Leavers,
 }
 
+/// Whether somebody waits for what was handed over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hurry {
+    Not,
+    /// For what is handed over by now.
+    Once,
+    /// It is to end.
+    Always,
+}
+
 struct State {
     is_retired: bool,
-    is_hurried: bool,
-    hastens: bool,
+    hurry: Hurry,
     /// Goes up when a stream is lost.
     epoch: u64,
     at: Boards,
@@ -185,8 +190,7 @@ impl Carrier {
         let sealer = Arc::new(vault.repo.sealer(vault.env.random.as_ref()));
         let state = State {
             is_retired: false,
-            is_hurried: false,
-            hastens: false,
+            hurry: Hurry::Not,
             epoch: 0,
             at: nowhere(ends::fresh(&vault)),
             fares: VecDeque::new(),
@@ -306,8 +310,9 @@ impl Carrier {
         let (mut not_before, clock) = (Duration::ZERO, self.vault.env.clock.clone());
         let mut paid = 0;
         while !self.is_over() {
-            charge(self.puts().saturating_sub(paid));
-            paid = self.puts();
+            let puts = self.puts();
+            charge(puts.saturating_sub(paid));
+            paid = puts;
             self.roll().await;
             match self.waits() {
                 Waits::Nobody => self.pause(if self.is_empty() { IDLE } else { ROLL_EVERY }).await,
@@ -320,7 +325,7 @@ impl Carrier {
                 Waits::Fares => {
                     let due = not_before.max(allowed(clock.uptime()));
                     paid += 1;
-                    while clock.uptime() < due && !self.is_hurried() && !matches!(self.waits(), Waits::Leavers) {
+                    while clock.uptime() < due && !self.takes_hurry() && !matches!(self.waits(), Waits::Leavers) {
                         self.pause(due.saturating_sub(clock.uptime())).await;
                     }
                     self.carry().await;
@@ -332,19 +337,28 @@ impl Carrier {
 
     /// Somebody waits for what is handed over: the next object waits for no turn.
     pub fn hurry(&self) {
-        self.state().is_hurried = true;
+        let mut state = self.state();
+        if state.hurry == Hurry::Not {
+            state.hurry = Hurry::Once;
+        }
+        drop(state);
         self.wake.notify_one();
     }
 
     /// Everybody waits from now on: it is to end.
     pub fn hasten(&self) {
-        self.state().hastens = true;
+        self.state().hurry = Hurry::Always;
         self.wake.notify_one();
     }
 
-    fn is_hurried(&self) -> bool {
+    /// Whether the next object waits for no turn. Who waits once is served by one.
+    fn takes_hurry(&self) -> bool {
         let mut state = self.state();
-        std::mem::take(&mut state.is_hurried) || state.hastens || state.is_retired
+        let hurry = state.hurry;
+        if hurry == Hurry::Once {
+            state.hurry = Hurry::Not;
+        }
+        hurry != Hurry::Not || state.is_retired
     }
 
     fn is_over(&self) -> bool {
