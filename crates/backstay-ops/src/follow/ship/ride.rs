@@ -34,6 +34,8 @@ pub struct Ride {
     sealed: usize,
     /// What is sealed for its own stream comes behind the fare.
     is_behind: bool,
+    /// The fare lies in the spool as it is on its way.
+    is_kept: bool,
     parting: Option<Arc<Parting>>,
 }
 
@@ -102,8 +104,20 @@ impl Shipper<'_> {
         (self.durable.slots, self.durable.previous) = (0, Digest::ZERO);
         self.press.go_on_at(own, &self.durable);
         let (carrier, pending) = (carrier.clone(), Vec::new());
-        let (fare, tried, sealed, is_behind, parting) = (None, 0, 0, false, None);
-        self.ride = Some(Ride { source, carrier, seat, own, coming, pending, fare, tried, sealed, is_behind, parting });
+        self.ride = Some(Ride {
+            source,
+            carrier,
+            seat,
+            own,
+            coming,
+            pending,
+            fare: None,
+            tried: 0,
+            sealed: 0,
+            is_behind: false,
+            is_kept: false,
+            parting: None,
+        });
         true
     }
 
@@ -122,7 +136,6 @@ impl Shipper<'_> {
         (memory.slots, memory.before) = (at.slots.get(), at.slots.get());
         memory.after = self.durable.after;
         memory.aboard = Some(Aboard { own: ride.own, boards: None });
-        // What is written down leads here as well.
     }
 
     /// Hands over what waits, and `more`.
@@ -134,7 +147,8 @@ impl Shipper<'_> {
         let (who, head) = ((self.source.clone(), self.memory.clone()), self.durable.clone());
         let fare = Fare::new(who, head, (ride.seat.epoch, pieces));
         ride.carrier.take(fare.clone());
-        (ride.fare, ride.tried, ride.is_behind) = (Some(fare), 0, false);
+        (ride.fare, ride.tried) = (Some(fare), 0);
+        (ride.is_behind, ride.is_kept) = (false, false);
     }
 
     /// What was handed over, and how many failed attempts are known.
@@ -170,18 +184,27 @@ impl Shipper<'_> {
                 self.press.begin(rest, true);
                 Ok(())
             }
-            Secured::Away(carried) if !ride.is_behind => {
-                ride.is_behind = true;
-                let own = ride.own;
-                let Carried { stream, sequence, digest, bytes, head, .. } = carried;
-                // Before what was sealed in its place goes.
-                let kept = self.spool.write(&stream, (sequence, digest), &head.standing, &bytes);
-                self.drop_sealed();
-                self.press.go_on_at(own, &head);
-                kept
-            }
+            Secured::Away(carried) if !ride.is_kept => self.keep_away(&carried),
             Secured::Back | Secured::Away(_) | Secured::Lost => Ok(()),
         }
+    }
+
+    /// Keeps it in the spool as it is on its way; what comes after it is sealed behind it.
+    fn keep_away(&mut self, carried: &Carried) -> Result<(), PathError> {
+        let Carried { stream, sequence, digest, bytes, head, .. } = carried;
+        let write = |shipper: &Self| shipper.spool.write(stream, (*sequence, *digest), &head.standing, bytes);
+        // Before what was sealed in its place goes.
+        let mut kept = write(self);
+        let is_behind = self.ride.as_mut().is_some_and(|ride| std::mem::replace(&mut ride.is_behind, true));
+        if !is_behind {
+            self.drop_sealed();
+            let own = self.own();
+            self.press.go_on_at(own, head);
+            // On a full disk there is room where that was.
+            kept = kept.or_else(|_| write(self));
+        }
+        self.ride.iter_mut().for_each(|ride| ride.is_kept = kept.is_ok());
+        kept
     }
 
     /// Seals all of it for its own stream, whatever was sealed of it.
