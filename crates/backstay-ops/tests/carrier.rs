@@ -1,12 +1,11 @@
 //! Sources that share a stream, carried by one process: each is what it would be alone.
 
+mod riders;
 mod rig;
 mod world;
 
-use async_trait::async_trait;
-use backstay_format::facts::Following;
 use backstay_model::catalog::Target;
-use backstay_model::{ByteLen, Kind, Kinded, Sequence, SourceName, StreamId, Tx, Verdict};
+use backstay_model::{Kind, Kinded, Sequence, SourceName, StreamId, Tx, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::{CheckRequest, Depth, check};
@@ -18,148 +17,21 @@ use backstay_ops::init;
 use backstay_ops::masters::{self, KeyHome, NewMaster};
 use backstay_ops::restore::{self, Destination, RestoreRequest};
 use backstay_ops::trust::Custodian;
-use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::repo::RepoError;
 use backstay_store::seal::Unsealer;
-use backstay_store::{Key, Put, Store, StoreError};
 use backstay_testkit::effects::Effects;
-use bytes::Bytes;
+use riders::{Away, Home, TIMES, all_follow, all_keep, all_went_on, board_all, carried, homes, request, tick_all};
 use rig::{Ended, Making, Process, Run, crash_anything_with};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use world::{Hands, World, recovered};
-
-const TIMES: Timetable = Timetable { interval: Duration::ZERO, retry: Duration::from_millis(5) };
-
-fn request(name: &str, db: &Path) -> FollowRequest {
-    FollowRequest {
-        source: name.parse().expect("a name"),
-        path: db.to_owned(),
-        busy: Duration::from_secs(10),
-        hold_max: Duration::from_secs(1),
-        log_growth_max: ByteLen::new(1 << 30),
-        uploads_in_flight: 1,
-        limits: Limits { look: Duration::from_secs(60), hours: Some(Duration::from_secs(3600)), ..Limits::STANDARD },
-        steps: Arc::new(|_| {}),
-    }
-}
-
-/// A database, and states that were told durable.
-struct Home {
-    name: SourceName,
-    db: PathBuf,
-    conn: Connection,
-    kept: Vec<(Tx, Vec<u8>)>,
-}
-
-impl Home {
-    fn new(name: &str, dir: &Path) -> Self {
-        let db = dir.join(format!("{name}.db"));
-        let conn = Connection::open(&db).expect("open");
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
-        conn.execute_batch(
-            "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;
-             CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, x BLOB);",
-        )
-        .expect("made");
-        Self { name: name.parse().expect("a name"), db, conn, kept: Vec::new() }
-    }
-
-    fn commit(&self, bytes: u32) {
-        self.conn.execute("INSERT INTO t(x) VALUES (randomblob(?1))", [bytes]).expect("sql");
-    }
-
-    async fn follow<'v>(&self, vault: &'v Vault) -> Follower<'v> {
-        Follower::start(vault, request(self.name.as_str(), &self.db)).await.expect("follow")
-    }
-
-    fn keep(&mut self, follower: &Follower<'_>) {
-        self.kept.push((follower.position().tx, recovered(&self.db)));
-    }
-
-    async fn comes_back(&self, vault: &Vault, what: &str) {
-        for (tx, bytes) in &self.kept {
-            let dir = tempfile::tempdir().expect("a folder");
-            let to = dir.path().join("out.db");
-            let (into, busy) = (Destination::New(to.clone()), Duration::from_secs(5));
-            let (source, target) = (self.name.clone(), Target::Tx(*tx));
-            let request = RestoreRequest { source, target, into, smoke: Vec::new(), busy };
-            let planned = restore::plan(vault, request).await.expect("a plan");
-            restore::perform(vault, planned).await.expect("restored");
-            assert!(std::fs::read(&to).expect("read") == *bytes, "{what}: state {tx} of {}", self.name);
-        }
-        let request = CheckRequest { source: self.name.clone(), snapshot: None, depth: Depth::Authentic };
-        let checked = check(vault, &request).await.expect("a report");
-        assert_eq!(checked.verdict, Verdict::Pass, "{what}: {checked:?}");
-    }
-
-    /// Where the snapshots stand that were made of its log, in their order.
-    async fn made(&self, vault: &Vault) -> Vec<Following> {
-        let mut fronts: Vec<_> = vault.catalog(&self.name).await.expect("catalog").fronts.into_values().collect();
-        fronts.sort_by_key(|front| front.name.sequence);
-        fronts
-            .into_iter()
-            .filter_map(|front| front.facts.following.filter(|following| following.made.is_some()))
-            .collect()
-    }
-
-    async fn snapshots(&self, vault: &Vault) -> usize {
-        vault.catalog(&self.name).await.expect("catalog").fronts.len()
-    }
-}
-
-/// Does something while a carrier runs.
-async fn carried<T>(carrier: &Carrier, work: impl Future<Output = T>) -> T {
-    tokio::select! {
-        biased;
-        done = work => done,
-        () = carrier.run(&|now| now, &|_| {}) => unreachable!("it carries without an end"),
-    }
-}
-
-async fn tick_all(followers: &mut [Follower<'_>]) -> Result<u64, OpsError> {
-    let ticks = futures::future::join_all(followers.iter_mut().map(Follower::tick)).await;
-    ticks.into_iter().try_fold(0, |sum, ticked| Ok(sum + ticked?.objects))
-}
-
-async fn board_all(carrier: &Arc<Carrier>, followers: &mut [Follower<'_>]) -> Result<(), OpsError> {
-    for follower in followers {
-        if !follower.board(carrier).await? || !follower.rides() {
-            return Err(OpsError::Cancelled);
-        }
-    }
-    Ok(())
-}
-
-fn homes(dir: &Path) -> Vec<Home> {
-    ["shop", "crm", "blog"].map(|name| Home::new(name, dir)).into()
-}
-
-async fn all_follow<'v>(homes: &[Home], vault: &'v Vault) -> Vec<Follower<'v>> {
-    let mut followers = Vec::new();
-    for home in homes {
-        followers.push(home.follow(vault).await);
-    }
-    followers
-}
-
-fn all_keep(homes: &mut [Home], followers: &[Follower<'_>]) {
-    homes.iter_mut().zip(followers).for_each(|(home, follower)| home.keep(follower));
-}
-
-fn all_went_on(followers: &[Follower<'_>]) {
-    for follower in followers {
-        assert!(matches!(follower.began(), Began::Continued { .. }), "{:?}", follower.began());
-        assert!(follower.position().lost.is_none());
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_of_many_are_one_object_and_each_source_is_as_if_it_were_alone() {
@@ -538,37 +410,6 @@ async fn keys_that_are_changed_beside_sources_that_share_are_those_they_are_seal
     let unsealer = world.vault.unsealer.as_ref().expect("an identity");
     let opened = object.open::<RepoError>(unsealer, |_, _, _, _| Ok(()));
     assert!(opened.is_err(), "the keys of before open what is sealed now");
-}
-
-/// A store that is away at times; what is put then may be there all the same, without an answer.
-struct Away {
-    inner: LocalStore,
-    is_away: AtomicBool,
-    applies: AtomicBool,
-}
-
-#[async_trait]
-impl Store for Away {
-    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
-        if !self.is_away.load(Ordering::SeqCst) {
-            return self.inner.put_new(key, bytes).await;
-        }
-        if self.applies.load(Ordering::SeqCst) {
-            self.inner.put_new(key, bytes).await?;
-        }
-        Err(StoreError::Unknown { op: "put", key: key.to_string(), source: "no answer".into() })
-    }
-
-    backstay_testkit::forward!(inner: get get_range head list delete describe);
-}
-
-impl Away {
-    async fn world(applies: bool) -> (World, Arc<Self>) {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
-        let store = Arc::new(Self { inner, is_away: AtomicBool::new(false), applies: AtomicBool::new(applies) });
-        (World::over(folder, store.clone(), Arc::new(OsDisk)).await, store)
-    }
 }
 
 /// What was handed over when the store went away, and what came after it, is on the disk of each source: the very object, and what
