@@ -20,7 +20,9 @@ use backstay_ops::trust::Custodian;
 use backstay_store::repo::RepoError;
 use backstay_store::seal::Unsealer;
 use backstay_testkit::effects::Effects;
-use riders::{Away, Home, TIMES, all_follow, all_keep, all_went_on, board_all, carried, homes, request, tick_all};
+use riders::{
+    Away, Home, TIMES, all_follow, all_keep, all_went_on, board_all, carried, homes, request, stream_of, tick_all,
+};
 use rig::{Ended, Making, Process, Run, crash_anything_with};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -295,20 +297,12 @@ impl Loop {
     }
 }
 
-/// Where a source remembers to write, and whether others do.
-fn stream_of(world: &World, home: &Home) -> Option<(StreamId, bool)> {
-    let text = std::fs::read(world.vault.state.dir().join(home.name.as_str()).join("follow.json")).ok()?;
-    let memory: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    let shares = memory["aboard"].is_object() && memory["aboard"]["boards"].is_null();
-    Some((serde_json::from_value(memory["stream"].clone()).ok()?, shares))
-}
-
 /// Commits in each until all share a stream that fits.
 async fn until_they_share(world: &World, homes: &[Home], fits: impl Fn(StreamId) -> bool) -> StreamId {
     loop {
         homes.iter().for_each(|home| home.commit(100));
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let streams: Option<Vec<(StreamId, bool)>> = homes.iter().map(|home| stream_of(world, home)).collect();
+        let streams: Option<Vec<(StreamId, bool)>> = homes.iter().map(|home| stream_of(&world.vault, home)).collect();
         if let Some([first, rest @ ..]) = streams.as_deref()
             && first.1
             && fits(first.0)
@@ -352,12 +346,12 @@ async fn databases_that_are_written_to_steadily_share_until_they_are_quiet_or_to
     }
     let outcomes = following.end().await;
     assert!(outcomes.iter().all(|outcome| outcome.position.as_ref().is_some_and(|at| at.waiting == 0)));
-    assert!(homes.iter().all(|home| !stream_of(&world, home).expect("noted").1), "each goes on by itself");
+    assert!(homes.iter().all(|home| !stream_of(&world.vault, home).expect("noted").1), "each goes on by itself");
     all_is_there(&world, &homes).await;
     // The next time they leave by themselves, once nobody writes.
     let following = begin_loop(world.shared(), &homes, Duration::from_millis(300));
     let second = until_they_share(&world, &homes, |stream| stream != first).await;
-    while homes.iter().any(|home| stream_of(&world, home).is_none_or(|(_, shares)| shares)) {
+    while homes.iter().any(|home| stream_of(&world.vault, home).is_none_or(|(_, shares)| shares)) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     until_they_share(&world, &homes, |stream| stream != second).await;

@@ -5,7 +5,7 @@ use crate::world::{World, recovered};
 use async_trait::async_trait;
 use backstay_format::facts::Following;
 use backstay_model::catalog::Target;
-use backstay_model::{ByteLen, SourceName, Tx, Verdict};
+use backstay_model::{ByteLen, SourceName, StreamId, Tx, Verdict};
 use backstay_ops::OpsError;
 use backstay_ops::catalog::Vault;
 use backstay_ops::check::{CheckRequest, Depth, check};
@@ -19,6 +19,7 @@ use bytes::Bytes;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -68,7 +69,29 @@ impl Home {
     }
 
     pub fn keep(&mut self, follower: &Follower<'_>) {
-        self.kept.push((follower.position().tx, recovered(&self.db)));
+        self.keep_as(follower.position().tx);
+    }
+
+    /// The live state is that which a number leads to.
+    pub fn keep_as(&mut self, tx: Tx) {
+        self.kept.push((tx, recovered(&self.db)));
+    }
+
+    /// The application's log is copied back, so that its next commit overwrites it. Who follows it must get out of the way.
+    pub fn copies_back(&self, follower: &mut Follower<'_>) {
+        self.conn.busy_timeout(Duration::ZERO).expect("set");
+        for _ in 0..3 {
+            if self.truncates() {
+                return;
+            }
+            follower.catch().expect("gets out of the way");
+        }
+        panic!("the log of {} is held", self.name);
+    }
+
+    pub fn truncates(&self) -> bool {
+        let asked = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        asked.is_ok_and(|busy| busy == 0)
     }
 
     pub async fn comes_back(&self, vault: &Vault, what: &str) {
@@ -104,11 +127,32 @@ impl Home {
 
 /// Does something while a carrier runs.
 pub async fn carried<T>(carrier: &Carrier, work: impl Future<Output = T>) -> T {
+    beside(std::pin::pin!(carrier.run(&|now| now, &|_| {})), work).await
+}
+
+/// The same while it goes on where it was: in between it stands still.
+pub async fn beside<T>(run: Pin<&mut impl Future<Output = ()>>, work: impl Future<Output = T>) -> T {
     tokio::select! {
         biased;
         done = work => done,
-        () = carrier.run(&|now| now, &|_| {}) => unreachable!("it carries without an end"),
+        () = run => unreachable!("it carries without an end"),
     }
+}
+
+/// Somebody else takes over a source that nobody follows any more, as from a host that remembers nothing of it.
+pub async fn takes_over<'v>(home: &Home, vault: &'v Vault) -> Follower<'v> {
+    std::fs::remove_file(vault.state.dir().join(home.name.as_str()).join("follow.json")).expect("there");
+    let other = home.follow(vault).await;
+    assert!(matches!(other.began(), Began::Snapshot { .. }), "{:?}", other.began());
+    other
+}
+
+/// Where a source remembers to write, and whether others do.
+pub fn stream_of(vault: &Vault, home: &Home) -> Option<(StreamId, bool)> {
+    let text = std::fs::read(vault.state.dir().join(home.name.as_str()).join("follow.json")).ok()?;
+    let memory: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let shares = memory["aboard"].is_object() && memory["aboard"]["boards"].is_null();
+    Some((serde_json::from_value(memory["stream"].clone()).ok()?, shares))
 }
 
 pub async fn tick_all(followers: &mut [Follower<'_>]) -> Result<u64, OpsError> {
