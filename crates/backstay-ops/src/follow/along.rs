@@ -1,6 +1,6 @@
 //! What a follower does that shares a stream: it comes, rides along, and leaves.
 
-use super::carrier::{self, Carrier};
+use super::carrier::Carrier;
 use super::catch::{Piece, UNREAD};
 use super::errand::{Came, Lost};
 use super::ship::Ride;
@@ -100,11 +100,12 @@ impl<'v> Follower<'v> {
             self.halves.take_sealed(false);
             let Halves { catcher, shipper, .. } = &mut self.halves;
             if shipper.fare().is_none() {
-                if shipper.standing().tx >= goal || shipper.pending().is_empty() && catcher.waiting() == 0 {
+                let has_none = shipper.ride().is_none_or(Ride::has_none);
+                if shipper.standing().tx >= goal || has_none && catcher.waiting() == 0 {
                     return Ok(Along::Shipped(Shipped::All));
                 }
                 let more = catcher.next_pieces();
-                if !carrier::fits(shipper.pending().iter().chain(&more)) {
+                if !shipper.ride().is_some_and(|ride| ride.takes(&more)) {
                     blocking(|| self.seal_alone(more));
                     return self.go_alone(ticked).await;
                 }
@@ -144,7 +145,13 @@ impl<'v> Follower<'v> {
                 blocking(|| self.seal_alone(Vec::new()));
                 Ok(Arrived::Alone)
             }
-            Came::Lost(lost) => Ok(Arrived::Lost(lost)),
+            Came::Lost(lost) => {
+                // What was kept of it is for a slot that somebody else has.
+                if self.halves.shipper.ride().is_some_and(Ride::lies_behind) {
+                    blocking(|| self.seal_alone(Vec::new()));
+                }
+                Ok(Arrived::Lost(lost))
+            }
             Came::Tried(error) => Err(OpsError::Shared(error)),
         }
     }

@@ -113,7 +113,7 @@ pub struct Parting {
 }
 
 /// Whether it is small enough to share an object, and whole.
-pub fn fits<'a>(pieces: impl Iterator<Item = &'a Piece>) -> bool {
+pub fn fits<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> bool {
     let (mut count, mut bytes) = (0, 0);
     for piece in pieces {
         (count, bytes) = (count + 1, bytes + weight_of(piece));
@@ -125,7 +125,7 @@ pub fn fits<'a>(pieces: impl Iterator<Item = &'a Piece>) -> bool {
 }
 
 /// Bytes of images.
-fn weight_of(piece: &Piece) -> u64 {
+pub fn weight_of(piece: &Piece) -> u64 {
     piece.pages.len() as u64 * u64::from(piece.end.page_size)
 }
 

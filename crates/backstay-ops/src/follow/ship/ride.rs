@@ -5,7 +5,7 @@
 //! way, and lies in the spool; once it has come along with the others that is let go. So a crash, a store that is away and a burst
 //! are what they are for a source alone: it leaves, and goes on in its own stream with what lies there.
 
-use super::super::carrier::{Carried, Carrier, Fare, Parting, Seat};
+use super::super::carrier::{Carried, Carrier, Fare, Parting, Seat, fits, weight_of};
 use super::super::catch::Piece;
 use super::super::ends;
 use super::super::errand::{Errand, Secured};
@@ -17,6 +17,46 @@ use backstay_model::{Digest, Moment, Sequence, SourceName, StreamId};
 use backstay_store::repo::Chain;
 use std::sync::Arc;
 
+/// What is sealed, and waits to ride along. Where that is more than fits none of it does, and nothing of it is kept in memory:
+/// a store may be away for long.
+#[derive(Default)]
+struct Waiting {
+    pieces: Vec<Piece>,
+    is_much: bool,
+    commits: u64,
+    bytes: u64,
+    since: Option<Moment>,
+}
+
+impl Waiting {
+    fn of(pieces: &[Piece]) -> Self {
+        let mut waiting = Self::default();
+        waiting.add(pieces);
+        waiting
+    }
+
+    fn add(&mut self, pieces: &[Piece]) {
+        let (commits, bytes, since) = sum_of(pieces);
+        (self.commits, self.bytes) = (self.commits + commits, self.bytes + bytes);
+        self.since = self.since.or(since);
+        self.pieces.extend_from_slice(pieces);
+        self.is_much |= !fits(&self.pieces);
+        if self.is_much {
+            self.pieces = Vec::new();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && !self.is_much
+    }
+}
+
+/// Commits and bytes of images, and when the first of them was made.
+fn sum_of(pieces: &[Piece]) -> (u64, u64, Option<Moment>) {
+    let commits = pieces.iter().filter(|piece| piece.part.completes()).count() as u64;
+    (commits, pieces.iter().map(weight_of).sum(), pieces.first().map(|piece| piece.time))
+}
+
 pub struct Ride {
     source: SourceName,
     carrier: Arc<Carrier>,
@@ -26,7 +66,7 @@ pub struct Ride {
     /// Until it is known to have come: the stream it had, and the slot there in which it ends.
     coming: Option<(StreamId, Chain)>,
     /// What is sealed for its own stream already, and is still to ride along.
-    pending: Vec<Piece>,
+    pending: Waiting,
     fare: Option<Arc<Fare>>,
     /// Attempts at it that are known to have failed.
     tried: u64,
@@ -60,21 +100,35 @@ impl Ride {
         self.parting.is_some()
     }
 
+    /// Whether what was handed over was to be kept as it is on its way: nothing holds the log for it.
+    pub fn lies_behind(&self) -> bool {
+        self.is_behind
+    }
+
     pub fn is_clear(&self) -> bool {
         self.fare.is_none() && self.pending.is_empty()
     }
 
     /// Commits and bytes of images, and when the first of them was made.
     pub fn waiting(&self) -> (u64, u64, Option<Moment>) {
-        let pieces = || self.fare.iter().flat_map(|fare| &fare.pieces).chain(&self.pending);
-        let commits = pieces().filter(|piece| piece.part.completes()).count() as u64;
-        let bytes = pieces().map(|piece| piece.pages.len() as u64 * u64::from(piece.end.page_size)).sum();
-        (commits, bytes, pieces().next().map(|piece| piece.time))
+        let (commits, bytes, since) = self.fare.as_ref().map(|fare| sum_of(&fare.pieces)).unwrap_or_default();
+        let behind = &self.pending;
+        (commits + behind.commits, bytes + behind.bytes, since.or(behind.since))
+    }
+
+    /// Whether nothing waits to be handed over.
+    pub fn has_none(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Whether more fits besides.
+    pub fn takes(&self, more: &[Piece]) -> bool {
+        !self.pending.is_much && fits(self.pending.pieces.iter().chain(more))
     }
 
     /// Adds what is being sealed for its own stream.
     pub fn seals(&mut self, pieces: &[Piece]) {
-        self.pending.extend_from_slice(pieces);
+        self.pending.add(pieces);
     }
 }
 
@@ -103,7 +157,7 @@ impl Shipper<'_> {
         let (source, coming) = (self.source.clone(), Some((self.memory.stream, ends)));
         (self.durable.slots, self.durable.previous) = (0, Digest::ZERO);
         self.press.go_on_at(own, &self.durable);
-        let (carrier, pending) = (carrier.clone(), Vec::new());
+        let (carrier, pending) = (carrier.clone(), Waiting::default());
         self.ride = Some(Ride {
             source,
             carrier,
@@ -141,7 +195,7 @@ impl Shipper<'_> {
     /// Hands over what waits, and `more`.
     pub fn hand_over(&mut self, more: Vec<Piece>) {
         let Some(ride) = self.ride.as_mut().filter(|ride| ride.fare.is_none()) else { return };
-        let mut pieces = std::mem::take(&mut ride.pending);
+        let mut pieces = std::mem::take(&mut ride.pending).pieces;
         ride.sealed = pieces.len();
         pieces.extend(more);
         let (who, head) = ((self.source.clone(), self.memory.clone()), self.durable.clone());
@@ -157,11 +211,6 @@ impl Shipper<'_> {
         Some((ride.fare.clone()?, &mut ride.tried))
     }
 
-    /// What waits to be handed over, besides.
-    pub fn pending(&self) -> &[Piece] {
-        self.ride.as_ref().map_or(&[], |ride| &ride.pending)
-    }
-
     /// Makes safe what was handed over: it is taken back and sealed for its own stream, or lies in the spool as it is on its way.
     pub fn hold_on(&mut self) -> Result<(), PathError> {
         let Some(ride) = &mut self.ride else { return Ok(()) };
@@ -171,8 +220,8 @@ impl Shipper<'_> {
             Secured::Back | Secured::Lost if !ride.is_behind => {
                 ride.fare = None;
                 let (mut pieces, sealed) = (fare.pieces.clone(), ride.sealed);
-                pieces.append(&mut ride.pending);
-                ride.pending.clone_from(&pieces);
+                pieces.append(&mut ride.pending.pieces);
+                ride.pending = Waiting::of(&pieces);
                 // The first of them are sealed already, and may be all that is left of them.
                 let rest = pieces.split_off(sealed.min(pieces.len()));
                 if let Some(made) = self.press.take(true) {
@@ -183,6 +232,12 @@ impl Shipper<'_> {
                 }
                 self.press.begin(rest, true);
                 Ok(())
+            }
+            // What comes behind it follows nothing any more. Where that is much it is found in the log, or is a gap.
+            Secured::Lost if !ride.pending.is_much => {
+                let pieces = [fare.pieces.as_slice(), &ride.pending.pieces].concat();
+                (ride.fare, ride.is_behind, ride.pending) = (None, false, Waiting::of(&pieces));
+                self.seal_again(pieces)
             }
             Secured::Away(carried) if !ride.is_kept => self.keep_away(&carried),
             Secured::Back | Secured::Away(_) | Secured::Lost => Ok(()),
