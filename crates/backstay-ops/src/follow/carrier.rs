@@ -226,15 +226,14 @@ impl Carrier {
     /// Whether one more may come. Its own stream leads to the first slot of this one, and keeps all that lies before it came: so
     /// not for long.
     pub fn has_seats(&self) -> bool {
-        let (state, now) = (self.state(), self.vault.env.clock.uptime());
-        let is_young = state.begun.is_none_or(|begun| now.saturating_sub(begun) < OPEN_FOR);
-        state.riders.len() < SEATS && is_young
+        self.state().has_seats(self.vault.env.clock.uptime())
     }
 
     /// A place behind what is there now, for one that comes.
     pub fn seat(&self, source: &SourceName) -> Option<Seat> {
         let mut state = self.state();
-        if state.is_retired {
+        // Many may have asked at once.
+        if state.is_retired || !state.has_seats(self.vault.env.clock.uptime()) {
             return None;
         }
         state.left.remove(source);
@@ -557,6 +556,11 @@ impl Carrier {
 }
 
 impl State {
+    fn has_seats(&self, now: Duration) -> bool {
+        let is_young = self.begun.is_none_or(|begun| now.saturating_sub(begun) < OPEN_FOR);
+        self.riders.len() < SEATS && is_young
+    }
+
     /// What every source has had, and what nobody takes.
     fn let_go(&mut self) {
         let had = self.riders.values().min().copied().unwrap_or(self.before + self.whole.len() as u64);
