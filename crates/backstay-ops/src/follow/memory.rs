@@ -5,7 +5,7 @@
 //! them. Of a source that shares a stream with others it says besides where it goes on by itself. Worth less than the log: when it cannot be written, or is deleted, the next run begins with a snapshot.
 
 use super::ends;
-use super::spool::Spool;
+use super::spool::{Spool, Spooled};
 use crate::OpsError;
 use crate::catalog::Vault;
 use crate::state::Identity;
@@ -106,9 +106,23 @@ impl Durable {
         Tx::new(self.standing.tx.get().saturating_add(1))
     }
 
-    /// Whether slots are there behind the free one: others may have let go what lies between them, for a roll-up.
-    async fn is_a_hole(&self, vault: &Vault, free: Sequence) -> Result<bool, OpsError> {
-        Ok(self.is_shared && vault.repo.log_end(&self.stream).await?.is_some_and(|end| end >= free))
+    /// What stands in a slot; nothing where that cannot be known. Behind one that is free others may be: then it was let go
+    /// for a roll-up.
+    async fn found(&self, vault: &Vault, slot: Sequence) -> Result<Option<Option<LogFront>>, OpsError> {
+        let found = self.look(vault, slot).await?;
+        let is_free = matches!(found, Some(None));
+        if is_free && self.is_shared && vault.repo.log_end(&self.stream).await?.is_some_and(|end| end >= slot) {
+            // Or it was put since.
+            return Ok(self.look(vault, slot).await?.filter(Option::is_some));
+        }
+        Ok(found)
+    }
+
+    async fn look(&self, vault: &Vault, slot: Sequence) -> Result<Option<Option<LogFront>>, OpsError> {
+        match vault.repo.log_front(&self.stream, slot).await {
+            Err(error) if error.is_outage() => Err(error.into()),
+            found => Ok(found.ok()),
+        }
     }
 
     fn free(&self) -> Option<Chain> {
@@ -216,13 +230,7 @@ impl Memory {
             let spooled = spool
                 .read(&at.stream, free.sequence)
                 .filter(|(_, bytes)| place_of(bytes, source) == Some((at.digest, at.after, at.next_tx())));
-            let found = match vault.repo.log_front(&at.stream, free.sequence).await {
-                Err(error) if error.is_outage() => return Err(error.into()),
-                found => found.ok(),
-            };
-            if matches!(found, Some(None)) && at.is_a_hole(vault, free.sequence).await? {
-                return Ok(None);
-            }
+            let found = at.found(vault, free.sequence).await?;
             let (digest, standing) = match (found, spooled) {
                 (Some(None), Some((known, bytes))) => {
                     match vault.repo.put_log(&at.stream, free.sequence, bytes).await {
@@ -232,16 +240,10 @@ impl Memory {
                         Err(error) => return Err(error.into()),
                     }
                 }
-                (Some(None), None) => match self.own_behind((source, &spool), &at) {
-                    Some(own) => {
-                        let onward = ends::onward(vault, source, own, at.is_shared);
-                        match ends::close(vault, at.stream, free, onward).await {
-                            Ok(()) | Err(RepoError::LostRace { .. }) => continue,
-                            Err(error) => return Err(error.into()),
-                        }
-                    }
+                (Some(None), None) => match self.fill(vault, (source, &spool), (&at, free)).await? {
+                    true => continue,
                     // Whether more follows shows when the slot after it is taken.
-                    None => return Ok(Some(at)),
+                    false => return Ok(Some(at)),
                 },
                 (Some(Some(front)), Some((known, _))) if known.digest == front.digest => (known.digest, known.standing),
                 (Some(Some(front)), _) => match self.putting.iter().find(|pending| pending.digest == front.digest) {
@@ -258,6 +260,34 @@ impl Memory {
             at = Durable { sequence: free.sequence, digest, standing, after, ..at };
         }
         Ok(None)
+    }
+
+    /// Takes a free slot for what still waits on this disk: what another source keeps that shares the stream, or the end
+    /// behind which comes what this one keeps. Says whether there is any.
+    async fn fill(
+        &self,
+        vault: &Vault,
+        (source, spool): (&SourceName, &Spool),
+        (at, free): (&Durable, Chain),
+    ) -> Result<bool, OpsError> {
+        let of_others = at.is_shared.then(|| Spool::of_any(vault, &at.stream, free.sequence)).flatten();
+        // One that has more of this source than it knows of is not for it to put.
+        let is_known = |known: &Spooled, bytes: &[u8]| {
+            place_of(bytes, source).is_none() || self.putting.iter().any(|pending| pending.digest == known.digest)
+        };
+        let of_others =
+            of_others.filter(|(known, bytes)| previous_of(bytes) == Some(at.digest) && is_known(known, bytes));
+        let done = match (of_others, self.own_behind((source, spool), at)) {
+            (Some((_, bytes)), _) => vault.repo.put_log(&at.stream, free.sequence, bytes).await,
+            (None, Some(own)) => {
+                ends::close(vault, at.stream, free, ends::onward(vault, source, own, at.is_shared)).await
+            }
+            (None, None) => return Ok(false),
+        };
+        match done {
+            Ok(()) | Err(RepoError::LostRace { .. }) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The same once that was found, of a run that is about to end the stream there.
@@ -292,7 +322,12 @@ impl Memory {
     }
 }
 
-/// What an object follows in its stream, what the span of a source in it comes after, and its first number.
+/// What an object follows in its stream.
+fn previous_of(bytes: &[u8]) -> Option<Digest> {
+    Some(Front::parse(bytes).ok()?.header.signed?.previous)
+}
+
+/// The same, what the span of a source in it comes after, and its first number.
 fn place_of(bytes: &[u8], source: &SourceName) -> Option<(Digest, After, Tx)> {
     let front = Front::parse(bytes).ok()?;
     let facts = Log::parse(front.facts).ok()?;

@@ -42,6 +42,13 @@ impl Spool {
         Ok(Self { disk: vault.env.disk.clone(), folder: vault.state.source_dir(source)?.join(FOLDER) })
     }
 
+    /// What any source of this host keeps for a slot of a stream that several share.
+    pub fn of_any(vault: &Vault, stream: &StreamId, sequence: Sequence) -> Option<(Spooled, Bytes)> {
+        let sources = std::fs::read_dir(vault.state.dir()).into_iter().flatten().flatten();
+        let spools = sources.map(|source| Self { disk: vault.env.disk.clone(), folder: source.path().join(FOLDER) });
+        spools.into_iter().find_map(|spool| spool.read(stream, sequence))
+    }
+
     fn path(&self, stream: &StreamId, sequence: Sequence) -> PathBuf {
         self.folder.join(format!("{stream}-{sequence}"))
     }
