@@ -3,11 +3,14 @@
 mod riders;
 mod world;
 
-use backstay_model::{Kind, Kinded, Tx};
+use async_trait::async_trait;
+use backstay_model::{Kind, Kinded, Sequence, Tx};
 use backstay_ops::disk::{Disk, DiskFile, OsDisk};
 use backstay_ops::follow::carrier::{Carrier, Timetable};
 use backstay_ops::follow::{Alarm, Began, FollowRequest, Follower, Limits, Mode};
+use backstay_store::keys::LogName;
 use backstay_store::local::{LocalStore, OpenMode};
+use backstay_store::{Key, Page, Store, StoreError};
 use riders::{
     Away, Home, TIMES, all_follow, all_keep, all_went_on, beside, board_all, carried, homes, request, stream_of,
     takes_over, tick_all,
@@ -38,10 +41,16 @@ fn commits(home: &mut Home, follower: &mut Follower<'_>, bytes: u32) -> Tx {
     tx
 }
 
-/// What was handed over is lost with the stream, before its source hears of it. What came behind it is sealed with it, and the
-/// application's log needs neither.
+/// What was handed over is lost with the stream, before its source hears of it, also if it was kept as it was on its way. What
+/// came behind it is sealed with it, and the application's log needs neither.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_lost_with_the_stream_is_sealed_again_with_what_came_behind_it() {
+    for (is_kept, dies) in [(false, true), (true, true), (true, false)] {
+        lost_with_the_stream(is_kept, dies).await;
+    }
+}
+
+async fn lost_with_the_stream(is_kept: bool, dies: bool) {
     let (world, store) = Away::world(false).await;
     let (vault, mut homes) = (&world.vault, homes(world.dir()));
     let mut followers = all_follow(&homes, vault).await;
@@ -59,6 +68,12 @@ async fn what_is_lost_with_the_stream_is_sealed_again_with_what_came_behind_it()
         assert!(tick_all(&mut followers[..2]).await.is_err(), "the store is away");
     })
     .await;
+    let mut last = Tx::new(2);
+    if is_kept {
+        homes[0].copies_back(&mut followers[0]);
+        last = commits(&mut homes[0], &mut followers[0], 50);
+        assert_eq!((followers[0].keep(), followers[0].position().alarm), (2, None));
+    }
     // While it stands still the slot becomes somebody else's.
     store.is_away.store(false, Ordering::SeqCst);
     drop(followers.pop().expect("the third"));
@@ -66,14 +81,18 @@ async fn what_is_lost_with_the_stream_is_sealed_again_with_what_came_behind_it()
     beside(run.as_mut(), in_time(followers[1].tick())).await.expect("goes on by itself");
     assert!(!followers[1].rides() && followers[1].position().waiting == 0);
     // The first has not heard of it.
-    let mut silent = followers.remove(0);
-    commits(&mut homes[0], &mut silent, 40);
-    assert_eq!(silent.keep(), 2);
-    homes[0].copies_back(&mut silent);
-    let last = commits(&mut homes[0], &mut silent, 50);
-    assert_eq!((silent.keep(), silent.position().alarm), (3, None));
-    drop((silent, followers, other));
-    let mut followers = all_follow(&homes[..2], vault).await;
+    if dies {
+        commits(&mut homes[0], &mut followers[0], 40);
+        followers[0].keep();
+        homes[0].copies_back(&mut followers[0]);
+        last = commits(&mut homes[0], &mut followers[0], 50);
+        assert_eq!((followers[0].keep(), followers[0].position().alarm), (if is_kept { 4 } else { 3 }, None));
+        drop(followers);
+        followers = all_follow(&homes[..2], vault).await;
+    } else {
+        in_time(followers[0].tick()).await.expect("hears of it, and goes on");
+    }
+    drop(other);
     all_went_on(&followers);
     assert_eq!(followers[0].position().tx, last);
     homes.iter().for_each(|home| home.commit(60));
@@ -81,6 +100,156 @@ async fn what_is_lost_with_the_stream_is_sealed_again_with_what_came_behind_it()
     all_keep(&mut homes[..2], &followers);
     for home in &homes[..2] {
         home.comes_back(vault, "what was lost with the stream").await;
+        assert_eq!(home.snapshots(vault).await, 1, "no gap of {}, kept: {is_kept}, died: {dies}", home.name);
+    }
+}
+
+/// Killed while the store was away: one kept what was on its way, and needs no log for it any more. The others did not, and come
+/// first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_has_kept_of_a_stream_is_put_by_whoever_comes_first() {
+    for silent in [false, true] {
+        let (world, store) = Away::world(false).await;
+        let (vault, mut homes) = (&world.vault, homes(world.dir()));
+        let mut followers = all_follow(&homes, vault).await;
+        let carrier = Arc::new(Carrier::new(vault, TIMES));
+        let last = carried(&carrier, async {
+            board_all(&carrier, &mut followers).await.expect("board");
+            homes.iter().for_each(|home| home.commit(200));
+            tick_all(&mut followers).await.expect("tick");
+            all_keep(&mut homes, &followers);
+            store.is_away.store(true, Ordering::SeqCst);
+            homes[1..].iter().filter(|_| !silent).for_each(|home| home.commit(30));
+            commits(&mut homes[0], &mut followers[0], 40);
+            assert!(tick_all(&mut followers).await.is_err(), "the store is away");
+            homes[0].copies_back(&mut followers[0]);
+            let last = commits(&mut homes[0], &mut followers[0], 50);
+            followers[0].keep();
+            last
+        })
+        .await;
+        drop(followers);
+        store.is_away.store(false, Ordering::SeqCst);
+        let mut followers = Vec::new();
+        for home in homes.iter().rev() {
+            followers.insert(0, home.follow(vault).await);
+        }
+        all_went_on(&followers);
+        assert_eq!(followers[0].position().tx, last);
+        homes.iter().for_each(|home| home.commit(60));
+        tick_all(&mut followers).await.expect("tick");
+        all_keep(&mut homes, &followers);
+        for home in &homes {
+            home.comes_back(vault, "kept by one").await;
+            assert_eq!(home.snapshots(vault).await, 1, "no gap of {}, silent: {silent}", home.name);
+        }
+    }
+}
+
+/// A store where one object comes between two looks: the one that finds nothing there, and the listing.
+struct Between {
+    inner: LocalStore,
+    hidden: Mutex<Option<Key>>,
+}
+
+impl Between {
+    fn hides(&self, key: &Key) -> bool {
+        self.hidden.lock().expect("alone").as_ref() == Some(key)
+    }
+}
+
+#[async_trait]
+impl Store for Between {
+    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        if self.hides(key) { Ok(None) } else { self.inner.head(key).await }
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.hidden.lock().expect("alone").take_if(|key| key.as_str().starts_with(prefix) && prefix.contains("log"));
+        self.inner.list(prefix, after, limit).await
+    }
+
+    backstay_testkit::forward!(inner: put_new get get_range delete describe);
+}
+
+/// What others put just now is no hole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_between_two_looks_is_gone_past() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
+    let store = Arc::new(Between { inner, hidden: Mutex::new(None) });
+    let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
+    let (vault, mut homes) = (&world.vault, homes(world.dir()));
+    let mut followers = all_follow(&homes, vault).await;
+    let carrier = Arc::new(Carrier::new(vault, TIMES));
+    carried(&carrier, async {
+        board_all(&carrier, &mut followers).await.expect("board");
+        homes.iter().for_each(|home| home.commit(200));
+        tick_all(&mut followers).await.expect("tick");
+        homes[1].commit(20);
+        followers[1].tick().await.expect("tick");
+        all_keep(&mut homes, &followers);
+    })
+    .await;
+    drop(followers);
+    let (stream, _) = stream_of(vault, &homes[0]).expect("noted");
+    let end = vault.repo.log_end(&stream).await.expect("listed").expect("objects");
+    *store.hidden.lock().expect("alone") = Some(LogName::slot(stream, end).key());
+    let mut followers = all_follow(&homes, vault).await;
+    assert!(store.hidden.lock().expect("alone").is_none(), "it was listed");
+    all_went_on(&followers);
+    homes.iter().for_each(|home| home.commit(60));
+    tick_all(&mut followers).await.expect("tick");
+    all_keep(&mut homes, &followers);
+    for home in &homes {
+        home.comes_back(vault, "beside what others put").await;
+        assert_eq!(home.snapshots(vault).await, 1, "no gap of {}", home.name);
+    }
+}
+
+/// Many that ask at once whether there is room are not more than there is: after a crash each ends the stream in turn.
+#[tokio::test]
+async fn no_more_come_than_there_is_room_for() {
+    let world = World::new().await;
+    let carrier = Carrier::new(&world.vault, TIMES);
+    let came = (0..1000).filter(|n| {
+        let source = format!("s{n}").parse().expect("a name");
+        carrier.seat(&source).is_some()
+    });
+    assert_eq!((came.count(), carrier.has_seats()), (64, false));
+}
+
+/// What waits behind a store that is away for long does not ride along any more once it is much, and is all there in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_became_much_while_the_store_was_away_goes_by_itself() {
+    let (world, store) = Away::world(false).await;
+    let (vault, mut homes) = (&world.vault, homes(world.dir()));
+    let mut followers = all_follow(&homes, vault).await;
+    let carrier = Arc::new(Carrier::new(vault, TIMES));
+    carried(&carrier, async {
+        board_all(&carrier, &mut followers).await.expect("board");
+        homes.iter().for_each(|home| home.commit(200));
+        tick_all(&mut followers).await.expect("tick");
+        store.is_away.store(true, Ordering::SeqCst);
+        homes.iter().for_each(|home| home.commit(30));
+        assert!(tick_all(&mut followers).await.is_err(), "the store is away");
+        for round in 1..=6 {
+            commits(&mut homes[0], &mut followers[0], 60_000);
+            assert_eq!(followers[0].keep(), 1 + round);
+            let position = followers[0].position();
+            assert!((position.waiting, position.alarm) == (1 + round, None) && position.waiting_bytes > round * 60_000);
+            assert!(position.waiting_since.is_some());
+        }
+        store.is_away.store(false, Ordering::SeqCst);
+        while followers.iter().any(Follower::has_news) {
+            let _ = in_time(tick_all(&mut followers)).await;
+        }
+        assert_eq!(followers.iter().map(Follower::rides).collect::<Vec<_>>(), [false, true, true]);
+        all_keep(&mut homes, &followers);
+    })
+    .await;
+    for home in &homes {
+        home.comes_back(vault, "once the store was back").await;
         assert_eq!(home.snapshots(vault).await, 1, "no gap of {}", home.name);
     }
 }
@@ -114,7 +283,8 @@ async fn who_was_silent_does_not_end_the_stream_where_slots_were_let_go_for_a_ro
     for slot in
         (1..end.get()).filter(|slot| rolled.iter().any(|name| (name.first.get()..=name.last.get()).contains(slot)))
     {
-        std::fs::remove_file(world.dir().join(format!("vault/data/log/{stream}/{slot:016x}"))).expect("let go");
+        let key = LogName::slot(stream, Sequence::new(slot)).key();
+        std::fs::remove_file(world.dir().join("vault").join(key.as_str())).expect("let go");
         gone += 1;
     }
     assert!(gone > 4, "{gone} of {end} slots are let go");
@@ -206,11 +376,12 @@ async fn what_somebody_waits_for_waits_for_no_turn() {
             }
             let hurries = async {
                 // One object serves who waits by then.
-                while !always {
-                    carrier.hurry();
+                loop {
+                    if !always {
+                        carrier.hurry();
+                    }
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                std::future::pending::<()>().await;
             };
             let rounds = async {
                 for _ in 0..3 {
