@@ -271,12 +271,15 @@ impl Memory {
         (at, free): (&Durable, Chain),
     ) -> Result<bool, OpsError> {
         let of_others = at.is_shared.then(|| Spool::of_any(vault, &at.stream, free.sequence)).flatten();
-        // One that has more of this source than it knows of is not for it to put.
-        let is_known = |known: &Spooled, bytes: &[u8]| {
-            place_of(bytes, source).is_none() || self.putting.iter().any(|pending| pending.digest == known.digest)
+        // What it has of this source comes right after what is durable, and is known to.
+        let is_next = |(known, bytes): &(Spooled, bytes::Bytes)| {
+            let is_put = self.putting.iter().any(|pending| pending.digest == known.digest);
+            let place = place_of(bytes, source);
+            place.map_or(previous_of(bytes) == Some(at.digest), |place| {
+                is_put && place == (at.digest, at.after, at.next_tx())
+            })
         };
-        let of_others =
-            of_others.filter(|(known, bytes)| previous_of(bytes) == Some(at.digest) && is_known(known, bytes));
+        let of_others = of_others.filter(is_next);
         let done = match (of_others, self.own_behind((source, spool), at)) {
             (Some((_, bytes)), _) => vault.repo.put_log(&at.stream, free.sequence, bytes).await,
             (None, Some(own)) => {
