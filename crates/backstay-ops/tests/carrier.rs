@@ -21,7 +21,8 @@ use backstay_store::repo::RepoError;
 use backstay_store::seal::Unsealer;
 use backstay_testkit::effects::Effects;
 use riders::{
-    Away, Home, TIMES, all_follow, all_keep, all_went_on, board_all, carried, homes, request, stream_of, tick_all,
+    Away, Home, TIMES, all_follow, all_keep, all_went_on, board_all, carried, homes, request, stream_of, takes_over,
+    tick_all,
 };
 use rig::{Ended, Making, Process, Run, crash_anything_with};
 use rusqlite::Connection;
@@ -236,6 +237,8 @@ async fn sources_that_share_a_stream_stopped_anywhere() {
     sweep.assert_stopped_at(&["disk create", "disk write", "disk rename"]);
 }
 
+const INTERVAL: Duration = Duration::from_millis(5);
+
 /// The loop, over some databases that share from their first commit on.
 struct Loop {
     task: JoinSet<Vec<Outcome>>,
@@ -251,6 +254,11 @@ fn reading(world: &World) -> Arc<Vault> {
 }
 
 fn begin_loop(vault: Arc<Vault>, homes: &[Home], quiet_for: Duration) -> Loop {
+    let times = Timetable { interval: INTERVAL, retry: Duration::from_millis(50) };
+    begin_loop_with(vault, homes, Share { busy_for: Duration::ZERO, quiet_for, times })
+}
+
+fn begin_loop_with(vault: Arc<Vault>, homes: &[Home], share: Share) -> Loop {
     let (stop, stopped) = watch::channel(false);
     let ended = Arc::new(Mutex::new(Vec::new()));
     let say = ended.clone();
@@ -259,29 +267,27 @@ fn begin_loop(vault: Arc<Vault>, homes: &[Home], quiet_for: Duration) -> Loop {
             say.lock().expect("alone").push(format!("{source}: {error}"));
         }
     });
-    let interval = Duration::from_millis(5);
-    let pace = Pace { interval, steady: interval, ..Pace::STANDARD };
+    let pace = Pace { interval: INTERVAL, steady: INTERVAL, ..Pace::STANDARD };
     let order = |home: &Home| Order {
         request: FollowRequest {
             limits: Limits { hours: Some(Duration::from_secs(3600)), ..Limits::STANDARD },
             ..request(home.name.as_str(), &home.db)
         },
         pace,
-        snapshot_interval: interval,
+        snapshot_interval: INTERVAL,
         patience: Patience::Missing,
         rest_after: None,
         may_vanish: false,
     };
-    let times = Timetable { interval, retry: Duration::from_millis(50) };
     let driving = Driving {
         stop: stopped,
         tell,
         metrics: None,
-        drain: Drain { insists: true, ..Drain::once(Duration::from_secs(600)) },
+        drain: Drain { insists: true, ..Drain::once(Duration::from_secs(60)) },
         nurseries: Vec::new(),
         conf_every: Duration::from_millis(20),
         puts_per_day: None,
-        share: Some(Share { busy_for: Duration::ZERO, quiet_for, times }),
+        share: Some(share),
     };
     let mut task = JoinSet::new();
     task.spawn(drive(vault, homes.iter().map(order).collect(), driving));
@@ -364,6 +370,25 @@ async fn databases_that_are_written_to_steadily_share_until_they_are_quiet_or_to
             .filter(|front| front.facts.following.as_ref().is_some_and(|following| following.resync.is_some()));
         assert_eq!(gaps.count(), 0, "of {}", home.name);
     }
+}
+
+/// The next object is due in an hour, and they are told to stop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_that_share_wait_for_no_turn_once_they_are_told_to_stop() {
+    let world = World::new().await;
+    let homes = homes(world.dir());
+    let hour = Duration::from_secs(3600);
+    let times = Timetable { interval: hour, ..TIMES };
+    let share = Share { busy_for: Duration::ZERO, quiet_for: hour, times };
+    let following = begin_loop_with(world.shared(), &homes, share);
+    while !homes.iter().any(|home| stream_of(&world.vault, home).is_some_and(|(_, shares)| shares)) {
+        homes.iter().for_each(|home| home.commit(100));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    homes.iter().for_each(|home| home.commit(100));
+    let outcomes = following.end().await;
+    assert!(outcomes.iter().all(|outcome| outcome.position.as_ref().is_some_and(|at| at.waiting == 0)));
+    all_is_there(&world, &homes).await;
 }
 
 /// Nobody said goodbye: each of many finds its way past the ends of all others.
@@ -493,6 +518,57 @@ async fn who_is_killed_about_to_end_a_stream_of_several_leaves_the_others_theirs
         for home in &homes {
             home.comes_back(vault, "one was killed twice").await;
             assert_eq!(home.snapshots(vault).await, 1, "no gap of {}", home.name);
+        }
+    }
+}
+
+/// Its own stream has not ended yet, and that of the others has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_still_on_the_way_to_others_whose_stream_ends_follows_them() {
+    for (is_lost, dies) in [(false, false), (false, true), (true, false), (true, true)] {
+        let what = format!("lost {is_lost}, died {dies}");
+        let (world, store) = Away::world(false).await;
+        let (vault, mut homes) = (&world.vault, homes(world.dir()));
+        let mut followers = all_follow(&homes, vault).await;
+        let carrier = Arc::new(Carrier::new(vault, TIMES));
+        let there = if is_lost { 2 } else { 3 };
+        carried(&carrier, async {
+            homes.iter().for_each(|home| home.commit(200));
+            tick_all(&mut followers).await.expect("tick");
+            board_all(&carrier, &mut followers[1..]).await.expect("board");
+            homes[1..].iter().for_each(|home| home.commit(30));
+            tick_all(&mut followers).await.expect("tick");
+            let (own, _) = stream_of(vault, &homes[0]).expect("noted");
+            *store.of.lock().expect("alone") = format!("data/log/{own}/");
+            store.is_away.store(true, Ordering::SeqCst);
+            assert!(followers[0].board(&carrier).await.is_err() && followers[0].rides(), "on its way");
+            if is_lost {
+                drop(followers.pop().expect("the third"));
+                drop(takes_over(&homes[2], vault).await);
+            } else {
+                followers[1].part().await.expect("leaves");
+            }
+            homes.iter().for_each(|home| home.commit(40));
+            tick_all(&mut followers[1..]).await.expect("tick");
+            followers[0].catch().expect("read");
+            followers[0].keep();
+            assert!(followers[0].tick().await.is_err(), "still on its way");
+            store.is_away.store(false, Ordering::SeqCst);
+            if !dies {
+                tick_all(&mut followers).await.expect("tick");
+                all_keep(&mut homes[..there], &followers);
+            }
+        })
+        .await;
+        drop(followers);
+        let mut followers = all_follow(&homes[..there], vault).await;
+        all_went_on(&followers);
+        homes.iter().for_each(|home| home.commit(60));
+        tick_all(&mut followers).await.expect("tick");
+        all_keep(&mut homes[..there], &followers);
+        for home in &homes[..there] {
+            home.comes_back(vault, &what).await;
+            assert_eq!(home.snapshots(vault).await, 1, "no gap of {}, {what}", home.name);
         }
     }
 }

@@ -20,8 +20,8 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub const TIMES: Timetable = Timetable { interval: Duration::ZERO, retry: Duration::from_millis(5) };
@@ -196,13 +196,16 @@ pub fn all_went_on(followers: &[Follower<'_>]) {
 pub struct Away {
     pub inner: LocalStore,
     pub is_away: AtomicBool,
+    /// Only for keys that begin like this.
+    pub of: Mutex<String>,
     pub applies: AtomicBool,
 }
 
 #[async_trait]
 impl Store for Away {
     async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
-        if !self.is_away.load(Ordering::SeqCst) {
+        let is_meant = key.as_str().starts_with(&*self.of.lock().expect("alone"));
+        if !(is_meant && self.is_away.load(Ordering::SeqCst)) {
             return self.inner.put_new(key, bytes).await;
         }
         if self.applies.load(Ordering::SeqCst) {
@@ -218,7 +221,12 @@ impl Away {
     pub async fn world(applies: bool) -> (World, Arc<Self>) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
-        let store = Arc::new(Self { inner, is_away: AtomicBool::new(false), applies: AtomicBool::new(applies) });
+        let store = Arc::new(Self {
+            inner,
+            is_away: AtomicBool::new(false),
+            of: Mutex::default(),
+            applies: AtomicBool::new(applies),
+        });
         (World::over(folder, store.clone(), Arc::new(OsDisk)).await, store)
     }
 }
