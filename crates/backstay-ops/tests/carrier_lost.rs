@@ -241,6 +241,7 @@ async fn what_became_much_while_the_store_was_away_goes_by_itself() {
             assert!(position.waiting_since.is_some());
         }
         store.is_away.store(false, Ordering::SeqCst);
+        homes[0].commit(10);
         while followers.iter().any(Follower::has_news) {
             let _ = in_time(tick_all(&mut followers)).await;
         }

@@ -338,3 +338,55 @@ impl Shipper<'_> {
         Some(ride)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backstay_format::log::Part;
+    use backstay_model::Tx;
+    use backstay_sqlite::{Tail, TailOptions};
+    use backstay_store::os::SystemClock;
+
+    /// Some commits, as they are read.
+    fn read(count: u32) -> Vec<Piece> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let db = dir.path().join("shop.db");
+        let conn = rusqlite::Connection::open(&db).expect("open");
+        conn.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x BLOB)").expect("made");
+        let mut tail =
+            Tail::open(&db, TailOptions::in_dir(dir.path().to_owned()), Arc::new(SystemClock)).expect("opens");
+        let from = tail.hold().expect("held");
+        for _ in 0..count {
+            conn.execute_batch("INSERT INTO t VALUES (randomblob(60000))").expect("sql");
+        }
+        let caught = tail.advance(&from).expect("read").expect("proven");
+        let images = Arc::new(caught.images);
+        let piece = |(tx, commit): (u64, backstay_sqlite::Commit)| Piece {
+            part: Part::Whole,
+            tx: Tx::new(tx),
+            time: Moment::from_millis(7).expect("a time"),
+            page_count: commit.page_count,
+            pages: commit.pages,
+            images: images.clone(),
+            end: commit.end,
+        };
+        (1..).zip(caught.commits).map(piece).collect()
+    }
+
+    #[test]
+    fn what_is_more_than_fits_is_counted_and_leaves_memory() {
+        let pieces = read(7);
+        let images = Arc::downgrade(&pieces.first().expect("a commit").images);
+        let all = sum_of(&pieces);
+        let mut waiting = Waiting::default();
+        let mut pieces = pieces.into_iter();
+        for piece in pieces.by_ref().take(3) {
+            waiting.add(&[piece]);
+        }
+        assert!(!waiting.is_much && waiting.pieces.len() == 3);
+        pieces.for_each(|piece| waiting.add(&[piece]));
+        assert!(waiting.is_much && !waiting.is_empty());
+        assert_eq!((waiting.commits, waiting.bytes, waiting.since), all);
+        assert!(images.upgrade().is_none(), "nobody keeps the images");
+    }
+}
