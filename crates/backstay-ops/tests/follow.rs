@@ -17,7 +17,6 @@ use backstay_ops::restore::Destination;
 use backstay_store::repo::RepoError;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use world::{World, integrity_of, recovered, rows_of, source};
