@@ -418,7 +418,6 @@ async fn an_application_that_waits_for_what_is_held_waits_for_no_turn() {
     let carrier = Arc::new(Carrier::new(vault, SELDOM));
     beside(pin!(late(&carrier)), async {
         board_all(&carrier, &mut followers).await.expect("board");
-        homes[0].conn.busy_timeout(Duration::ZERO).expect("set");
         homes[0].commit(30);
         // What was read is held, and nothing behind it.
         for read in [1, 0] {

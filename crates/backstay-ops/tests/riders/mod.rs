@@ -79,7 +79,6 @@ impl Home {
 
     /// The application's log is copied back, so that its next commit overwrites it. Who follows it must get out of the way.
     pub fn copies_back(&self, follower: &mut Follower<'_>) {
-        self.conn.busy_timeout(Duration::ZERO).expect("set");
         for _ in 0..3 {
             if self.truncates() {
                 return;
@@ -89,8 +88,11 @@ impl Home {
         panic!("the log of {} is held", self.name);
     }
 
+    /// Waits for nobody; its next commit waits as ever.
     pub fn truncates(&self) -> bool {
+        self.conn.busy_timeout(Duration::ZERO).expect("set");
         let asked = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        self.conn.busy_timeout(Duration::from_secs(60)).expect("set");
         asked.is_ok_and(|busy| busy == 0)
     }
 
