@@ -148,9 +148,9 @@ pub struct Share {
 
 impl Share {
     /// At the pace that each of them would put by itself.
-    pub fn every(interval: Duration) -> Self {
-        let minute = Duration::from_secs(60);
-        Self { busy_for: minute, quiet_for: minute, times: Timetable { interval, retry: Pace::STANDARD.retry } }
+    pub fn after(busy_for: Duration, interval: Duration) -> Self {
+        let quiet_for = Duration::from_secs(60);
+        Self { busy_for, quiet_for, times: Timetable { interval, retry: Pace::STANDARD.retry } }
     }
 }
 

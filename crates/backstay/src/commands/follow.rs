@@ -55,7 +55,7 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
     };
     let metrics = settings.metrics.clone();
     let (conf_every, puts_per_day) = (drive::CONF_EVERY, settings.puts_per_day);
-    let share = settings.share.then(|| Share::every(settings.general.follow.interval_steady));
+    let share = settings.share.map(|after| Share::after(after, settings.general.follow.interval_steady));
     let tell = Arc::new(tell);
     let driving = Driving { stop, tell, metrics, drain, nurseries, conf_every, puts_per_day, share };
     let mut outcomes = drive::drive(vault, orders, driving).await;

@@ -33,6 +33,7 @@ pub const KEYS: &[&str] = &[
     "follow.interval_steady",
     "follow.puts_per_day",
     "follow.share",
+    "follow.share_after",
     "follow.snapshot_interval",
     "follow.point_interval",
     "follow.wal_limit",
@@ -79,7 +80,7 @@ pub const KEYS: &[&str] = &[
 const OF_SOURCES: &[&str] = &["proof.", "capture.", "follow.", "status.", "retention.", "hooks.", "ping."];
 
 /// Settings in those that belong to the process, whatever it follows.
-const OF_THE_PROCESS: &[&str] = &["follow.metrics", "follow.puts_per_day", "follow.share"];
+const OF_THE_PROCESS: &[&str] = &["follow.metrics", "follow.puts_per_day", "follow.share", "follow.share_after"];
 
 /// Every setting of one source, below `sources.<name>`.
 pub fn source_keys() -> Vec<&'static str> {

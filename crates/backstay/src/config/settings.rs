@@ -16,6 +16,7 @@ use backstay_store::cloud::{BadPlace, Place};
 use backstay_store::limit::Rates;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -40,8 +41,8 @@ pub struct Settings {
     pub metrics: Option<PathBuf>,
     /// How many objects following may put in a day, for all sources together.
     pub puts_per_day: Option<NonZeroU32>,
-    /// Whether sources that are written to steadily share objects.
-    pub share: bool,
+    /// After how long sources that are written to steadily share objects, if they may.
+    pub share: Option<Duration>,
     /// What holds for a source that says nothing else.
     pub general: Policy,
     pub sources: BTreeMap<SourceName, SourceSettings>,
@@ -234,7 +235,7 @@ pub fn build(raw: &RawConfig, file: &Path, working_dir: &Path) -> Result<Setting
         limits: reader.limits()?,
         check_budget: reader.must("check.budget")?.size()?,
         metrics: reader.get("follow.metrics").map(|named| reader.path(named)).transpose()?,
-        share: reader.must("follow.share")?.flag()?,
+        share: reader.share()?,
         puts_per_day: reader.get("follow.puts_per_day").map(puts_per_day).transpose()?,
         general: Below { reader: &reader, source: None }.policy()?,
         sources,
@@ -325,6 +326,15 @@ impl<'a> Reader<'a> {
         })
     }
 
+    fn share(&self) -> Result<Option<Duration>, ConfigError> {
+        let named = self.must("follow.share_after")?;
+        let after = named.duration()?;
+        if !SHARE_AFTER.contains(&after) {
+            return Err(named.bad("a span from \"1s\" to \"1h\""));
+        }
+        Ok(self.must("follow.share")?.flag()?.then_some(after))
+    }
+
     fn limits(&self) -> Result<Limits, ConfigError> {
         let at_least_one = |key: &'a str, most| {
             let named = self.must(key)?;
@@ -409,6 +419,9 @@ impl<'a> Reader<'a> {
         self.raw.iter().map(show).collect()
     }
 }
+
+/// Who comes and goes at once makes more objects than it saves; after hours nobody knows any more what it was for.
+const SHARE_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// Fewer than a hundred a day would keep each commit waiting for a quarter of an hour.
 fn puts_per_day(named: Named<'_>) -> Result<NonZeroU32, ConfigError> {

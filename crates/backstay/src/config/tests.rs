@@ -275,6 +275,22 @@ fn rates_are_sizes_per_second_and_never_nothing() {
 }
 
 #[test]
+fn sources_share_after_a_span_if_they_may_at_all() {
+    let of = |text: &str| load(&format!("{LEAST}[follow]\n{text}\n")).map(|settings| settings.share);
+    assert_eq!(of("share = false").expect("valid"), None);
+    assert_eq!(of("share = true").expect("valid"), Some(Duration::from_secs(60)));
+    assert_eq!(of("share = true\nshare_after = \"1s\"").expect("valid"), Some(Duration::from_secs(1)));
+    for span in ["999ms", "61m", "0s", "soon"] {
+        let error = of(&format!("share_after = \"{span}\"")).expect_err(span).to_string();
+        assert!(error.contains("`follow.share_after` must be a span"), "{span}: {error}");
+    }
+    assert!(
+        problem(&format!("{LEAST}[sources.shop]\npath = \"x\"\n[sources.shop.follow]\nshare_after = \"2m\"\n"))
+            .contains("unknown key `sources.shop.follow.share_after`")
+    );
+}
+
+#[test]
 fn misspelt_variables_are_noticed() {
     let env =
         Env::from([("BACKSTAY_STATE_DIRR", "x"), ("BACKSTAY_STATE_DIR", "x"), ("BACKSTAY_KEY", "x"), ("PATH", "x")]);
