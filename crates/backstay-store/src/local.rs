@@ -2,13 +2,12 @@
 //!
 //! Owns the folder it was opened on. It must never follow a symbolic link inside it, never show an
 //! object that is not whole, and never say `Created` or `Ok` before a power cut could no longer undo
-//! it. `object_store` stages a file beside its place (`name#1`), syncs it, links it to its name and
-//! syncs the directory; it syncs new parent directories too, but only in the process that made them,
-//! does not sync after a removal, and follows links. So this file
-//! - makes missing directories itself (0700), and once per process syncs every directory on the way to
-//!   a key, because whoever made it may have been stopped before doing so;
-//! - syncs the directory again when a name is already taken, for the same reason;
-//! - removes, reads and lists by itself, going from directory to directory without following links.
+//! it. A file is staged beside its place (`name#1`), synced, linked to its name, and the directory synced.
+//! - Missing directories are made (0700), and once per process every directory on the way to a key is synced, because
+//!   whoever made it may have been stopped before doing so.
+//! - The directory is synced again when a name is already taken, for the same reason.
+//! - Everything goes from open directory to open directory without following links: `object_store`, which goes by paths, would
+//!   make the folder anew where it was moved away amid a put, and say that the object is there.
 //!
 //! A crash leaves either no object or a whole one, and perhaps a staged file, which no listing shows
 //! and which `sweep_staging` removes once it is old. The folder is recognised by its device and inode:
@@ -24,11 +23,10 @@ use crate::seam::{Key, OBJECT_BYTES_MAX, Page, Put, Store, Verb};
 use async_trait::async_trait;
 use backstay_model::Moment;
 use bytes::Bytes;
-use object_store::local::LocalFileSystem;
-use object_store::{ObjectStore, PutMode};
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tree::{Child, Root};
@@ -50,7 +48,6 @@ pub const STAGING_AGE_MIN_MILLIS: i64 = 24 * 3_600_000;
 
 pub struct LocalStore {
     folder: Arc<Folder>,
-    objects: LocalFileSystem,
 }
 
 struct Folder {
@@ -84,8 +81,7 @@ impl LocalStore {
             tree::create_folder(path).map_err(failed)?;
         }
         let root = Root::open(path).map_err(failed)?;
-        let objects = LocalFileSystem::new_with_prefix(root.path()).map_err(|e| failed(io_cause(e)))?.with_fsync(true);
-        Ok(Self { folder: Arc::new(Folder { root, durable: Mutex::default() }), objects })
+        Ok(Self { folder: Arc::new(Folder { root, durable: Mutex::default() }) })
     }
 
     pub fn path(&self) -> &Path {
@@ -145,8 +141,24 @@ impl LocalStore {
 }
 
 impl Folder {
+    /// Puts an object, or says that something has its name. Either way, durable.
+    fn put_new(&self, key: &str, bytes: &[u8]) -> io::Result<Put> {
+        let (dir, name) = match self.prepare(key)? {
+            Prepared::Taken => return Ok(Put::Exists),
+            Prepared::Free(dir, name) => (dir, name),
+        };
+        if tree::put_new(&dir, name, bytes)? {
+            return Ok(Put::Created);
+        }
+        // The name was taken since; that is said only once its directory entry is durable.
+        match self.prepare(key)? {
+            Prepared::Taken => Ok(Put::Exists),
+            Prepared::Free(..) => Err(io::Error::other("the name was taken and is free again")),
+        }
+    }
+
     /// Whether something has this name; if not, makes its directories. Either way, durable.
-    fn prepare(&self, key: &str) -> io::Result<Prepared> {
+    fn prepare<'k>(&self, key: &'k str) -> io::Result<Prepared<'k>> {
         tree::refuse_illegal(key)?;
         let mut dir = self.root.dir()?;
         let mut done = 0;
@@ -163,7 +175,7 @@ impl Folder {
         }
         let name = &key[done..];
         match tree::kind_of(&dir, name)? {
-            None => Ok(Prepared::Free),
+            None => Ok(Prepared::Free(dir, name)),
             Some(Child::File) => {
                 rustix::fs::fsync(&dir)?;
                 Ok(Prepared::Taken)
@@ -216,9 +228,9 @@ impl Folder {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Prepared {
-    Free,
+enum Prepared<'k> {
+    /// The directory, and the name in it.
+    Free(OwnedFd, &'k str),
     Taken,
 }
 
@@ -229,29 +241,9 @@ impl Store for LocalStore {
         if len > OBJECT_BYTES_MAX {
             return Err(StoreError::TooLarge { key: key.to_string(), len });
         }
-        let op = Verb::PutNew.word();
-        let failed = |error| put_failed(key.as_str(), error);
         let name = key.clone();
-        if self.spawn(move |folder| folder.prepare(name.as_str())).await.map_err(failed)? == Prepared::Taken {
-            return Ok(Put::Exists);
-        }
-        let path = object_store::path::Path::parse(key.as_str()).map_err(|source| StoreError::Denied {
-            op,
-            key: key.to_string(),
-            source: source.into(),
-        })?;
-        match self.objects.put_opts(&path, bytes.into(), PutMode::Create.into()).await {
-            Ok(_) => Ok(Put::Created),
-            // The name was taken since; say so only once its directory entry is durable.
-            Err(object_store::Error::AlreadyExists { .. }) => {
-                let name = key.clone();
-                match self.spawn(move |folder| folder.prepare(name.as_str())).await.map_err(failed)? {
-                    Prepared::Taken => Ok(Put::Exists),
-                    Prepared::Free => Err(failed(io::Error::other("the name was taken and is free again"))),
-                }
-            }
-            Err(error) => Err(failed(io_cause(error))),
-        }
+        let done = self.spawn(move |folder| folder.put_new(name.as_str(), &bytes)).await;
+        done.map_err(|error| put_failed(key.as_str(), error))
     }
 
     async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
@@ -298,18 +290,6 @@ fn put_failed(key: &str, error: io::Error) -> StoreError {
         }
         _ => StoreError::of_io(op, key, error),
     }
-}
-
-/// The operating system's error inside `object_store`'s, by its kind; the whole chain stays the source.
-fn io_cause(error: object_store::Error) -> io::Error {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(inner) = cause {
-        if let Some(io) = inner.downcast_ref::<io::Error>() {
-            return io::Error::new(io.kind(), error);
-        }
-        cause = inner.source();
-    }
-    io::Error::other(error)
 }
 
 #[cfg(test)]

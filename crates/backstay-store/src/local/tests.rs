@@ -216,19 +216,29 @@ async fn an_object_too_large_to_hold_is_named_not_read() {
     assert_eq!(store.get_range(&key("huge"), OBJECT_BYTES_MAX..OBJECT_BYTES_MAX + 1).await.expect("small"), "\0");
 }
 
+/// A folder that is moved away is never made anew at its path: what came into that would be in no repository.
 #[tokio::test]
-async fn the_systems_own_error_is_found_inside_the_librarys() {
+async fn a_folder_that_is_moved_away_amid_a_put_takes_the_object_along() {
     let (_dir, store) = fresh();
-    put(&store, "a").await;
-    // Past our own look at the way, so that the library's error is the one that speaks.
-    let below_a_file = object_store::path::Path::from("a/b");
-    let error = store.objects.put_opts(&below_a_file, "x".into(), PutMode::Create.into()).await.expect_err("no folder");
-    assert_eq!(io_cause(error).kind(), io::ErrorKind::NotADirectory);
+    let aside = store.path().with_extension("aside");
+    let Ok(Prepared::Free(dir, name)) = store.folder.prepare("a/b/c") else { panic!("nobody has the name") };
+    fs::rename(store.path(), &aside).expect("rename");
+    assert!(tree::put_new(&dir, name, b"all of it").expect("put"));
+    assert!(!store.path().exists(), "none is made in its place");
+    assert_eq!(fs::read(aside.join("a/b/c")).expect("there"), b"all of it");
+    assert_eq!(fs::read_dir(aside.join("a/b")).expect("there").count(), 1, "nothing staged is left");
+    assert!(!tree::put_new(&dir, name, b"another").expect("put"), "the name is taken");
+    assert_eq!(fs::read_dir(aside.join("a/b")).expect("there").count(), 1);
+    fs::write(aside.join("a/b/d#1"), "of somebody who was stopped").expect("written");
+    assert!(tree::put_new(&dir, "d", b"beside it").expect("put"));
+    assert_eq!(fs::read(aside.join("a/b/d")).expect("there"), b"beside it");
+}
+
+#[test]
+fn what_the_system_says_of_a_put_is_its_kind() {
     let codes = [(28, Kind::NoSpace), (122, Kind::NoSpace), (1, Kind::Denied), (13, Kind::Denied), (30, Kind::Denied)];
-    for (code, kind) in codes.into_iter().chain([(5, Kind::Unavailable), (2, Kind::Unavailable)]) {
-        let source = Box::new(io::Error::from_raw_os_error(code));
-        let error = object_store::Error::Generic { store: "test", source };
-        assert_eq!(put_failed("k", io_cause(error)).kind(), kind, "errno {code}");
+    for (code, kind) in codes.into_iter().chain([(5, Kind::Unavailable), (2, Kind::Unavailable), (20, Kind::Denied)]) {
+        assert_eq!(put_failed("k", io::Error::from_raw_os_error(code)).kind(), kind, "errno {code}");
     }
 }
 

@@ -5,7 +5,7 @@ use backstay_model::Moment;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -192,6 +192,40 @@ pub(super) fn open_file(dir: &impl AsFd, name: &str) -> io::Result<(File, u64)> 
     Ok((file, meta.len()))
 }
 
+/// Puts a whole file under a free name, durable in a directory that is: staged beside it, synced, and linked to its name. False
+/// where somebody has the name. By the open directory alone: a folder that is moved away in the meantime takes the file along,
+/// and none is made in its place.
+pub(super) fn put_new(dir: &impl AsFd, name: &str, bytes: &[u8]) -> io::Result<bool> {
+    let (mut file, staged) = stage(dir, name)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let linked = written.and_then(|()| match rustix::fs::linkat(dir, &staged, dir, name, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(error) => Err(error.into()),
+    });
+    // What stays is swept up one day.
+    let _ = unlink(dir, &staged);
+    if linked? {
+        rustix::fs::fsync(dir)?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// A new file beside a name.
+fn stage(dir: &impl AsFd, name: &str) -> io::Result<(File, String)> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut number = 1u64;
+    loop {
+        let staged = format!("{name}#{number}");
+        match rustix::fs::openat(dir, &staged, flags, Mode::from_raw_mode(0o666)) {
+            Ok(fd) => return Ok((fd.into(), staged)),
+            Err(Errno::EXIST) => number += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 pub(super) fn unlink(dir: &impl AsFd, name: &str) -> io::Result<()> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -222,7 +256,7 @@ pub(super) fn children(dir: &impl AsFd) -> io::Result<Vec<(Vec<u8>, Child)>> {
     Ok(found)
 }
 
-/// Whether `object_store` made this name for a put: the object's name, `#`, a number.
+/// Whether this name was made for a put: the object's name, `#`, a number.
 pub(super) fn is_staging(name: &str) -> bool {
     name.split_once('#').is_some_and(|(object, number)| {
         is_segment(object) && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
