@@ -6,7 +6,8 @@ mod garage;
 use std::path::Path;
 use std::process::Command;
 
-const USAGE: &str = "usage: cargo xtask soak sqlite [--minutes N] [--seed N] [--peer litestream]
+const USAGE: &str =
+    "usage: cargo xtask soak sqlite [--minutes N] [--seed N] [--share always|never|by-seed] [--peer litestream]
        cargo xtask soak steps
        cargo xtask soak store --server garage";
 
@@ -26,6 +27,10 @@ fn sqlite(root: &Path, rest: &[&str]) -> Result<(), String> {
         left = more;
         if (*flag, *value) == ("--peer", "litestream") {
             soak.env("BACKSTAY_SOAK_PEER", crate::bench::litestream(root)?);
+            continue;
+        }
+        if let ("--share", "always" | "never" | "by-seed") = (*flag, *value) {
+            soak.env("BACKSTAY_SOAK_SHARE", value);
             continue;
         }
         let variable = match *flag {
