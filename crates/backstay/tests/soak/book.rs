@@ -98,10 +98,10 @@ impl Book {
         ));
     }
 
-    /// A small commit, after which it is as small as before.
-    pub fn step(&mut self, dice: &mut Dice) {
+    /// A small commit, after which it is as small as before. While nobody holds the log it is not begun anew.
+    pub fn step(&mut self, dice: &mut Dice, is_held: bool) {
         match dice.below(40) {
-            0 => self.checkpoint("TRUNCATE"),
+            0 if is_held => self.checkpoint("TRUNCATE"),
             1..=4 => self.commit(&format!("DELETE FROM t WHERE id <= (SELECT max(id) FROM t) - {ROWS_KEPT}")),
             5..=12 => self.commit("UPDATE t SET amount = amount + 1, hash = hash + 31 WHERE id % 5 = 0"),
             _ => self.insert(1, 1 + dice.below(600)),

@@ -61,7 +61,8 @@ impl Soak {
         let _ = fs::remove_file(&to);
         let (done, said) = self.run(&[&["restore", book.name], point, &["--to", "restored.db"]].concat());
         if !done {
-            assert!(said.contains("gap") || said.contains("held"), "{what}: {said}");
+            let is_told = ["gap", "held", "no log holds state"].iter().any(|told| said.contains(told));
+            assert!(is_told, "{what}: {said}");
             return None;
         }
         let conn = Connection::open(&to).expect("opens");
@@ -113,6 +114,8 @@ impl Soak {
             if let Some((tx_before, Some(state))) = before
                 && tx_before + 1 == tx
                 && !gaps.contains_key(&tx)
+                // The number of a commit that never came whole is not used again.
+                && !(here.is_none() && gaps.contains_key(&(tx + 1)))
             {
                 let what = format!("{}: state {tx} comes right after {tx_before}; gaps told: {gaps:?}", book.name);
                 assert_eq!(here, Some(state + 1), "{what}");
@@ -124,7 +127,7 @@ impl Soak {
         gaps.values().for_each(|reason| *reasons.entry(reason).or_default() += 1);
         let (name, commits) = (book.name, book.commits);
         println!("{name}: {commits} commits, states up to {last}, {compared} pairs compared, gaps {reasons:?}");
-        assert!(compared > restored / 8, "{name}: {compared}");
+        assert!(compared >= (restored / 8).min(last / 2), "{name}: {compared}");
         // Each was killed, stopped, cut off or changed under: none of that makes a page another than was captured.
         let is_ours = |reason: &&&str| reason.contains("what was captured") || reason.contains("cannot be read");
         assert_eq!(reasons.keys().find(is_ours), None, "{name}: a gap for no reason of the application's");

@@ -61,6 +61,10 @@ struct Soak {
     follower: Option<Child>,
     largest: u64,
     counts: BTreeMap<&'static str, u64>,
+    /// This follower is known to have begun.
+    is_held: bool,
+    /// Some of what this follower had was taken over by another.
+    is_taken: bool,
     /// Objects that were looked at, and whether they have commits of several.
     seen: BTreeMap<(StreamId, Sequence), bool>,
     peer: Option<PathBuf>,
@@ -78,6 +82,8 @@ impl Soak {
             follower: None,
             largest: measure.largest,
             counts: BTreeMap::new(),
+            is_held: false,
+            is_taken: false,
             seen: BTreeMap::new(),
             peer: measure.peer.clone(),
         };
@@ -126,8 +132,8 @@ impl Soak {
 
     /// The others go on.
     fn others_step(&mut self) {
-        let Self { books, dice, .. } = self;
-        books.iter_mut().skip(1).for_each(|other| other.step(dice));
+        let Self { books, dice, is_held, .. } = self;
+        books.iter_mut().skip(1).for_each(|other| other.step(dice, *is_held));
     }
 
     /// So long nothing happens but that the others go on.
@@ -156,6 +162,7 @@ impl Soak {
             }
             self.pause(200);
         }
+        self.is_held = true;
         self.count("waited for");
     }
 
@@ -187,7 +194,7 @@ impl Soak {
     /// Most things happen to the first.
     fn any_book(&mut self) -> &mut Book {
         let others = self.books.len() as u64 - 1;
-        let nth = if others > 0 && self.dice.below(4) == 0 { 1 + self.dice.below(others) } else { 0 };
+        let nth = if others > 0 && self.is_held && self.dice.below(4) == 0 { 1 + self.dice.below(others) } else { 0 };
         &mut self.books[nth as usize]
     }
 
@@ -270,6 +277,10 @@ impl Soak {
                 self.fill_the_disk();
                 "a full disk"
             }
+            26 if self.shares() => {
+                self.take_over();
+                "a take-over"
+            }
             _ => {
                 let millis = self.dice.below(120);
                 self.pause(millis);
@@ -340,7 +351,27 @@ impl Soak {
         self.kill();
     }
 
+    /// Another host follows one of them for a moment. Whoever had it finds its place taken; the others, which may share a
+    /// stream with it, go on.
+    fn take_over(&mut self) {
+        let nth = self.dice.below(self.books.len() as u64) as usize;
+        let name = self.books[nth].name;
+        let mut other = self.command(&["follow", name, "--once"]);
+        let other = other.env("BACKSTAY_STATE_DIR", self.path("other")).output().expect("backstay runs");
+        let said = String::from_utf8_lossy(&other.stderr).into_owned();
+        writeln!(self.said(), "the other host: {said}").expect("written");
+        assert!(other.status.success(), "{said}");
+        let is_first = !std::mem::replace(&mut self.is_taken, true);
+        let millis = self.dice.below(1500);
+        self.pause(millis);
+        // There are two left who are written to steadily.
+        if self.follower.is_some() && is_first && self.dice.below(2) == 0 {
+            self.until_more_is_there();
+        }
+    }
+
     fn follow(&mut self) {
+        (self.is_held, self.is_taken) = (false, false);
         let said = self.said();
         let mut command = match &self.peer {
             Some(program) => {
@@ -355,6 +386,7 @@ impl Soak {
     }
 
     fn kill(&mut self) {
+        self.is_held = false;
         if let Some(mut child) = self.follower.take() {
             child.kill().expect("a process of ours");
             child.wait().expect("it ends");
@@ -363,6 +395,7 @@ impl Soak {
 
     /// Told to stop, it makes durable what there is.
     fn stop(&mut self) {
+        self.is_held = false;
         if let Some(mut child) = self.follower.take() {
             let pid = child.id().to_string();
             assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
@@ -374,7 +407,7 @@ impl Soak {
             // Or it began where the repository was away.
             let was_away = ended.code() == Some(4)
                 && said.rsplit("error: ").next().is_some_and(|last| last.contains("as a store"));
-            let fine = fine || was_away || self.peer.is_some();
+            let fine = fine || was_away || self.is_taken || self.peer.is_some();
             assert!(fine, "{ended}\n{said}");
         }
     }
