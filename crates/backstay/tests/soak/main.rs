@@ -351,21 +351,20 @@ impl Soak {
         self.kill();
     }
 
-    /// Another host follows one of them for a moment. Whoever had it finds its place taken; the others, which may share a
+    /// Another host follows the last of them for a moment. Whoever had it finds its place taken; the others, which may share a
     /// stream with it, go on.
     fn take_over(&mut self) {
-        let nth = self.dice.below(self.books.len() as u64) as usize;
-        let name = self.books[nth].name;
+        let name = self.books.last().map_or("shop", |book| book.name);
         let mut other = self.command(&["follow", name, "--once"]);
         let other = other.env("BACKSTAY_STATE_DIR", self.path("other")).output().expect("backstay runs");
         let said = String::from_utf8_lossy(&other.stderr).into_owned();
         writeln!(self.said(), "the other host: {said}").expect("written");
         assert!(other.status.success(), "{said}");
-        let is_first = !std::mem::replace(&mut self.is_taken, true);
+        self.is_taken = true;
         let millis = self.dice.below(1500);
         self.pause(millis);
         // There are two left who are written to steadily.
-        if self.follower.is_some() && is_first && self.dice.below(2) == 0 {
+        if self.follower.is_some() && self.dice.below(2) == 0 {
             self.until_more_is_there();
         }
     }
