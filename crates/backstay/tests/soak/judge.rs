@@ -89,6 +89,8 @@ impl Soak {
             let row = rows.iter().find(|row| row["source"] == self.books[nth].name).expect("a source");
             self.judge(nth, row["position"]["tx"].as_u64().expect("a state"), restored);
         }
+        let (is_sound, said) = self.run(&["check"]);
+        assert!(is_sound, "{said}");
         println!("{:?}", self.counts);
         if self.shares() {
             let shared = self.objects();

@@ -60,6 +60,7 @@ struct Soak {
     dice: Dice,
     follower: Option<Child>,
     largest: u64,
+    is_long: bool,
     counts: BTreeMap<&'static str, u64>,
     /// This follower is known to have begun.
     is_held: bool,
@@ -81,6 +82,7 @@ impl Soak {
             dice: Dice(measure.seed | 1),
             follower: None,
             largest: measure.largest,
+            is_long: measure.until.is_some(),
             counts: BTreeMap::new(),
             is_held: false,
             is_taken: false,
@@ -280,6 +282,11 @@ impl Soak {
             26 if self.shares() => {
                 self.take_over();
                 "a take-over"
+            }
+            27 if self.is_long && self.follower.is_some() && self.dice.below(2) == 0 => {
+                // Roll-ups are made of half a minute.
+                self.pause(35_000);
+                "a calm"
             }
             _ => {
                 let millis = self.dice.below(120);
