@@ -211,6 +211,9 @@ impl Log {
         if facts.next.is_none() && !facts.leaves.is_empty() {
             return Err(Corrupt::Rule { what: WHAT, rule: "a source leaves where the stream ends" });
         }
+        if facts.next.iter().chain(facts.leaves.iter().map(|leaves| &leaves.next)).any(|next| *next == facts.stream) {
+            return Err(Corrupt::Rule { what: WHAT, rule: "a stream that ends leads to another" });
+        }
         if facts.onward().leaves.len() != facts.leaves.len() {
             return Err(Corrupt::Rule { what: WHAT, rule: "a source leaves once" });
         }

@@ -590,9 +590,7 @@ impl<'v> Follower<'v> {
     /// holds the log lets go only when what comes in its place does.
     async fn follow_others(&mut self, turns: &Turns) -> Result<Option<(Began, Halves<'v>)>, OpsError> {
         self.halves.hours.stop().await;
-        // Should no answer come, it is known again.
-        let next = *self.next.get_or_insert_with(|| ends::fresh(self.vault));
-        let begun = resume::go_on(self.vault, &self.request, (turns, next)).await?;
+        let begun = resume::go_on(self.vault, &self.request, turns, &mut self.next).await?;
         self.next = None;
         Ok(begun)
     }

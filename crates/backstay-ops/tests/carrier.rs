@@ -4,6 +4,7 @@ mod riders;
 mod rig;
 mod world;
 
+use async_trait::async_trait;
 use backstay_model::catalog::Target;
 use backstay_model::{Kind, Kinded, Sequence, SourceName, StreamId, Tx, Verdict};
 use backstay_ops::OpsError;
@@ -17,9 +18,12 @@ use backstay_ops::init;
 use backstay_ops::masters::{self, KeyHome, NewMaster};
 use backstay_ops::restore::{self, Destination, RestoreRequest};
 use backstay_ops::trust::Custodian;
+use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::repo::RepoError;
 use backstay_store::seal::Unsealer;
+use backstay_store::{Key, Put, Store, StoreError};
 use backstay_testkit::effects::Effects;
+use bytes::Bytes;
 use riders::{
     Away, Home, TIMES, all_follow, all_keep, all_went_on, board_all, carried, homes, request, stream_of, takes_over,
     tick_all,
@@ -29,7 +33,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -571,6 +575,74 @@ async fn who_is_still_on_the_way_to_others_whose_stream_ends_follows_them() {
             assert_eq!(home.snapshots(vault).await, 1, "no gap of {}, {what}", home.name);
         }
     }
+}
+
+/// A store that gives no answer to what is put right behind a put that was lost.
+struct Doubtful {
+    inner: LocalStore,
+    is_armed: AtomicBool,
+    has_lost: AtomicBool,
+}
+
+#[async_trait]
+impl Store for Doubtful {
+    async fn put_new(&self, key: &Key, bytes: Bytes) -> Result<Put, StoreError> {
+        let put = self.inner.put_new(key, bytes).await?;
+        if put == Put::Exists {
+            self.has_lost.store(self.is_armed.load(Ordering::SeqCst), Ordering::SeqCst);
+        } else if self.has_lost.swap(false, Ordering::SeqCst) {
+            self.is_armed.store(false, Ordering::SeqCst);
+            return Err(StoreError::Unknown { op: "put", key: key.to_string(), source: "no answer".into() });
+        }
+        Ok(put)
+    }
+
+    backstay_testkit::forward!(inner: get get_range head list delete describe);
+}
+
+/// The end of the stream it shared was put, and no answer came; then it cannot go on there any more. What it begins anew with
+/// ends the stream it was about to go on in, and does not lead into that very stream, which would have no end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_about_to_go_on_without_the_others_and_begins_anew_leads_nowhere_twice() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let inner = LocalStore::open(&folder.path().join("vault"), OpenMode::Create).expect("a store");
+    let (is_armed, has_lost) = (AtomicBool::new(false), AtomicBool::new(false));
+    let store = Arc::new(Doubtful { inner, is_armed, has_lost });
+    let world = World::over(folder, store.clone(), Arc::new(OsDisk)).await;
+    let (vault, mut homes) = (&world.vault, homes(world.dir()));
+    let mut followers = all_follow(&homes, vault).await;
+    let carrier = Arc::new(Carrier::new(vault, TIMES));
+    carried(&carrier, async {
+        board_all(&carrier, &mut followers).await.expect("board");
+        homes.iter().for_each(|home| home.commit(90));
+        tick_all(&mut followers).await.expect("tick");
+        drop(followers.pop());
+        std::fs::remove_file(vault.state.dir().join("blog/follow.json")).expect("there");
+        drop(homes[2].follow(vault).await);
+        store.is_armed.store(true, Ordering::SeqCst);
+        homes[0].commit(20);
+        let error = followers[0].tick().await.expect_err("no answer");
+        assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+        assert!(!store.is_armed.load(Ordering::SeqCst), "what was lost is what ended the stream");
+        // Another file at its path: nothing proves any more that it could go on.
+        let (db, aside) = (homes[0].db.clone(), world.dir().join("aside.db"));
+        std::fs::copy(&db, &aside).expect("copied");
+        std::fs::rename(&aside, &db).expect("renamed");
+        homes[0] = Home::new("shop", world.dir());
+        for _ in 0..2 {
+            homes[0].commit(30);
+            followers[0].tick().await.expect("it is followed anew");
+        }
+    })
+    .await;
+    let is_new = matches!(followers[0].began(), Began::Snapshot { branch, .. } if branch.get() > 0);
+    assert!(is_new, "{:?}", followers[0].began());
+    let home = &mut homes[0];
+    home.keep(&followers[0]);
+    drop(followers);
+    let began = home.follow(vault).await.began().clone();
+    assert!(matches!(began, Began::Continued { .. }), "{began:?}");
+    home.comes_back(vault, "begun anew").await;
 }
 
 /// Its leaving is on its way: what it commits meanwhile is behind that, wherever the others are.

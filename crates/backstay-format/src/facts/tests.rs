@@ -193,4 +193,7 @@ fn a_source_leaves_once_and_where_its_stream_ends() {
     assert!(twice.is_err(), "{twice:?}");
     let plain = parsed(&|facts| drop(facts.as_object_mut().expect("an object").remove("leaves"))).expect("as ever");
     assert!(!plain.is_left_by_others(&shop) && plain.onward().of(&crm) == plain.next);
+    // What leads to itself has no end.
+    assert!(parsed(&|facts| facts["next"] = facts["stream"].clone()).is_err());
+    assert!(parsed(&|facts| facts["leaves"][0]["next"] = facts["stream"].clone()).is_err());
 }

@@ -223,7 +223,9 @@ impl Memory {
         // Whoever put nothing into its stream leaves its own beginning to the next.
         let after = if self.slots > self.before { After::Log { stream, sequence, digest } } else { self.after };
         let is_shared = self.aboard.is_some_and(|aboard| aboard.boards.is_none());
-        let mut at = Durable { stream, sequence, digest, standing, after, is_shared, is_ended: false };
+        // An attempt before may have come there already.
+        let is_ended = stream == ours;
+        let mut at = Durable { stream, sequence, digest, standing, after, is_shared, is_ended };
         for _ in 0..STEPS_MAX {
             let free = at.free().ok_or(Exhausted)?;
             // What was made to follow something else follows nothing any more.

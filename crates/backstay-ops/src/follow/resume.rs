@@ -40,18 +40,24 @@ pub async fn begin<'v>(
     }
 }
 
-/// The same of a run whose stream ended for others, in the same stream however often it is tried; `None` if its own source
-/// was taken over as well.
+/// The same of a run whose stream ended for others, in the same stream, `next`, however often it is tried; `None` if its own
+/// source was taken over as well.
 pub async fn go_on<'v>(
     vault: &'v Vault,
     request: &FollowRequest,
-    (turns, stream): (&Turns, StreamId),
+    turns: &Turns,
+    next: &mut Option<StreamId>,
 ) -> Result<Option<(Began, Halves<'v>)>, OpsError> {
-    let mut tail = open_tail(vault, request)?;
+    // Should no answer come, it is known again.
+    let (stream, mut tail) = (*next.get_or_insert_with(|| fresh(vault)), open_tail(vault, request)?);
     match resume((vault, turns), request, &mut tail, stream).await? {
         Ok(resumed) => resumed.goes_on(vault, request, (tail, stream)).map(Some),
         Err(why) if why.is_taken => Ok(None),
-        Err(why) => anew(vault, request, turns, (tail, stream, why.reason)).await.map(Some),
+        Err(why) => {
+            // Its log may lead there since an attempt before: what ends that stream must not lead into it.
+            *next = None;
+            anew(vault, request, turns, (tail, fresh(vault), why.reason)).await.map(Some)
+        }
     }
 }
 
