@@ -366,7 +366,8 @@ impl Soak {
         let other = other.env("BACKSTAY_STATE_DIR", self.path("other")).output().expect("backstay runs");
         let said = String::from_utf8_lossy(&other.stderr).into_owned();
         writeln!(self.said(), "the other host: {said}").expect("written");
-        assert!(other.status.success(), "{said}");
+        // Beside one that takes a snapshot of it at the same moment it may be the one that loses.
+        assert!(other.status.success() || self.follower.is_some(), "{said}");
         self.is_taken = true;
         let millis = self.dice.below(1500);
         self.pause(millis);
