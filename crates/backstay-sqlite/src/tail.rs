@@ -503,6 +503,7 @@ impl Tail {
             _ => WalPlace::begin(header),
         };
         let mut images = self.images(from);
+        images.expect(u64::from(index.frames.saturating_sub(place.frames)));
         let mut frames: Vec<u32> = Vec::new();
         file.seek(SeekFrom::Start(place.offset())).at("read", &path)?;
         let reader = BufReader::with_capacity(LOG_BUFFER, &file);

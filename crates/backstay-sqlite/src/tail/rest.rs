@@ -17,6 +17,7 @@ use crate::steps::Step;
 
 /// Gives back to the system what many tails that rest have left in this process.
 pub fn give_back_memory() {
+    crate::images::give_back();
     crate::ffi::give_back_memory();
 }
 
