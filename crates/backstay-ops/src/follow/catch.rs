@@ -26,6 +26,9 @@ const RECORDS_MAX: usize = 512 << 10;
 const COPY_BACK_IDLE: u64 = 4 << 20;
 /// And from here at the next moment when the writer's lock is free.
 pub(super) const COPY_BACK_BUSY: u64 = 16 << 20;
+/// From here a mark stays under load: half of where the application's own checkpoints begin, for whom a mark that moves is
+/// something to sync.
+const MARK_STAYS: u64 = COPY_BACK_IDLE / 2;
 /// How long the writer's lock is waited for.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(5);
 /// What may be left to be made safe while nobody can commit, and how often it is tried to come below.
@@ -323,7 +326,7 @@ impl Catcher {
     /// application waits for its own disk: a mark that moves then gives the checkpoint after its next commit something to
     /// sync, in which the next such moment comes.
     fn keeps_mark(&mut self, found: bool) -> bool {
-        if !self.load.is_hushed() || self.tail.log_in_use() < COPY_BACK_IDLE || !found && self.is_at_rest() {
+        if !self.load.is_hushed() || self.tail.log_in_use() < MARK_STAYS || !found && self.is_at_rest() {
             return false;
         }
         self.is_waited_for = self.tail.is_waited_for();
