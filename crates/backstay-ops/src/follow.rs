@@ -42,29 +42,25 @@ pub use followed::Followed;
 pub use pace::Pace;
 
 use crate::OpsError;
-use crate::backup::{self, BackupRequest, Malformed, Purpose};
-use crate::base::Base;
+use crate::backup::{BackupRequest, Malformed};
 use crate::catalog::Vault;
 use crate::env::blocking;
 use crate::log::LogTip;
 use crate::state::{SeenSource, SourceLock};
 use along::Along;
 use aside::Aside;
-use audit::Audit;
 use backstay_format::FingerprintKey;
-use backstay_format::facts::{After, Role};
-use backstay_model::{BranchNo, ByteLen, Kind, Kinded, Moment, ObjectId, Sequence, SourceName, StreamId, Tx};
-use backstay_sqlite::{SqliteError, Step, Steps, Tail, TailOptions};
+use backstay_format::facts::Role;
+use backstay_model::{BranchNo, ByteLen, Kind, Kinded, Moment, ObjectId, SourceName, StreamId, Tx};
+use backstay_sqlite::{SqliteError, Step, Steps};
 use backstay_store::repo::RepoError;
-use begin::Beginning;
+use begin::{Anew, begin_anew, open_tail};
 use catch::{Catcher, Looked};
 use hours::Hours;
-use memory::{Memory, Standing};
+use memory::Memory;
 use ship::Shipper;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
 use turns::Turns;
 
 /// What a person asked for.
@@ -615,69 +611,6 @@ impl<'v> Follower<'v> {
 /// The time of the newest commit of a source that this host made durable. Best effort, as the memory it stands in.
 pub(crate) fn last_time(vault: &Vault, source: &SourceName) -> Option<Moment> {
     Memory::recall(vault, source).ok().flatten().and_then(|memory| memory.last_time())
-}
-
-fn open_tail(vault: &Vault, request: &FollowRequest) -> Result<Tail, OpsError> {
-    let options =
-        TailOptions { steps: request.steps.clone(), ..TailOptions::in_dir(vault.state.source_dir(&request.source)?) };
-    Ok(blocking(|| Tail::open(&request.path, options, vault.env.clock.clone()))?)
-}
-
-/// Where a snapshot that begins following stands.
-struct Anew {
-    stream: StreamId,
-    sequence: Sequence,
-    previous: Option<backstay_model::Digest>,
-    tip: Option<LogTip>,
-    reason: String,
-}
-
-async fn begin_anew<'v>(
-    vault: &'v Vault,
-    request: &FollowRequest,
-    tail: Tail,
-    place: Anew,
-) -> Result<(Began, Catcher, Shipper<'v>, Hours), OpsError> {
-    tail.reach(Step::Fenced);
-    let identity = tail.identity();
-    let at = (place.stream, place.sequence);
-    let beginning = Arc::new(Beginning::new(tail, at, place.tip, place.reason, request.limits));
-    let mut reading = JoinSet::new();
-    let (reader, pause) = (beginning.clone(), request.limits.look);
-    reading.spawn(async move {
-        loop {
-            tokio::time::sleep(pause).await;
-            blocking(|| reader.go_on());
-        }
-    });
-    let taken = backup::take(vault, &request.backup(), Purpose::Follow(beginning.as_ref())).await;
-    reading.shutdown().await;
-    let report = taken?;
-    let problem = || OpsError::Unsound { problem: "the log is read by somebody else".into() };
-    let begun = Arc::into_inner(beginning).ok_or_else(problem)?.done()?;
-    begun.tail.reach(Step::Stored);
-    let standing = Standing { tx: begun.following.tx, time: report.taken, chain: report.root, cursor: begun.cursor };
-    let memory = Memory::begin(identity.into(), report.branch, report.snapshot, &begun.key, place.stream);
-    let after = After::Snapshot(report.snapshot);
-    let mut shipper = Shipper::new(vault, &request.source, place.stream, &memory, after, standing.clone())?;
-    if let Some(previous) = place.previous {
-        shipper.go_on_at(place.sequence, previous);
-    }
-    shipper.remember();
-    // The base that the snapshot was written with says what the repository has of each page.
-    let base = Base::load_any(&vault.state.source_dir(&request.source)?, &report.snapshot)?;
-    let audit = Audit::begin(&begun.key, &standing.cursor, base.as_ref());
-    let mut catcher = Catcher::new(begun.tail, &standing, request.limits, audit, vault.env.clock.clone());
-    catcher.take(begun.caught)?;
-    if let Some(lost) = begun.lost {
-        catcher.lose_sight(lost);
-    }
-    let reason = begun.following.resync.map(|resync| resync.reason);
-    let began = Began::Snapshot { id: report.snapshot, branch: report.branch, tx: standing.tx, reason };
-    let next = (place.stream, place.sequence, After::Snapshot(report.snapshot));
-    let at = hours::place_of((report.snapshot, report.branch), begun.key, next, &standing);
-    let hours = Hours::begin(vault, request, at)?;
-    Ok((began, catcher, shipper, hours))
 }
 
 /// Whether a step that failed like this can simply be tried again. A file that is being replaced is away for a moment.

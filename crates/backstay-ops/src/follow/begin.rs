@@ -4,15 +4,24 @@
 //! What was read meanwhile lies in one file without a name: if this process dies there is no snapshot either that
 //! needs it.
 
-use super::catch::{COPY_BACK_BUSY, LOCK_PATIENCE, Limits, Mode};
+use super::audit::Audit;
+use super::catch::{COPY_BACK_BUSY, Catcher, LOCK_PATIENCE, Limits, Mode};
+use super::hours::{self, Hours};
+use super::memory::{Memory, Standing};
+use super::ship::Shipper;
+use super::{Began, FollowRequest};
 use crate::OpsError;
-use crate::backup::Begin;
+use crate::backup::{self, Begin, Purpose};
+use crate::base::Base;
+use crate::catalog::Vault;
+use crate::env::blocking;
 use crate::log::LogTip;
 use backstay_format::FingerprintKey;
-use backstay_format::facts::{Following, Resync};
-use backstay_model::{BranchNo, ByteLen, Moment, Sequence, StreamId, Tx};
-use backstay_sqlite::{Caught, Fixed, LogCursor, PinLoss, Seen, SqliteError, Step, Tail};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use backstay_format::facts::{After, Following, Resync};
+use backstay_model::{BranchNo, ByteLen, Digest, Moment, Sequence, StreamId, Tx};
+use backstay_sqlite::{Caught, Fixed, LogCursor, PinLoss, Seen, SqliteError, Step, Tail, TailOptions};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::task::JoinSet;
 
 pub struct Beginning {
     stream: StreamId,
@@ -176,4 +185,67 @@ impl Begin for Beginning {
         got.key = Some(key.clone());
         following
     }
+}
+
+pub fn open_tail(vault: &Vault, request: &FollowRequest) -> Result<Tail, OpsError> {
+    let options =
+        TailOptions { steps: request.steps.clone(), ..TailOptions::in_dir(vault.state.source_dir(&request.source)?) };
+    Ok(blocking(|| Tail::open(&request.path, options, vault.env.clock.clone()))?)
+}
+
+/// Where a snapshot that begins following stands.
+pub struct Anew {
+    pub stream: StreamId,
+    pub sequence: Sequence,
+    pub previous: Option<Digest>,
+    pub tip: Option<LogTip>,
+    pub reason: String,
+}
+
+pub async fn begin_anew<'v>(
+    vault: &'v Vault,
+    request: &FollowRequest,
+    tail: Tail,
+    place: Anew,
+) -> Result<(Began, Catcher, Shipper<'v>, Hours), OpsError> {
+    tail.reach(Step::Fenced);
+    let identity = tail.identity();
+    let at = (place.stream, place.sequence);
+    let beginning = Arc::new(Beginning::new(tail, at, place.tip, place.reason, request.limits));
+    let mut reading = JoinSet::new();
+    let (reader, pause) = (beginning.clone(), request.limits.look);
+    reading.spawn(async move {
+        loop {
+            tokio::time::sleep(pause).await;
+            blocking(|| reader.go_on());
+        }
+    });
+    let taken = backup::take(vault, &request.backup(), Purpose::Follow(beginning.as_ref())).await;
+    reading.shutdown().await;
+    let report = taken?;
+    let problem = || OpsError::Unsound { problem: "the log is read by somebody else".into() };
+    let begun = Arc::into_inner(beginning).ok_or_else(problem)?.done()?;
+    begun.tail.reach(Step::Stored);
+    let standing = Standing { tx: begun.following.tx, time: report.taken, chain: report.root, cursor: begun.cursor };
+    let memory = Memory::begin(identity.into(), report.branch, report.snapshot, &begun.key, place.stream);
+    let after = After::Snapshot(report.snapshot);
+    let mut shipper = Shipper::new(vault, &request.source, place.stream, &memory, after, standing.clone())?;
+    if let Some(previous) = place.previous {
+        shipper.go_on_at(place.sequence, previous);
+    }
+    shipper.remember();
+    // The base that the snapshot was written with says what the repository has of each page.
+    let base = Base::load_any(&vault.state.source_dir(&request.source)?, &report.snapshot)?;
+    let audit = Audit::begin(&begun.key, &standing.cursor, base.as_ref());
+    let mut catcher = Catcher::new(begun.tail, &standing, request.limits, audit, vault.env.clock.clone());
+    catcher.take(begun.caught)?;
+    if let Some(lost) = begun.lost {
+        catcher.lose_sight(lost);
+    }
+    let reason = begun.following.resync.map(|resync| resync.reason);
+    let began = Began::Snapshot { id: report.snapshot, branch: report.branch, tx: standing.tx, reason };
+    let next = (place.stream, place.sequence, After::Snapshot(report.snapshot));
+    let at = hours::place_of((report.snapshot, report.branch), begun.key, next, &standing);
+    let hours = Hours::begin(vault, request, at)?;
+    Ok((began, catcher, shipper, hours))
 }

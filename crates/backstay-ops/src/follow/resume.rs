@@ -5,13 +5,14 @@
 //! where this run says: they follow, see [`Follower::tick`](super::Follower::tick), and lose nothing.
 
 use super::audit::Audit;
+use super::begin::{Anew, begin_anew, open_tail};
 use super::catch::Catcher;
 use super::ends::{close, fresh, onward};
 use super::hours::{self, Hours};
 use super::memory::{Durable, Memory, Standing};
 use super::ship::Shipper;
 use super::turns::Turns;
-use super::{Anew, Began, FollowRequest, Halves, begin_anew, key_of, open_tail};
+use super::{Began, FollowRequest, Halves, key_of};
 use crate::OpsError;
 use crate::backup::gather;
 use crate::catalog::Vault;
