@@ -26,6 +26,7 @@ use clap::Parser;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -62,7 +63,9 @@ fn run(cli: Cli, env: config::Env, printer: Printer) -> Result<u8, Diagnostic> {
     };
     let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(workers).enable_all().build().map_err(no_runtime)?;
+    // A thousand sources that begin at once have hundreds of threads for a moment, and not for long.
+    builder.worker_threads(workers).thread_keep_alive(Duration::from_secs(1)).enable_all();
+    let runtime = builder.build().map_err(no_runtime)?;
     let (canceller, cancel) = cancel::pair();
     #[expect(
         clippy::disallowed_methods,

@@ -27,7 +27,7 @@ use backstay_store::seal::Sealer;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -178,7 +178,8 @@ struct State {
 /// Carries the commits of many.
 pub struct Carrier {
     vault: Arc<Vault>,
-    sealer: Arc<Sealer>,
+    /// Made for the first who asks: most runs share nothing.
+    sealer: OnceLock<Arc<Sealer>>,
     times: Timetable,
     state: Mutex<State>,
     wake: Notify,
@@ -187,7 +188,6 @@ pub struct Carrier {
 impl Carrier {
     pub fn new(vault: &Vault, times: Timetable) -> Self {
         let vault = Arc::new(super::hours::again(vault));
-        let sealer = Arc::new(vault.repo.sealer(vault.env.random.as_ref()));
         let state = State {
             is_retired: false,
             hurry: Hurry::Not,
@@ -204,7 +204,7 @@ impl Carrier {
             before: 0,
             puts: 0,
         };
-        Self { vault, sealer, times, state: Mutex::new(state), wake: Notify::new() }
+        Self { vault, sealer: OnceLock::new(), times, state: Mutex::new(state), wake: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -212,7 +212,8 @@ impl Carrier {
     }
 
     pub fn sealer(&self) -> Arc<Sealer> {
-        self.sealer.clone()
+        let seal = || Arc::new(self.vault.repo.sealer(self.vault.env.random.as_ref()));
+        self.sealer.get_or_init(seal).clone()
     }
 
     /// A source puts steadily, or does so no more. Says whether sharing is worth it, which it is for two.
@@ -387,7 +388,7 @@ impl Carrier {
         if fares.is_empty() {
             return;
         }
-        let (vault, sealer, inside) = (self.vault.clone(), self.sealer.clone(), fares.clone());
+        let (vault, sealer, inside) = (self.vault.clone(), self.sealer(), fares.clone());
         let work = Aside::begin(move || load(&vault, &sealer, at, &inside));
         work.told().notified().await;
         let Some(load) = blocking(|| work.wait()) else { return };
@@ -450,7 +451,7 @@ impl Carrier {
         let facts = Log::end_of(at.stream, Onward { leaves, ..next.into() });
         let made = blocking(|| {
             let chain = Chain::after(at.slots, at.previous).ok_or(Exhausted)?;
-            let (bytes, _) = Object::begin(&self.vault, &self.sealer, &facts, chain)?.finish();
+            let (bytes, _) = Object::begin(&self.vault, &self.sealer(), &facts, chain)?.finish();
             Ok::<_, OpsError>((chain.sequence, bytes))
         });
         let Ok((sequence, bytes)) = made else {
@@ -525,7 +526,7 @@ impl Carrier {
             }
             (state.epoch, state.at.stream, std::mem::take(&mut state.rolling))
         };
-        let (vault, sealer) = (self.vault.clone(), self.sealer.clone());
+        let (vault, sealer) = (self.vault.clone(), self.sealer());
         let work = Aside::begin(move || {
             let made = vault.signer(Role::Writer).ok().and_then(|signer| {
                 let with = LogSigning { signer, sealer: &sealer, random: vault.env.random.as_ref() };

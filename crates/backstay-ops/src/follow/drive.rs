@@ -33,7 +33,7 @@ const HEAR_GAP: Duration = Duration::from_millis(5);
 pub const CONF_EVERY: Duration = Duration::from_secs(60);
 const DATA_KEY_MAX: Duration = Duration::from_secs(24 * 3600);
 const METRICS_EVERY: Duration = Duration::from_secs(5);
-/// Between two times memory is given back, if somebody went to rest.
+/// Between two times memory is given back, if somebody uses less of it.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
 /// Streams that sources may share, each by as many as have a seat there.
 const CARRIERS: usize = 16;
@@ -186,8 +186,8 @@ pub(super) struct Shared {
     allowance: Option<Mutex<Allowance>>,
     /// Who carries what sources share: the next where the one before has no room.
     pub carriers: wish::Sender<Vec<Arc<Carrier>>>,
-    /// A source has gone to rest since memory was given back.
-    pub rested: AtomicBool,
+    /// A source has begun or gone to rest since memory was given back, and uses less of it now.
+    pub spares: AtomicBool,
     accounts: Mutex<BTreeMap<SourceName, Account>>,
 }
 
@@ -265,8 +265,8 @@ pub async fn drive(vault: Arc<Vault>, orders: Vec<Order>, driving: Driving) -> V
     let (turns, watch) = (Turns::new(), Watch::begin().ok());
     let (newest, outdated) = (wish::Sender::new(vault.clone()), Notify::new());
     let allowance = driving.puts_per_day.map(|per_day| Mutex::new(Allowance::new(per_day)));
-    let (rested, accounts, carriers) = (AtomicBool::new(false), Mutex::default(), wish::Sender::new(Vec::new()));
-    let shared = Shared { vault, newest, outdated, driving, turns, watch, allowance, carriers, rested, accounts };
+    let (spares, accounts, carriers) = (AtomicBool::new(false), Mutex::default(), wish::Sender::new(Vec::new()));
+    let shared = Shared { vault, newest, outdated, driving, turns, watch, allowance, carriers, spares, accounts };
     let shared = Arc::new(shared);
     let memory = ByteLen::new((MEMORY_ALL / orders.len().max(1) as u64).clamp(MEMORY_LEAST, MEMORY_MAX));
     let mut running = Running { shared: shared.clone(), memory, tasks: JoinSet::new(), known: BTreeMap::new() };
@@ -430,11 +430,12 @@ async fn is_told_to(stop: &mut wish::Receiver<bool>) {
     }
 }
 
-/// Gives back the memory of those that rest: a thousand that did something once need not cost it for ever. Never ends.
+/// Gives back the memory of those that rest, and of beginnings: a thousand that did something once need not cost it for
+/// ever. Never ends.
 async fn give_back(shared: &Shared) {
     loop {
         tokio::time::sleep(GIVE_BACK_EVERY).await;
-        if shared.rested.swap(false, Ordering::Relaxed) {
+        if shared.spares.swap(false, Ordering::Relaxed) {
             crate::env::blocking(backstay_sqlite::give_back_memory);
         }
     }

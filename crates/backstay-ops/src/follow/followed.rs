@@ -1,4 +1,7 @@
 //! A source that is followed, whichever way its journal mode allows.
+//!
+//! What takes a while lies in memory of its own for as long as it takes: of a thousand sources each keeps as much as the
+//! largest thing it may ever do, if it does not.
 
 use super::carrier::Carrier;
 use super::snapshots::SnapshotFollower;
@@ -100,7 +103,7 @@ impl<'v> Followed<'v> {
     /// Puts a roll-up of what was followed, if one is due.
     pub async fn roll(&mut self) -> Result<Ticked, OpsError> {
         match self {
-            Self::Log(follower) => follower.roll().await,
+            Self::Log(follower) => Box::pin(follower.roll()).await,
             Self::Snapshots(_) => Ok(Ticked::default()),
         }
     }
@@ -111,7 +114,7 @@ impl<'v> Followed<'v> {
         if let Self::Log(follower) = self
             && follower.vault.unsealer.is_none()
         {
-            follower.last_hour().await;
+            Box::pin(follower.last_hour()).await;
         }
     }
 
@@ -138,7 +141,7 @@ impl<'v> Followed<'v> {
 
     pub(super) async fn board(&mut self, carrier: &Arc<Carrier>) -> Result<bool, OpsError> {
         match self {
-            Self::Log(follower) => follower.board(carrier).await,
+            Self::Log(follower) => Box::pin(follower.board(carrier)).await,
             Self::Snapshots(_) => Ok(false),
         }
     }
@@ -146,7 +149,7 @@ impl<'v> Followed<'v> {
     /// Leaves those it shares a stream with.
     pub(super) async fn part_in(&mut self, turns: &Turns) -> Result<Ticked, OpsError> {
         match self {
-            Self::Log(follower) => follower.part_in(turns).await,
+            Self::Log(follower) => Box::pin(follower.part_in(turns)).await,
             Self::Snapshots(_) => Ok(Ticked::default()),
         }
     }

@@ -413,7 +413,9 @@ impl Follower<'_> {
     /// Begins a snapshot of what went through all roll-ups, if one is due.
     pub(super) async fn hour(&mut self, ticked: &mut Ticked) -> Result<(), OpsError> {
         let now = self.vault.env.clock.uptime();
-        blocking(|| self.halves.hours.done(now));
+        if self.halves.hours.is_making() {
+            blocking(|| self.halves.hours.done(now));
+        }
         let Halves { shipper, hours, .. } = &mut self.halves;
         let (whole, sealer) = match shipper.ride() {
             Some(ride) => (ride.carrier().whole_of(&self.request.source).into(), ride.carrier().sealer()),
@@ -431,7 +433,7 @@ impl Follower<'_> {
 
     fn next_hour(&mut self, all: bool) {
         if self.lock.is_some() {
-            blocking(|| self.halves.hours.next(self.vault, &self.request, all));
+            self.halves.hours.next(self.vault, &self.request, all);
         }
     }
 

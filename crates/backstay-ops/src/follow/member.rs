@@ -101,7 +101,7 @@ pub(super) async fn follow(shared: &Shared, order: Order) -> Outcome {
             Ok(Some(follower)) => {
                 // What a symbolic link leads to is known now.
                 shared.hear_of(&order.request.path, &note);
-                let mut member = Member::new(shared, &order, follower, (note.clone(), renewed.clone()));
+                let mut member = Box::new(Member::new(shared, &order, follower, (note.clone(), renewed.clone())));
                 member.add(std::mem::take(&mut sum));
                 match member.run(&mut over).await {
                     Ok(outcome) => return outcome,
@@ -227,8 +227,9 @@ impl<'s> Member<'s> {
     }
 
     /// What was done until then, when it must be begun again.
-    async fn run(mut self, mut over: impl Over) -> Result<Outcome, Ticked> {
+    async fn run(mut self: Box<Self>, mut over: impl Over) -> Result<Outcome, Ticked> {
         self.stand.began(self.follower.began(), self.clock().now());
+        self.shared.spares.store(true, Ordering::Relaxed);
         self.tell(Told::Started(self.follower.began()));
         if self.go_on(&mut over).await {
             self.drain(&mut over).await;
@@ -472,7 +473,7 @@ impl<'s> Member<'s> {
         };
         let idle = now.saturating_sub(self.stand.busy_at) >= after && now >= self.stand.restless_until;
         if idle && !self.follower.has_news() && self.follower.rest()? {
-            self.shared.rested.store(true, Ordering::Relaxed);
+            self.shared.spares.store(true, Ordering::Relaxed);
             self.tell(Told::Rests);
         }
         Ok(())

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
-    let settings = context.settings()?;
+    let settings = Arc::new(context.settings()?);
     let (chosen, groups) = (settings.chosen(&args.sources)?, settings.chosen_groups(&args.sources));
     if chosen.is_empty() && groups.is_empty() {
         return Err(Diagnostic::new(Kind::Config, format!("{} names no source", settings.file.display()))
@@ -33,7 +33,7 @@ pub async fn run(context: &Context, args: &args::Follow) -> Outcome {
     let vault = Arc::new(vault::open(context, &settings).await?);
     // Of many one that is away is named, and waited for; a single one that is not there is most likely misspelt.
     let patience = if chosen.len() > 1 && !args.once { Patience::Missing } else { Patience::Store };
-    let (settings, printer) = (Arc::new(settings.clone()), &context.printer);
+    let printer = &context.printer;
     let mut orders: Vec<Order> = chosen.into_iter().map(|source| order(&settings, source, patience)).collect();
     let nurseries = match args.once {
         false => groups.into_iter().map(|group| nursery(&settings, printer, group)).collect(),
