@@ -1,4 +1,7 @@
 //! Many databases that nobody writes to: what following them costs all the same.
+//!
+//! Ours twice: named by one pattern, as anybody names a thousand, so that they rest after a minute; and with a table for each, so
+//! that none ever does. Litestream by a list.
 
 use crate::report::{Bound, Table};
 use crate::site::{self, Kind, Running};
@@ -11,7 +14,19 @@ use std::time::{Duration, Instant};
 /// Ticks of a processor's time in a second, as /proc tells it on every Linux there is.
 const TICKS: f64 = 100.0;
 
-pub fn measure(table: &mut Table, kind: Kind, dir: &Path, options: &Options) -> Result<(), Failed> {
+/// How long databases that rest may take to do so, from when all are followed.
+const REST_MOST: Duration = Duration::from_secs(180);
+/// And how long what they used may take to be given back.
+const GIVE_BACK: Duration = Duration::from_secs(35);
+
+/// How databases are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    ByPattern,
+    OneByOne,
+}
+
+pub fn measure(table: &mut Table, (kind, named): (Kind, Named), dir: &Path, options: &Options) -> Result<(), Failed> {
     std::fs::create_dir_all(dir)?;
     for n in 0..options.databases {
         let conn = Connection::open(dir.join(format!("d{n}.db")))?;
@@ -21,7 +36,7 @@ pub fn measure(table: &mut Table, kind: Kind, dir: &Path, options: &Options) -> 
     }
     let begun = Instant::now();
     let running = match kind {
-        Kind::Ours => ours(dir, options.databases)?,
+        Kind::Ours => ours(dir, options.databases, named)?,
         _ => theirs(dir, options.databases)?,
     };
     let remote = dir.join(if kind == Kind::Ours { "vault/data" } else { "replica" });
@@ -31,10 +46,14 @@ pub fn measure(table: &mut Table, kind: Kind, dir: &Path, options: &Options) -> 
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    let name = format!("{}: {} idle databases", kind.word(), options.databases);
+    let how = if named == Named::ByPattern { "" } else { ", each named by itself" };
+    let name = format!("{}: {} idle databases{how}", kind.word(), options.databases);
     table.figure(&format!("{name}, until all are followed"), begun.elapsed().as_secs_f64(), "s");
     // What belongs to the beginning is over.
     std::thread::sleep(Duration::from_secs(options.seconds));
+    if named == Named::ByPattern {
+        wait_for_rest(&running, options.databases)?;
+    }
     let (before, begun) = (processor(running.pid())?, Instant::now());
     let objects = site::objects_below(&remote)?;
     std::thread::sleep(Duration::from_secs(options.seconds * 2));
@@ -42,18 +61,28 @@ pub fn measure(table: &mut Table, kind: Kind, dir: &Path, options: &Options) -> 
     let memory = memory_mib(running.pid())?;
     let puts = (site::objects_below(&remote)? - objects) as f64 * 86_400.0 / begun.elapsed().as_secs_f64();
     running.stop()?;
-    match kind {
-        Kind::Ours => {
-            table.bound(&format!("{name}, % of a core"), share, Bound::Most(3.0));
-            table.bound(&format!("{name}, memory, MiB"), memory, Bound::Most(80.0));
-            table.bound(&format!("{name}, puts a day"), puts, Bound::Most(0.0));
-        }
-        _ => {
-            table.figure(&format!("{name}, of a core"), share, "%");
-            table.figure(&format!("{name}, memory"), memory, "MiB");
-            table.figure(&format!("{name}, puts a day"), puts, "");
-        }
+    if named == Named::ByPattern {
+        table.bound(&format!("{name}, % of a core"), share, Bound::Most(3.0));
+        table.bound(&format!("{name}, memory, MiB"), memory, Bound::Most(80.0));
+        table.bound(&format!("{name}, puts a day"), puts, Bound::Most(0.0));
+    } else {
+        table.figure(&format!("{name}, of a core"), share, "%");
+        table.figure(&format!("{name}, memory"), memory, "MiB");
+        table.figure(&format!("{name}, puts a day"), puts, "");
     }
+    Ok(())
+}
+
+/// Until no database has a file open.
+fn wait_for_rest(running: &Running, databases: usize) -> Result<(), Failed> {
+    let (begun, files) = (Instant::now(), format!("/proc/{}/fd", running.pid()));
+    while std::fs::read_dir(&files)?.count() >= databases {
+        if begun.elapsed() > REST_MOST {
+            return Err("they do not rest".into());
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    std::thread::sleep(GIVE_BACK);
     Ok(())
 }
 
@@ -68,14 +97,21 @@ fn first_objects(remote: &Path, kind: Kind) -> std::io::Result<u64> {
     Ok(count)
 }
 
-fn ours(dir: &Path, count: usize) -> Result<Running, Failed> {
+fn ours(dir: &Path, count: usize, named: Named) -> Result<Running, Failed> {
     let words = ["init", "--yes", "--source", "d0=./d0.db", "--repo", "./vault", "--no-backup"];
     if !Kind::Ours.command(dir)?.args(words).status()?.success() {
         return Err("init failed".into());
     }
     let mut config = std::fs::read_to_string(dir.join("backstay.toml"))?;
-    for n in 1..count {
-        writeln!(config, "\n[sources.d{n}]\npath = \"./d{n}.db\"")?;
+    let first = "[sources.d0]\npath = \"./d0.db\"";
+    match named {
+        Named::ByPattern if !config.contains(first) => return Err("`init` names its source otherwise now".into()),
+        Named::ByPattern => config = config.replace(first, "[sources.d]\nglob = \"./d*.db\""),
+        Named::OneByOne => {
+            for n in 1..count {
+                writeln!(config, "\n[sources.d{n}]\npath = \"./d{n}.db\"")?;
+            }
+        }
     }
     std::fs::write(dir.join("backstay.toml"), config)?;
     let said = std::fs::File::create(dir.join("said"))?;

@@ -16,6 +16,7 @@ mod report;
 mod site;
 mod writer;
 
+use idle::Named;
 use neighbour::{Does, Neighbour};
 use report::{Bound, Table, median};
 use site::{Kind, Site};
@@ -41,6 +42,17 @@ pub struct Options {
     databases: usize,
     dir: PathBuf,
     peers: bool,
+    /// Of [`PARTS`]: all where none is named.
+    only: Vec<String>,
+}
+
+/// What may be measured by itself.
+const PARTS: [&str; 7] = ["whole", "lag", "normal", "full", "truncating", "puts", "idle"];
+
+impl Options {
+    fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
 }
 
 fn options() -> Result<Options, Failed> {
@@ -52,12 +64,16 @@ fn options() -> Result<Options, Failed> {
             _ => given.push((arg.clone(), args.next().ok_or(format!("{arg} needs a value"))?)),
         }
     }
-    let known = ["--megabytes", "--rounds", "--seconds", "--databases", "--dir"];
+    let known = ["--megabytes", "--rounds", "--seconds", "--databases", "--dir", "--only"];
     if let Some((unknown, _)) = given.iter().find(|(name, _)| !known.contains(&name.as_str())) {
         return Err(format!("there is no option {unknown}").into());
     }
     let text = |name: &str| given.iter().find(|(given, _)| given == name).map(|(_, value)| value);
     let number = |name: &str, usual: u64| text(name).map_or(Ok(usual), |value| value.parse::<u64>());
+    let only: Vec<String> = text("--only").into_iter().flat_map(|parts| parts.split(',')).map(str::to_owned).collect();
+    if let Some(unknown) = only.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        return Err(format!("there is no part {unknown}; there are {}", PARTS.join(", ")).into());
+    }
     let megabytes = number("--megabytes", 1000)?;
     // A small database is for trying the measurement out, not for figures.
     let whole = megabytes >= 500;
@@ -68,6 +84,7 @@ fn options() -> Result<Options, Failed> {
         databases: usize::try_from(number("--databases", if whole { 1000 } else { 50 })?)?,
         dir: text("--dir").map_or_else(|| std::env::temp_dir().join("backstay-bench"), PathBuf::from),
         peers,
+        only,
     })
 }
 
@@ -130,24 +147,38 @@ fn measure(options: &Options) -> Result<Table, Failed> {
         "following a database of {megabytes} MB, beside Litestream 0.5.17, {rounds} rounds of {seconds} s of writing"
     ));
     eprintln!("first sync and restore");
+    // What comes after builds on the first sync, whether or not that is shown.
     whole(&mut table, &sites)?;
-    eprintln!("lag of single commits");
-    for site in sites.followed() {
+    for site in sites.followed().filter(|_| options.wants("lag")) {
+        eprintln!("lag of single commits, {}", site.kind.word());
         lag(&mut table, site, if options.seconds < 10 { 30 } else { 200 })?;
     }
-    for (name, full) in [("NORMAL", false), ("FULL", true)] {
-        throughput(&mut table, &sites, options, (name, full))?;
+    for (part, name, full) in [("normal", "NORMAL", false), ("full", "FULL", true)] {
+        if options.wants(part) {
+            throughput(&mut table, &sites, options, (name, full))?;
+        }
     }
-    truncating(&mut table, &sites, options)?;
-    eprintln!("puts under constant load");
-    for site in sites.followed() {
+    if options.wants("truncating") {
+        truncating(&mut table, &sites, options)?;
+    }
+    for site in sites.followed().filter(|_| options.wants("puts")) {
+        eprintln!("puts under constant load, {}", site.kind.word());
         puts(&mut table, site, options)?;
     }
-    for kind in sites.followed().map(|site| site.kind) {
-        eprintln!("{} idle databases, {}", options.databases, kind.word());
-        idle::measure(&mut table, kind, &work.path().join("idle").join(kind.word()), options)?;
+    if options.wants("idle") {
+        many(&mut table, &sites, work.path(), options)?;
     }
     Ok(table)
+}
+
+fn many(table: &mut Table, sites: &Sites, work: &Path, options: &Options) -> Result<(), Failed> {
+    let theirs = sites.theirs.iter().map(|site| (site.kind, Named::OneByOne));
+    for (kind, named) in [(Kind::Ours, Named::ByPattern), (Kind::Ours, Named::OneByOne)].into_iter().chain(theirs) {
+        eprintln!("{} idle databases, {}, {named:?}", options.databases, kind.word());
+        let dir = work.join(format!("idle-{}-{named:?}", kind.word()));
+        idle::measure(table, (kind, named), &dir, options)?;
+    }
+    Ok(())
 }
 
 /// The first sync, what it stored, and the restore of it.
