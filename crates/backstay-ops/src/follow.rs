@@ -184,11 +184,13 @@ struct Halves<'v> {
     shipper: Shipper<'v>,
     hours: Hours,
     alarm: Option<Alarm>,
+    /// When it was looked at the log last.
+    looked_at: Duration,
 }
 
 impl<'v> Halves<'v> {
     fn new(catcher: Catcher, shipper: Shipper<'v>, hours: Hours) -> Self {
-        Self { catcher, shipper, hours, alarm: None }
+        Self { catcher, shipper, hours, alarm: None, looked_at: Duration::ZERO }
     }
 
     fn waiting_bytes(&self) -> u64 {
@@ -207,6 +209,17 @@ impl<'v> Halves<'v> {
 
     /// One look at the log. Gives the number of commits read.
     fn look(&mut self) -> Result<u64, OpsError> {
+        let looked = self.look_now();
+        self.looked_at = self.catcher.uptime();
+        looked
+    }
+
+    /// How long until the next look, whatever is done meanwhile.
+    fn next_look(&self) -> Duration {
+        (self.looked_at + self.catcher.gap()).saturating_sub(self.catcher.uptime())
+    }
+
+    fn look_now(&mut self) -> Result<u64, OpsError> {
         let limit = match self.alarm {
             Some(Alarm::SpoolRefused) => MEMORY_MAX * 4,
             _ => self.catcher.limits().spool_limit.get(),
@@ -269,7 +282,7 @@ impl Halves<'_> {
     /// Gives up every handle of the database, if it can be gone on from there. What must be done before is done, for
     /// the next time it is asked.
     fn rest(&mut self) -> Result<bool, OpsError> {
-        let Self { catcher, shipper, hours, alarm } = self;
+        let Self { catcher, shipper, hours, alarm, .. } = self;
         if hours.is_making()
             || alarm.is_some()
             || shipper.ride().is_some()
@@ -472,14 +485,15 @@ impl<'v> Follower<'v> {
         Ok(())
     }
 
-    /// Waits for something. The log goes on being read: a slow store must not hold it.
+    /// Waits for something. The log goes on being read: a slow store must not hold it, and neither may many puts one after
+    /// another.
     async fn meanwhile<T>(&mut self, work: impl Future<Output = T>, ticked: &mut Ticked) -> Result<T, OpsError> {
         tokio::pin!(work);
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                () = tokio::time::sleep(self.halves.catcher.gap()) => ticked.caught += blocking(|| self.halves.look())?,
+                () = tokio::time::sleep(self.halves.next_look()) => ticked.caught += blocking(|| self.halves.look())?,
             }
         }
     }

@@ -21,7 +21,8 @@ const BACKFILL_WORD: usize = 2 * INDEX_HEADER_WORDS;
 /// Where the marks of readers stand, the one of slot 0 first.
 const MARKS_WORD: usize = BACKFILL_WORD + 1;
 const SLOTS: usize = 5;
-/// Which lock of the wal-index is that of slot 0.
+/// Which locks of the wal-index are that of writers, and that of slot 0.
+const WRITERS_LOCK: c_int = 0;
 const SLOT_0_LOCK: c_int = 3;
 
 /// A result code that was not "ok".
@@ -188,9 +189,20 @@ pub(crate) fn lock_slot(conn: &Connection, slot: usize, how: SlotLock) -> Result
         SlotLock::Disown => ffi::SQLITE_SHM_UNLOCK | ffi::SQLITE_SHM_EXCLUSIVE,
     };
     let offset = c_int::try_from(slot).map_err(|_| Code(ffi::SQLITE_RANGE))? + SLOT_0_LOCK;
+    lock_index(conn, offset, flags)
+}
+
+/// Takes the lock of writers alone, without a transaction, or gives it back. Only through a connection that does nothing
+/// else meanwhile. Says whether that was done.
+pub(crate) fn lock_writers(conn: &Connection, takes: bool) -> Result<bool, Code> {
+    let how = if takes { ffi::SQLITE_SHM_LOCK } else { ffi::SQLITE_SHM_UNLOCK };
+    lock_index(conn, WRITERS_LOCK, how | ffi::SQLITE_SHM_EXCLUSIVE)
+}
+
+fn lock_index(conn: &Connection, offset: c_int, flags: c_int) -> Result<bool, Code> {
     with_file(conn, |file, methods| {
         let lock = methods.xShmLock.ok_or(Code(ffi::SQLITE_MISUSE))?;
-        // SAFETY: `file` is open with its wal-index mapped, and one lock from 4 to 7 is asked for.
+        // SAFETY: `file` is open, and one lock from 0 to 7 is asked for; without a wal-index SQLite refuses it.
         match unsafe { lock(file, offset, 1, flags) } {
             ffi::SQLITE_BUSY => Ok(false),
             code => checked(code).map(|()| true),

@@ -206,7 +206,7 @@ pub struct Tail {
     /// The hold that takes over once what was read is safe.
     next: Option<Hold>,
     /// What takes the writer's lock, once it was needed.
-    writer: Option<Database>,
+    writer: Option<lock::Writer>,
     /// The end of the log for which way was made last.
     made_way: Option<(Salts, u32)>,
     /// The state that was let go last, and the main file then.

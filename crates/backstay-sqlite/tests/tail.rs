@@ -517,3 +517,38 @@ fn trap_4_the_log_is_copied_back_only_while_nobody_can_commit() {
     assert_eq!(copied().0, copied().1);
     app.sql("INSERT INTO t(body) VALUES (1)");
 }
+
+#[test]
+fn the_writers_lock_is_got_beside_one_who_never_pauses_and_given_back_with_the_tail() {
+    let app = App::begin(4096, "NONE");
+    let mut tail = open(&app, |_| {});
+    tail.hold().expect("holds");
+    let path = app.path();
+    let is_over = AtomicBool::new(false);
+    let got = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let conn = Connection::open(&path).expect("opens");
+            conn.busy_timeout(std::time::Duration::from_secs(20)).expect("set");
+            conn.execute_batch("PRAGMA synchronous=OFF").expect("set");
+            while !is_over.load(Ordering::SeqCst) {
+                conn.execute_batch("BEGIN IMMEDIATE; INSERT INTO t(body) VALUES (1); COMMIT").expect("written");
+            }
+        });
+        let tries = (0..40).filter(|_| {
+            let got = tail.lock_writers(std::time::Duration::from_millis(5)).expect("asked");
+            tail.unlock_writers();
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            got
+        });
+        let got = tries.count();
+        is_over.store(true, Ordering::SeqCst);
+        got
+    });
+    assert!(got >= 30, "{got} of 40");
+    // Whoever goes with the lock keeps nobody out.
+    assert!(tail.lock_writers(std::time::Duration::from_secs(1)).expect("asked"));
+    app.conn.busy_timeout(std::time::Duration::ZERO).expect("set");
+    assert!(app.conn.execute_batch("BEGIN IMMEDIATE").is_err());
+    drop(tail);
+    app.sql("INSERT INTO t(body) VALUES (1)");
+}

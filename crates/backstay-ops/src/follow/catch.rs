@@ -4,6 +4,7 @@
 //! sight when it is not is noticed by the next look, and following begins anew.
 
 use super::MEMORY_MAX;
+use super::aside::Aside;
 use super::audit::{Audit, Audited};
 use super::memory::Standing;
 use super::pace::Hearing;
@@ -32,7 +33,7 @@ const MARK_STAYS: u64 = COPY_BACK_IDLE / 2;
 /// How long the writer's lock is waited for.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(5);
 /// What may be left to be made safe while nobody can commit, and how often it is tried to come below.
-const PREPARED: u64 = 512 << 10;
+const PREPARED: u64 = 1 << 20;
 const PREPARING_MAX: u32 = 3;
 /// How long the log is left alone when it could not be copied back.
 const COPY_BACK_PAUSE: Duration = Duration::from_millis(250);
@@ -338,6 +339,10 @@ impl Catcher {
         !self.load.is_hushed() || self.load.rests_for(AT_REST, self.clock.uptime())
     }
 
+    pub fn uptime(&self) -> Duration {
+        self.clock.uptime()
+    }
+
     /// Between two looks while something goes on.
     pub fn gap(&self) -> Duration {
         if self.is_waited_for { SOON.min(self.limits.look) } else { self.limits.look }
@@ -470,12 +475,12 @@ impl Catcher {
     /// Gives the number of commits read.
     pub fn copy_back(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<u64, OpsError> {
         let before = self.tx;
-        self.prepare_copying(safe)?;
+        let settling = self.prepare_copying(safe)?;
         let locked = match self.tail.lock_writers(LOCK_PATIENCE) {
             Err(error) => return self.passes(error).map(|()| 0),
             Ok(locked) => locked,
         };
-        let done = if locked { self.copy_back_locked(safe) } else { Ok(false) };
+        let done = if locked { self.copy_back_locked(settling, safe) } else { Ok(false) };
         self.tail.unlock_writers();
         if locked && !matches!(done, Ok(true)) {
             self.leave_until = self.clock.uptime() + COPY_BACK_PAUSE;
@@ -484,22 +489,24 @@ impl Catcher {
     }
 
     /// Makes safe nearly all of what there is, and has the log on the disk, while everybody can still commit: what is left
-    /// for the time when nobody can is little.
-    fn prepare_copying(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<(), OpsError> {
-        let most = self.copying_due_busy() * 2;
+    /// for the time when nobody can is little. The disk does its part meanwhile: who commits makes more of both. Gives what
+    /// it is not done with.
+    fn prepare_copying(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<Aside<()>, OpsError> {
+        let most = self.copying_due_busy() * 3 / 2;
+        let mut settling = Aside::begin(self.tail.settling());
         for _ in 0..PREPARING_MAX {
             // Whoever commits faster than we make safe must wait for us: the log has a bound.
             if self.tail.log_in_use() > most || self.lost.is_some() {
-                return Ok(());
+                break;
             }
-            self.tail.settle_log();
             self.look_ahead()?;
             if self.bytes <= PREPARED {
-                return Ok(());
+                break;
             }
             safe(self);
+            settling = settling.done().map_or_else(|still| still, |()| Aside::begin(self.tail.settling()));
         }
-        Ok(())
+        Ok(settling)
     }
 
     fn look_ahead(&mut self) -> Result<(), OpsError> {
@@ -510,12 +517,15 @@ impl Catcher {
         }
     }
 
-    fn copy_back_locked(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<bool, OpsError> {
+    fn copy_back_locked(&mut self, settling: Aside<()>, safe: &mut dyn FnMut(&mut Self)) -> Result<bool, OpsError> {
+        let all = Aside::begin(self.tail.settling());
         if self.read()? == Looked::Nothing {
             self.tail.move_on();
             return Ok(false);
         }
         safe(self);
+        settling.wait();
+        all.wait();
         self.tail.move_on();
         match self.tail.copy_back() {
             Ok(true) => {}

@@ -38,6 +38,8 @@ const BYTES_MAX: u64 = 256 << 20;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(5 * 60);
 const WHAT: &str = "the pages of the hour";
+/// How much less of a processor the thread gets that takes what was put, where there is not enough for all.
+const LESS: i32 = 10;
 /// How many are made at once, over all sources: each has a pack in memory.
 static AT_ONCE: Semaphore = Semaphore::const_new(4);
 
@@ -152,6 +154,10 @@ impl Since {
         let is_ours = |record: &Record| spans.get(usize::from(record.span)).is_some_and(|span| span.source == *source);
         let mut commits = Commits::default();
         let all = object.open_own::<OpsError>(sealer, |records, at, _, bytes| {
+            if commits.images.is_empty() {
+                let pages: usize = records.iter().filter(|record| is_ours(record)).map(|r| r.pages.len()).sum();
+                commits.images.reserve_exact(pages * bytes.len());
+            }
             if records.get(at).is_some_and(is_ours) {
                 commits.images.extend_from_slice(bytes);
             }
@@ -294,7 +300,11 @@ impl Hours {
         sealer: Arc<Sealer>,
     ) -> Option<impl FnOnce() -> Taken + Send + 'static> {
         let (since, source) = (self.since.take()?, self.source.clone());
-        Some(move || Taken(since.take_all(&source, objects, &sealer)))
+        Some(move || {
+            // Whoever commits or is captured just now has more need of a processor.
+            let _ = rustix::process::nice(LESS);
+            Taken(since.take_all(&source, objects, &sealer))
+        })
     }
 
     pub fn took(&mut self, Taken(since): Taken) {

@@ -8,7 +8,9 @@ use super::records::{Chain, Origin, verify_front};
 use super::{RepoError, Repository};
 use crate::StoreError;
 use crate::keys::{self, LogName, Place};
-use crate::seal::{Compressor, Expected, FrameOpener, NewObject, SealError, SealedBuilder, Sealer, Unsealer};
+use crate::seal::{
+    Compressor, Expected, FrameMemory, FrameOpener, NewObject, SealError, SealedBuilder, Sealer, Unsealer,
+};
 use crate::seam::Key;
 use crate::signing::SigningKey;
 use backstay_format::facts::{self, After, Log, Role, RollUp, SpanEnd};
@@ -194,20 +196,19 @@ impl LogObject {
         let sealed = |e| RepoError::sealed(&self.key, e);
         let object = Object::parse(&self.bytes).map_err(damaged)?;
         let opener = open(&object.front.header).map_err(sealed)?;
-        let frame = |place: &FramePlace, last| {
-            let expected = Expected { frame: place.frame, raw: place.raw, last };
-            opener.open(expected, object.frame(place).map_err(damaged)?).map_err(sealed)
-        };
+        let expected = |place: &FramePlace, last| Expected { frame: place.frame, raw: place.raw, last };
+        let frame = |place: &FramePlace| object.frame(place).map_err(damaged);
+        let mut memory = FrameMemory::default();
         let (last, images) = object.frames.split_last().ok_or(RepoError::misplaced(&self.key, "it has no body"))?;
-        let records = log::parse(&frame(last, true)?).map_err(damaged)?;
+        let raw = opener.open_in(&mut memory, expected(last, true), frame(last)?).map_err(sealed)?;
+        let records = log::parse(raw).map_err(damaged)?;
         if records.iter().any(|record| usize::from(record.span) >= self.front.facts.spans.len()) {
             return Err(RepoError::misplaced(&self.key, "a record belongs to no span").into());
         }
         let laid = log::layout_of(&records, &object.frames).map_err(damaged)?;
         let mut pages = records.iter().enumerate().flat_map(|(at, r)| r.pages.iter().map(move |page| (at, *page)));
         for (place, sizes) in images.iter().zip(laid) {
-            let raw = frame(place, false)?;
-            let mut rest = raw.as_slice();
+            let mut rest = opener.open_in(&mut memory, expected(place, false), frame(place)?).map_err(sealed)?;
             for size in sizes {
                 let (page, behind) = rest.split_at(size.get() as usize);
                 rest = behind;
