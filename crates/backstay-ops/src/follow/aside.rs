@@ -7,6 +7,10 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
+const NAME: &str = "aside";
+/// How much less of a processor than others a thread gets that has less need of one.
+const LESS: i32 = 10;
+
 const UNSENT: &str = "work sends what came of it, unless it panics";
 
 /// Something that is being done. Given up before it is done, it is waited for: what it writes belongs to whoever comes next.
@@ -24,6 +28,14 @@ impl Drop for Tells {
     }
 }
 
+/// The work that calls this has less need of a processor than others from now on, where there is not enough for all. A thread that is
+/// not its own stays as it is.
+pub fn yields() {
+    if std::thread::current().name() == Some(NAME) {
+        let _ = rustix::process::nice(LESS);
+    }
+}
+
 impl<T: Send + 'static> Aside<T> {
     #[expect(clippy::disallowed_methods, reason = "it outlives the call, and is waited for before this is dropped")]
     pub fn begin(work: impl FnOnce() -> T + Send + 'static) -> Self {
@@ -37,7 +49,7 @@ impl<T: Send + 'static> Aside<T> {
         let work = Arc::new(Mutex::new(Some(whole)));
         let theirs = work.clone();
         let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let thread = std::thread::Builder::new().name("aside".to_owned());
+        let thread = std::thread::Builder::new().name(NAME.to_owned());
         if thread.spawn(move || take(&theirs).map(|whole| whole())).is_err() {
             // A machine that has no room for one more thread.
             let _ = take(&work).map(|whole| whole());

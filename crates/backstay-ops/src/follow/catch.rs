@@ -490,8 +490,8 @@ impl Catcher {
 
     /// Makes safe nearly all of what there is, and has the log on the disk, while everybody can still commit: what is left
     /// for the time when nobody can is little. The disk does its part meanwhile: who commits makes more of both. Gives what
-    /// it is not done with.
-    fn prepare_copying(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<Aside<()>, OpsError> {
+    /// it is not done with, where somebody commits too fast to wait for it.
+    fn prepare_copying(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<Option<Aside<()>>, OpsError> {
         let most = self.copying_due_busy() * 3 / 2;
         let mut settling = Aside::begin(self.tail.settling());
         for _ in 0..PREPARING_MAX {
@@ -501,12 +501,13 @@ impl Catcher {
             }
             self.look_ahead()?;
             if self.bytes <= PREPARED {
-                break;
+                settling.wait();
+                return Ok(None);
             }
             safe(self);
             settling = settling.done().map_or_else(|still| still, |()| Aside::begin(self.tail.settling()));
         }
-        Ok(settling)
+        Ok(Some(settling))
     }
 
     fn look_ahead(&mut self) -> Result<(), OpsError> {
@@ -517,15 +518,18 @@ impl Catcher {
         }
     }
 
-    fn copy_back_locked(&mut self, settling: Aside<()>, safe: &mut dyn FnMut(&mut Self)) -> Result<bool, OpsError> {
-        let all = Aside::begin(self.tail.settling());
+    fn copy_back_locked(
+        &mut self,
+        settling: Option<Aside<()>>,
+        safe: &mut dyn FnMut(&mut Self),
+    ) -> Result<bool, OpsError> {
+        let rest = Aside::begin(self.tail.settling());
         if self.read()? == Looked::Nothing {
             self.tail.move_on();
             return Ok(false);
         }
         safe(self);
-        settling.wait();
-        all.wait();
+        settling.into_iter().chain([rest]).for_each(Aside::wait);
         self.tail.move_on();
         match self.tail.copy_back() {
             Ok(true) => {}

@@ -7,6 +7,7 @@
 //! known (this run began behind the snapshot, roll-ups were given up) none is made: what a run before wrote is taken up
 //! from the repository, where this host may read it. Worth less than the log: what cannot be made is not missed.
 
+use super::aside;
 use super::memory::Standing;
 use super::{FollowRequest, Follower, Halves, Ticked};
 use crate::OpsError;
@@ -38,8 +39,6 @@ const BYTES_MAX: u64 = 256 << 20;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(5 * 60);
 const WHAT: &str = "the pages of the hour";
-/// How much less of a processor the thread gets that takes what was put, where there is not enough for all.
-const LESS: i32 = 10;
 /// How many are made at once, over all sources: each has a pack in memory.
 static AT_ONCE: Semaphore = Semaphore::const_new(4);
 
@@ -302,7 +301,7 @@ impl Hours {
         let (since, source) = (self.since.take()?, self.source.clone());
         Some(move || {
             // Whoever commits or is captured just now has more need of a processor.
-            let _ = rustix::process::nice(LESS);
+            aside::yields();
             Taken(since.take_all(&source, objects, &sealer))
         })
     }
