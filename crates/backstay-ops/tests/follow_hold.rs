@@ -154,6 +154,35 @@ async fn what_must_be_safe_is_safe_before_writers_have_to_wait() {
     app.latest_is_live().await;
 }
 
+/// Many small puts one after another, each shorter than the pause between two looks, do not keep the log from being read: it
+/// would grow meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_committed_while_many_objects_are_put_is_read_in_between() {
+    const OBJECTS: usize = 200;
+    let app = App::begin().await;
+    let (others, puts) = (Mutex::new(open(&app.world.db())), Arc::new(AtomicU64::new(0)));
+    let counted = puts.clone();
+    let steps = move |step| {
+        if step == Step::Put && counted.fetch_add(1, Ordering::SeqCst) == 0 {
+            others.lock().expect("alone").execute("INSERT INTO t(x) VALUES (1)", []).expect("inserted");
+        }
+    };
+    let limits = Limits { look: Duration::from_millis(40), ..Limits::STANDARD };
+    let request = FollowRequest { steps: Arc::new(steps), ..app.request(limits) };
+    let mut follower = Follower::start(&app.world.vault, request).await.expect("follow");
+    for _ in 0..OBJECTS {
+        app.insert(1);
+        assert_eq!(follower.catch().expect("read"), 1);
+        follower.keep();
+    }
+    let ticked = follower.tick().await.expect("tick");
+    assert!(ticked.objects >= OBJECTS as u64, "{ticked:?}");
+    assert_eq!(ticked.caught, 1, "read before the last was put");
+    follower.tick().await.expect("tick");
+    drop(follower);
+    app.latest_is_live().await;
+}
+
 /// Trap 13: while commits go on the mark stays, so the application's own checkpoints do not find a little more after each
 /// look. It moves on as soon as they pause.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
