@@ -153,11 +153,12 @@ impl Since {
         let is_ours = |record: &Record| spans.get(usize::from(record.span)).is_some_and(|span| span.source == *source);
         let mut commits = Commits::default();
         let all = object.open_own::<OpsError>(sealer, |records, at, _, bytes| {
-            if commits.images.is_empty() {
-                let pages: usize = records.iter().filter(|record| is_ours(record)).map(|r| r.pages.len()).sum();
-                commits.images.reserve_exact(pages * bytes.len());
-            }
             if records.get(at).is_some_and(is_ours) {
+                // Once, and for our own: others may have most of what is in it, in pages of another size.
+                if commits.images.is_empty() {
+                    let own = records.iter().filter(|record| is_ours(record));
+                    commits.images.reserve_exact(own.map(|r| r.pages.len() * r.page_size.get() as usize).sum());
+                }
                 commits.images.extend_from_slice(bytes);
             }
             Ok(())
