@@ -263,6 +263,10 @@ fn begin_loop(vault: Arc<Vault>, homes: &[Home], quiet_for: Duration) -> Loop {
 }
 
 fn begin_loop_with(vault: Arc<Vault>, homes: &[Home], share: Share) -> Loop {
+    begin_loop_in(vault, homes, share, false)
+}
+
+fn begin_loop_in(vault: Arc<Vault>, homes: &[Home], share: Share, may_vanish: bool) -> Loop {
     let (stop, stopped) = watch::channel(false);
     let ended = Arc::new(Mutex::new(Vec::new()));
     let say = ended.clone();
@@ -281,7 +285,7 @@ fn begin_loop_with(vault: Arc<Vault>, homes: &[Home], share: Share) -> Loop {
         snapshot_interval: INTERVAL,
         patience: Patience::Missing,
         rest_after: None,
-        may_vanish: false,
+        may_vanish,
     };
     let driving = Driving {
         stop: stopped,
@@ -374,6 +378,39 @@ async fn databases_that_are_written_to_steadily_share_until_they_are_quiet_or_to
             .filter(|front| front.facts.following.as_ref().is_some_and(|following| following.resync.is_some()));
         assert_eq!(gaps.count(), 0, "of {}", home.name);
     }
+}
+
+/// One that waited for a second to share with, and went, is not that second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_gone_is_nobody_to_share_with() {
+    let world = World::new().await;
+    let homes = [Home::new("shop", world.dir()), Home::new("crm", world.dir())];
+    let times = Timetable { interval: INTERVAL, retry: Duration::from_millis(50) };
+    let share = Share { busy_for: Duration::ZERO, quiet_for: Duration::from_millis(300), times };
+    let following = begin_loop_in(world.shared(), &homes, share, true);
+    let [gone, stays] = &homes;
+    // They begin together, and go on alone when nothing comes.
+    until_they_share(&world, &homes, |_| true).await;
+    while homes.iter().any(|home| stream_of(&world.vault, home).is_none_or(|(_, shares)| shares)) {
+        tokio::time::sleep(INTERVAL).await;
+    }
+    for _ in 0..20 {
+        gone.commit(100);
+        tokio::time::sleep(INTERVAL * 2).await;
+    }
+    for suffix in ["-shm", "-wal", ""] {
+        std::fs::remove_file(format!("{}{suffix}", gone.db.display())).expect("removed");
+    }
+    while world.vault.state.lock(&gone.name).is_err() {
+        tokio::time::sleep(INTERVAL).await;
+    }
+    for commit in 0..40 {
+        stays.commit(100);
+        tokio::time::sleep(INTERVAL * 2).await;
+        assert_eq!(stream_of(&world.vault, stays).map(|(_, shares)| shares), Some(false), "commit {commit}");
+    }
+    let outcomes = following.end().await;
+    assert_eq!(outcomes.iter().map(|outcome| outcome.vanished).collect::<Vec<_>>(), [true, false]);
 }
 
 /// The next object is due in an hour, and they are told to stop.

@@ -210,6 +210,13 @@ impl Shared {
         (self.driving.tell)(source, told);
     }
 
+    /// A source goes, and is nobody to share with any more, also where it only waited for a second.
+    pub fn puts_no_more(&self, source: &SourceName) {
+        self.carriers.borrow().iter().for_each(|carrier| {
+            carrier.puts_steadily(source, false);
+        });
+    }
+
     pub fn is_stopping(&self) -> bool {
         *self.driving.stop.borrow()
     }

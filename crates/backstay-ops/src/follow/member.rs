@@ -103,7 +103,9 @@ pub(super) async fn follow(shared: &Shared, order: Order) -> Outcome {
                 shared.hear_of(&order.request.path, &note);
                 let mut member = Box::new(Member::new(shared, &order, follower, (note.clone(), renewed.clone())));
                 member.add(std::mem::take(&mut sum));
-                match member.run(&mut over).await {
+                let done = member.run(&mut over).await;
+                shared.puts_no_more(&source);
+                match done {
                     Ok(outcome) => return outcome,
                     Err(done) => sum = done,
                 }
