@@ -1,7 +1,7 @@
 //! What comes back is compared with the ledgers.
 
-use super::Soak;
 use super::book::Book;
+use super::{BRIEF, Soak};
 use backstay_store::keys::Place;
 use backstay_store::local::{LocalStore, OpenMode};
 use backstay_store::repo::Repository;
@@ -62,7 +62,8 @@ impl Soak {
         let (done, said) = self.run(&[&["restore", book.name], point, &["--to", "restored.db"]].concat());
         if !done {
             let is_told = ["gap", "held", "no log holds state"].iter().any(|told| said.contains(told));
-            assert!(is_told, "{what}: {said}");
+            let is_let_go = book.name == BRIEF && said.contains("is older than what is kept");
+            assert!(is_told || is_let_go, "{what}: {said}");
             return None;
         }
         let conn = Connection::open(&to).expect("opens");
@@ -77,6 +78,14 @@ impl Soak {
         found
     }
 
+    /// All that is stored is sound. Two hosts that take a snapshot at the same moment are told so, and it stays a problem.
+    pub fn check(&self, words: &[&str]) {
+        let (is_sound, said) = self.run(words);
+        let mut problems = said.lines().filter(|line| line.trim_start().starts_with("problem")).peekable();
+        let was_two = |line: &str| line.contains("another snapshot has its number");
+        assert!(is_sound || problems.peek().is_some() && problems.all(was_two), "{said}");
+    }
+
     /// Everything is durable, and everything comes back.
     pub fn end(&mut self, restored: u64) {
         self.kill();
@@ -89,8 +98,7 @@ impl Soak {
             let row = rows.iter().find(|row| row["source"] == self.books[nth].name).expect("a source");
             self.judge(nth, row["position"]["tx"].as_u64().expect("a state"), restored);
         }
-        let (is_sound, said) = self.run(&["check"]);
-        assert!(is_sound, "{said}");
+        self.check(&["check"]);
         println!("{:?}", self.counts);
         if self.shares() {
             let shared = self.objects();
@@ -106,7 +114,7 @@ impl Soak {
         };
         wanted.sort_unstable();
         wanted.dedup();
-        let book = &self.books[nth];
+        let (book, name) = (&self.books[nth], self.books[nth].name);
         let gaps = self.gaps(book.name);
         assert_eq!(self.restored(book, &["latest"]), Some(book.commits), "the newest state is the live one");
         let mut before: Option<(u64, Option<u64>)> = None;
@@ -117,7 +125,7 @@ impl Soak {
                 && tx_before + 1 == tx
                 && !gaps.contains_key(&tx)
                 // The number of a commit that never came whole is not used again.
-                && !(here.is_none() && gaps.contains_key(&(tx + 1)))
+                && !(here.is_none() && (gaps.contains_key(&(tx + 1)) || name == BRIEF))
             {
                 let what = format!("{}: state {tx} comes right after {tx_before}; gaps told: {gaps:?}", book.name);
                 assert_eq!(here, Some(state + 1), "{what}");
@@ -127,9 +135,10 @@ impl Soak {
         }
         let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
         gaps.values().for_each(|reason| *reasons.entry(reason).or_default() += 1);
-        let (name, commits) = (book.name, book.commits);
+        let commits = book.commits;
         println!("{name}: {commits} commits, states up to {last}, {compared} pairs compared, gaps {reasons:?}");
-        assert!(compared >= (restored / 8).min(last / 2), "{name}: {compared}");
+        let least = if name == BRIEF { 0 } else { (restored / 8).min(last / 2) };
+        assert!(compared >= least, "{name}: {compared}");
         // Each was killed, stopped, cut off or changed under: none of that makes a page another than was captured.
         let is_ours = |reason: &&&str| reason.contains("what was captured") || reason.contains("cannot be read");
         assert_eq!(reasons.keys().find(is_ours), None, "{name}: a gap for no reason of the application's");

@@ -53,6 +53,9 @@ struct Measure {
 /// Who is written to steadily, in lives with sharing.
 const OTHERS: [&str; 3] = ["crm", "blog", "till"];
 
+/// The one of them whose commits are kept for a moment: what it lets go of must leave the others', in the same objects.
+const BRIEF: &str = "crm";
+
 struct Soak {
     folder: TempDir,
     /// The first is the one that everything is done to.
@@ -97,7 +100,10 @@ impl Soak {
         let quick = "\n[follow]\ninterval = \"20ms\"\ninterval_steady = \"50ms\"\nspool_limit = \"32 MiB\"\n";
         let shares = if measure.shares { "share = true\nshare_after = \"1s\"\n" } else { "share = false\n" };
         let config = fs::read_to_string(soak.path("backstay.toml")).expect("a file");
-        fs::write(soak.path("backstay.toml"), config + quick + shares).expect("written");
+        let kept = "\n[retention]\nlast = 50\nlog = \"7d\"\n";
+        let briefly = format!("\n[sources.{BRIEF}.retention]\nlast = 2\nlog = \"5s\"\n");
+        let briefly = if measure.shares { briefly.as_str() } else { "" };
+        fs::write(soak.path("backstay.toml"), [&config, quick, shares, kept, briefly].concat()).expect("written");
         soak
     }
 
@@ -172,7 +178,7 @@ impl Soak {
         for _ in 0..self.dice.below(8) {
             self.others_step();
         }
-        let what = match self.dice.below(28) {
+        let what = match self.dice.below(30) {
             at @ 0..=14 => self.write(at),
             15..=18 => {
                 let mode = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][self.dice.below(4) as usize];
@@ -283,6 +289,7 @@ impl Soak {
                 self.take_over();
                 "a take-over"
             }
+            28 | 29 if self.peer.is_none() => self.retain(),
             27 if self.is_long && self.follower.is_some() && self.dice.below(2) == 0 => {
                 // Roll-ups are made of half a minute.
                 self.pause(35_000);
@@ -375,6 +382,26 @@ impl Soak {
         if self.follower.is_some() && self.dice.below(2) == 0 {
             self.until_more_is_there();
         }
+    }
+
+    /// What is to be kept no longer goes: without waiting while nobody follows, beside a follower only with its grace.
+    fn retain(&mut self) -> &'static str {
+        let beside = self.follower.is_some() && self.dice.below(2) == 0;
+        if !beside && self.dice.below(2) == 0 {
+            self.stop();
+        } else if !beside {
+            self.kill();
+        }
+        let names: Vec<&str> = self.books.iter().map(|book| book.name).collect();
+        for name in names {
+            // Of a log that is over only what a snapshot that is proven has behind it goes.
+            self.check(&["check", name, "--deep"]);
+            let at_once: &[&str] = if beside { &[] } else { &["--grace", "0", "--confirm", name] };
+            let (done, said) = self.run(&[&["retention", "apply", name], at_once].concat());
+            writeln!(self.said(), "retention of {name}: {said}").expect("written");
+            assert!(done, "{said}");
+        }
+        if beside { "retention beside it" } else { "retention at once" }
     }
 
     fn follow(&mut self) {
