@@ -289,14 +289,15 @@ fn limits(table: &mut Table, name: &str, seen: &Seen) {
     let beside = [
         ("a process that writes as much", writes),
         ("the least that any follower must do", holds),
-        ("that least, every frame read and as much written", follows),
+        ("that least, every frame sealed and as much written", follows),
     ];
     for (what, seen) in beside {
         table.figure(&format!("{name}: commits beside {what} / alone"), ratio(seen, alone), "");
         table.figure(&format!("{name}: worst commit beside {what}"), of(seen, |w| w.worst_ms), "ms");
+        table.figure(&format!("{name}: longest log beside {what}"), of(seen, |w| w.log_mib), "MiB");
     }
     table.figure(&format!("{name}: commits with us / beside the least"), ratio(ours, holds), "");
-    table.figure(&format!("{name}: commits with us / beside that least, read and written"), ratio(ours, follows), "");
+    table.figure(&format!("{name}: commits with us / beside that least, sealed and written"), ratio(ours, follows), "");
 }
 
 fn throughput(table: &mut Table, sites: &Sites, options: &Options, (name, full): (&str, bool)) -> Result<(), Failed> {

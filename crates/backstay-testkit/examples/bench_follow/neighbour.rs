@@ -4,24 +4,31 @@
 //! *Writes*: reads what is appended to the log, and four times a second writes and syncs as much as we put beside it.
 //! *Holds*: the least that any follower must do that loses nothing. A mark keeps the log from being begun anew; at the length
 //! at which we do it the log is copied back under the writer's lock, and the mark moves on. It reads nothing and ships
-//! nothing, and lets a checkpoint through that waits for its mark, as we do. *Follows*: both, and reads every frame before it
-//! moves on.
+//! nothing, and lets a checkpoint through that waits for its mark, as we do. *Follows*: both, and every frame is read before it
+//! moves on, and compressed, enciphered and hashed by another thread, which nothing that is locked ever waits for.
 
 use crate::Failed;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use backstay_sqlite::{Tail, TailOptions};
+use backstay_store::os::SystemClock;
 use rusqlite::Connection;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 const FLAG: &str = "--beside";
 const LOOK: Duration = Duration::from_millis(10);
 const HELD_LOOK: Duration = Duration::from_millis(5);
 const PUT: Duration = Duration::from_millis(250);
-/// Between two tries at the writer's lock, and how many there are.
-const TRY_AGAIN: Duration = Duration::from_micros(100);
-const TRIES: u32 = 50;
+/// How long the writer's lock is tried for.
+const LOCK_PATIENCE: Duration = Duration::from_millis(5);
+/// Bytes that are compressed at once, and how many such may wait before who reads has to wait: as much as we have in memory.
+const PIECE: usize = 1 << 20;
+const PIECES: usize = 48;
 /// How long a mark is waited for: somebody may have the log locked whole for a moment.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// As ours: from here the log is copied back while somebody commits.
@@ -124,15 +131,34 @@ impl Puts {
     }
 }
 
+/// Compresses, enciphers and hashes what it is given, and throws it away: what it comes to is written by [`Puts`].
+fn sealing() -> Result<SyncSender<Vec<u8>>, Failed> {
+    let (send, pieces) = sync_channel::<Vec<u8>>(PIECES);
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[7; 32]).map_err(|_| "no cipher")?);
+    let mut compressor = zstd::bulk::Compressor::new(1)?;
+    std::thread::spawn(move || {
+        for piece in pieces {
+            std::hint::black_box(blake3::hash(&piece));
+            let Ok(mut small) = compressor.compress(&piece) else { return };
+            let nonce = Nonce::assume_unique_for_key([0; 12]);
+            let sealed = key.seal_in_place_append_tag(nonce, Aad::empty(), &mut small);
+            std::hint::black_box((sealed.is_ok(), small));
+        }
+    });
+    Ok(send)
+}
+
 struct Log {
     path: PathBuf,
     at: u64,
     buffer: Vec<u8>,
+    /// Who is given what was read.
+    seals: Option<SyncSender<Vec<u8>>>,
 }
 
 impl Log {
     fn of(db: &Path) -> Self {
-        Self { path: format!("{}-wal", db.display()).into(), at: 0, buffer: vec![0; 1 << 20] }
+        Self { path: format!("{}-wal", db.display()).into(), at: 0, buffer: vec![0; PIECE], seals: None }
     }
 
     /// Begun anew, it keeps its length: it is read round and round.
@@ -152,7 +178,12 @@ impl Log {
             let most = usize::try_from(end - self.at)?.min(self.buffer.len());
             match log.read_at(&mut self.buffer[..most], self.at)? {
                 0 => break,
-                read => self.at += read as u64,
+                read => {
+                    self.at += read as u64;
+                    if let Some(seals) = &self.seals {
+                        seals.send(self.buffer[..read].to_vec())?;
+                    }
+                }
             }
         }
         Ok(())
@@ -163,7 +194,8 @@ impl Log {
 struct Holder {
     marks: [Connection; 2],
     at: usize,
-    writer: Connection,
+    /// For the writer's lock, which a transaction hardly ever gets beside somebody who commits at full speed.
+    writer: Tail,
     /// The wal-index, opened once: to close it would give back the locks of this process.
     index: File,
     log: Log,
@@ -182,9 +214,11 @@ impl Holder {
             conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
             Ok(conn)
         };
-        let (marks, writer) = ([open(PATIENCE)?, open(PATIENCE)?], open(Duration::ZERO)?);
+        let marks = [open(PATIENCE)?, open(PATIENCE)?];
+        let writer = Tail::open(db, TailOptions::in_dir(db.with_extension("aside")), Arc::new(SystemClock))?;
         let index = File::open(format!("{}-shm", db.display()))?;
-        let mut holder = Self { marks, at: 0, writer, index, log: Log::of(db), reads, frames: 0, seen: 0 };
+        let log = Log { seals: reads.then(sealing).transpose()?, ..Log::of(db) };
+        let mut holder = Self { marks, at: 0, writer, index, log, reads, frames: 0, seen: 0 };
         holder.mark(0)?;
         Ok(holder)
     }
@@ -260,15 +294,11 @@ impl Holder {
         }
         // What is synced now need not be while nobody can commit.
         File::open(&self.log.path)?.sync_data()?;
-        let free = (0..TRIES).any(|_| {
-            let locked = self.writer.execute_batch("BEGIN IMMEDIATE").is_ok();
-            if !locked {
-                std::thread::sleep(TRY_AGAIN);
-            }
-            locked
-        });
-        let done = if free { self.copy_back() } else { Ok(()) };
-        let _ = self.writer.execute_batch("ROLLBACK");
+        if self.reads {
+            self.log.read_to(self.frames()? * FRAME)?;
+        }
+        let done = if self.writer.lock_writers(LOCK_PATIENCE)? { self.copy_back() } else { Ok(()) };
+        self.writer.unlock_writers();
         done
     }
 
