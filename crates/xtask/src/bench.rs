@@ -6,7 +6,7 @@ use std::process::Command;
 const USAGE: &str = "usage: cargo xtask bench sqlite [--megabytes N] [--rounds N] [--dir D] [--no-peers]
        cargo xtask bench s3 [--megabytes N] [--rounds N] [--dir D]
        cargo xtask bench query [--megabytes N] [--rounds N] [--dir D]
-       cargo xtask bench follow [--megabytes N] [--rounds N] [--seconds N] [--databases N] [--dir D] [--no-peers]
+       cargo xtask bench follow [--megabytes N] [--rounds N] [--seconds N] [--databases N] [--only PART,..] [--dir D] [--no-peers]
        cargo xtask bench list [--snapshots N] [--objects N]
        cargo xtask bench year [--megabytes N] [--days N]";
 const TESTKIT: &str = "backstay-testkit";

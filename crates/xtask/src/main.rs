@@ -13,8 +13,8 @@ mod tree;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask tidy | bench sqlite | docs [PAGE..] | mutants [--continue] [NAME..] | fuzz [--seconds N] [TARGET] | \
-     soak sqlite | soak store --server garage";
+const USAGE: &str = "usage: cargo xtask tidy | bench sqlite|s3|query|follow|list|year | docs [PAGE..] | mutants [--continue] [NAME..] | \
+     fuzz [--seconds N] [TARGET] | soak sqlite|steps | soak store --server garage";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
