@@ -278,7 +278,7 @@ fn rates_are_sizes_per_second_and_never_nothing() {
 fn sources_share_after_a_span_if_they_may_at_all() {
     let of = |text: &str| load(&format!("{LEAST}[follow]\n{text}\n")).map(|settings| settings.share);
     assert_eq!(of("share = false").expect("valid"), None);
-    assert_eq!(of("share = true").expect("valid"), Some(Duration::from_secs(60)));
+    assert_eq!(of("").expect("valid"), Some(Duration::from_secs(60)));
     assert_eq!(of("share = true\nshare_after = \"1s\"").expect("valid"), Some(Duration::from_secs(1)));
     for span in ["999ms", "61m", "0s", "soon"] {
         let error = of(&format!("share_after = \"{span}\"")).expect_err(span).to_string();
