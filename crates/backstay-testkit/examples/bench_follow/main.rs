@@ -32,6 +32,8 @@ const INTERVAL: f64 = 0.25;
 /// What a million puts cost at the usual price, in dollars.
 const MILLION_PUTS: f64 = 5.0;
 const DAY: f64 = 86_400.0;
+/// Seconds of writing after which it counts as steady: a minute, and some.
+const STEADY_AFTER: u64 = 65;
 
 /// What one run is asked for.
 pub struct Options {
@@ -340,13 +342,10 @@ fn truncating(table: &mut Table, sites: &Sites, options: &Options) -> Result<(),
 /// Objects of any kind that appear while twenty commits are made a second, once the load counts as steady.
 fn puts(table: &mut Table, site: &Site, options: &Options) -> Result<(), Failed> {
     let running = site.follow()?;
-    let steady_after = if options.seconds < 10 { 0 } else { 65 };
     let load = |seconds| Load { db: site.db.clone(), seconds, full: false, truncates: false, rate: 20 };
-    if steady_after > 0 {
-        load(steady_after).run()?;
-    }
+    load(STEADY_AFTER).run()?;
     let (before, begun) = (site::objects_below(&site.remote())?, Instant::now());
-    load(options.seconds * 2).run()?;
+    load(options.seconds.max(10) * 2).run()?;
     let (puts, seconds) = (site::objects_below(&site.remote())? - before, begun.elapsed().as_secs_f64());
     running.stop()?;
     let a_day = puts as f64 / seconds * DAY;
