@@ -302,6 +302,41 @@ fn limits(table: &mut Table, name: &str, seen: &Seen) {
     table.figure(&format!("{name}: commits with us / beside that least, sealed and written"), ratio(ours, follows), "");
 }
 
+/// What a writer keeps that has half as much to write as it could alone: hardly any has more for long.
+fn at_half_speed(
+    table: &mut Table,
+    (sites, options): (&Sites, &Options),
+    (name, least): (&str, f64),
+    load: &dyn Fn(&Path) -> Load,
+    at_full: &[Written],
+) -> Result<(), Failed> {
+    let rate = of(at_full, |w| w.commits) / options.seconds as f64 / 2.0;
+    let stretch = |site: &Site| -> Result<Written, Failed> {
+        let running = site.follow()?;
+        let written = Load { rate: rate as u64, ..load(&site.db) }.run()?;
+        running.stop()?;
+        Ok(written)
+    };
+    let (mut alone, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        alone.push(stretch(&sites.alone)?);
+        ours.push(stretch(&sites.ours)?);
+    }
+    table.figure(
+        &format!("{name}, half as fast: commits alone"),
+        of(&alone, |w| w.commits) / options.seconds as f64,
+        "/s",
+    );
+    table.bound(&format!("{name}, half as fast: commits with us / alone"), ratio(&ours, &alone), Bound::Least(least));
+    table.figure(&format!("{name}, half as fast: worst commit with us"), of(&ours, |w| w.worst_ms), "ms");
+    table.bound(
+        &format!("{name}, half as fast: longest log with us, MiB"),
+        of(&ours, |w| w.log_mib),
+        Bound::Most(64.0),
+    );
+    Ok(())
+}
+
 fn throughput(table: &mut Table, sites: &Sites, options: &Options, (name, full): (&str, bool)) -> Result<(), Failed> {
     eprintln!("writing, synchronous = {name}");
     let seconds = options.seconds;
@@ -319,7 +354,7 @@ fn throughput(table: &mut Table, sites: &Sites, options: &Options, (name, full):
         table.figure(&format!("{name}: worst commit with Litestream"), of(theirs, |w| w.worst_ms), "ms");
         table.figure(&format!("{name}: longest log with Litestream"), of(theirs, |w| w.log_mib), "MiB");
     }
-    Ok(())
+    at_half_speed(table, (sites, options), (name, 0.95), &load, alone)
 }
 
 fn truncating(table: &mut Table, sites: &Sites, options: &Options) -> Result<(), Failed> {
@@ -336,7 +371,7 @@ fn truncating(table: &mut Table, sites: &Sites, options: &Options) -> Result<(),
         table.figure("truncating: commits with Litestream / alone", ratio(theirs, alone), "");
         table.figure("truncating: worst commit with Litestream", of(theirs, |w| w.worst_ms), "ms");
     }
-    Ok(())
+    at_half_speed(table, (sites, options), ("truncating", 0.9), &load, alone)
 }
 
 /// Objects of any kind that appear while twenty commits are made a second, once the load counts as steady.
