@@ -267,8 +267,9 @@ fn stretches(sites: &Sites, options: &Options, load: &dyn Fn(&Path) -> Load) -> 
         let folder = sites.alone.db.with_file_name("neighbour");
         let Seen { writes, holds, follows, .. } = &mut seen;
         for (does, seen) in [(Does::Writes, writes), (Does::Holds, holds), (Does::Follows, follows)] {
-            let _neighbour = Neighbour::begin(does, &sites.alone.db, &folder, put / options.seconds.max(1))?;
+            let neighbour = Neighbour::begin(does, &sites.alone.db, &folder, put / options.seconds.max(1))?;
             seen.push(stretch(&sites.alone)?);
+            neighbour.end()?;
         }
         if let Some(site) = &sites.theirs {
             seen.theirs.push(stretch(site)?);
