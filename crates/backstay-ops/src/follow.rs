@@ -24,6 +24,7 @@ mod ends;
 mod errand;
 mod followed;
 mod hours;
+mod lasts;
 mod member;
 mod memory;
 mod pace;
@@ -546,7 +547,7 @@ impl<'v> Follower<'v> {
             self.halves.catcher.reach(Step::Put);
             let sent = blocking(|| self.halves.shipper.confirm());
             self.halves.catcher.reach(Step::Confirmed);
-            blocking(|| self.halves.shipper.keep_to_roll(sequence, bytes));
+            blocking(|| self.halves.shipper.keep_to_roll(sequence, bytes, sent.lasts));
             ticked.objects += 1;
             ticked.shipped += sent.commits;
             ticked.bytes += sent.bytes;

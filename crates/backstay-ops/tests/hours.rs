@@ -148,6 +148,38 @@ async fn an_hour_of_the_log_becomes_a_snapshot_and_the_log_goes_on_past_it() {
     assert!(house.is_the_copy() && !more.is_empty());
 }
 
+/// What is large is not opened again: its last images are kept where they were digested, of the same pages in each object, and
+/// in objects that became one, and beside others that are opened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_much_was_written_of_is_in_it_as_it_was_when_it_was_sealed() {
+    let house = House::with_pages(4096).await;
+    let mut follower = house.begun().await;
+    house.conn.execute_batch("CREATE TABLE hot(id INTEGER PRIMARY KEY, x)").expect("sql");
+    for round in 0..45 {
+        // Each tick is an object: after a while every third is a small one.
+        let commits = if round > 30 && round % 3 == 0 { 1 } else { 25 };
+        for n in 0..commits {
+            let hot = format!("REPLACE INTO hot VALUES ({}, randomblob(1500))", (round + n) % 9);
+            house.conn.execute_batch(&hot).expect("sql");
+            house.conn.execute_batch("INSERT INTO t(x) VALUES (randomblob(900))").expect("sql");
+        }
+        follower.tick().await.expect("tick");
+        house.clock.pass(200);
+        while follower.roll().await.expect("roll").objects > 0 {}
+        follower.hour_done().await;
+    }
+    follower.last_hour().await.expect("made");
+    house.conn.execute_batch("DELETE FROM hot").expect("sql");
+    follower.tick().await.expect("tick");
+    drop(follower);
+    let made = house.made().await;
+    assert!(made.len() >= 2, "{}", made.len());
+    house.each_is_the_state_of_the_log(&made).await;
+    for front in &made {
+        assert!(matches!(house.proof(front.name.id).await, ProofOutcome::Proven { .. }));
+    }
+}
+
 /// Whoever cannot read what it wrote before makes one when it ends; the next goes on from there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_ends_leaves_a_snapshot_that_the_next_one_builds_on() {

@@ -404,7 +404,7 @@ impl Carrier {
             let now = self.vault.env.clock.uptime();
             state.begun.get_or_insert(now);
             if let Some(object) = object {
-                state.rolling.add(object, now);
+                state.rolling.add(object.into(), now);
             }
         }
         drop(state);
@@ -466,7 +466,7 @@ impl Carrier {
         if state.epoch == epoch {
             // Nothing more comes that could be rolled up with these.
             let (rest, whole) = (state.rolling.rest(), state.rolling.whole());
-            state.whole.extend(whole.into_iter().chain(rest));
+            state.whole.extend(whole.into_iter().chain(rest).map(|whole| whole.object));
             (state.rolling, state.at, state.begun) = (Rolling::default(), nowhere(next), None);
             state.puts += 1;
         }
@@ -549,7 +549,7 @@ impl Carrier {
         let mut state = self.state();
         if (state.epoch, state.at.stream) == (epoch, stream) {
             let whole = rolling.whole();
-            state.whole.extend(whole);
+            state.whole.extend(whole.into_iter().map(|whole| whole.object));
             state.rolling = rolling;
             state.let_go();
         }

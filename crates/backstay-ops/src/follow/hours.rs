@@ -3,12 +3,15 @@
 //!
 //! Made of what went through the last level of roll-ups, with the data key this run has in memory; no page is read,
 //! neither from the source nor from the repository. Owns what was written since the newest snapshot: the last image of
-//! each page, in a file without a name, each commit compared with the digest it was captured under. Where that is not
-//! known (this run began behind the snapshot, roll-ups were given up) none is made: what a run before wrote is taken up
-//! from the repository, where this host may read it. Worth less than the log: what cannot be made is not missed.
+//! each page, in a file without a name, each commit compared with the digest it was captured under, unless the images
+//! were kept where that digest was made ([`Lasts`]). Where that is not known (this run began behind the snapshot, roll-ups
+//! were given up) none is made: what a run before wrote is taken up from the repository, where this host may read it.
+//! Worth less than the log: what cannot be made is not missed.
 
 use super::aside;
+use super::lasts::Lasts;
 use super::memory::Standing;
+use super::rolling::Whole;
 use super::{FollowRequest, Follower, Halves, Ticked};
 use crate::OpsError;
 use crate::backup::{self, BackupReport, FromLog, Written};
@@ -141,15 +144,41 @@ impl Since {
         Self { place, applying, pages: Pages::in_folder(folder), before: None }
     }
 
-    /// Goes on with an object, every commit of which is compared with its digest.
-    fn take(&mut self, source: &SourceName, object: &LogObject, sealer: &Sealer) -> Result<(), OpsError> {
-        let front = &object.front;
+    /// Goes on with an object.
+    fn take(&mut self, source: &SourceName, whole: &Whole, sealer: &Sealer) -> Result<(), OpsError> {
+        let front = &whole.object.front;
         let spans = &front.facts.spans;
         // In a stream of several there may be nothing of it; what there is comes after what was before.
         let first = spans.iter().find(|span| span.source == *source);
         if first.is_some_and(|first| first.after != self.place.after) {
             return Err(OpsError::LogHole { stream: front.name.stream, sequence: front.name.first });
         }
+        match whole.lasts.as_ref().filter(|lasts| lasts.follow(self.applying.tx, &self.applying.complete)) {
+            Some(lasts) if !self.applying.is_amid() => self.put(lasts)?,
+            _ => self.open(source, &whole.object, sealer)?,
+        }
+        if let Some(last) = spans.iter().rposition(|span| span.source == *source) {
+            self.place.after = front.behind(last);
+        }
+        self.place.stream = front.name.stream;
+        self.place.slot = front.name.last.next().ok_or(backstay_model::backup::Exhausted)?;
+        Ok(())
+    }
+
+    /// What was kept of an object when it was made.
+    fn put(&mut self, lasts: &Lasts) -> Result<(), OpsError> {
+        let pages = &mut self.pages;
+        lasts.each(&mut |page, image| pages.put(lasts.size, page, image))?;
+        pages.committed(lasts.fewest);
+        pages.committed(lasts.count);
+        (self.place.tx, self.place.at, self.place.chain) = (lasts.tx, lasts.at, lasts.chain);
+        self.applying = Applying::after(&self.place.key, lasts.chain, lasts.tx);
+        Ok(())
+    }
+
+    /// What is in an object, every commit of which is compared with its digest.
+    fn open(&mut self, source: &SourceName, object: &LogObject, sealer: &Sealer) -> Result<(), OpsError> {
+        let spans = &object.front.facts.spans;
         let is_ours = |record: &Record| spans.get(usize::from(record.span)).is_some_and(|span| span.source == *source);
         let mut commits = Commits::default();
         let all = object.open_own::<OpsError>(sealer, |records, at, _, bytes| {
@@ -164,23 +193,17 @@ impl Since {
             Ok(())
         })?;
         commits.records.extend(all.into_iter().filter(is_ours));
-        self.apply(&commits)?;
-        if let Some(last) = spans.iter().rposition(|span| span.source == *source) {
-            self.place.after = front.behind(last);
-        }
-        self.place.stream = front.name.stream;
-        self.place.slot = front.name.last.next().ok_or(backstay_model::backup::Exhausted)?;
-        Ok(())
+        self.apply(&commits)
     }
 
     fn take_all(
         mut self,
         source: &SourceName,
-        objects: impl IntoIterator<Item = LogObject>,
+        objects: impl IntoIterator<Item = impl Into<Whole>>,
         sealer: &Sealer,
     ) -> Option<Self> {
         for object in objects {
-            self.take(source, &object, sealer).ok()?;
+            self.take(source, &object.into(), sealer).ok()?;
         }
         // None can be made, and there is more and more: the log has it all.
         (self.pages.bytes() <= BYTES_MAX * 2).then_some(self)
@@ -296,7 +319,7 @@ impl Hours {
     /// where it is not known what was written before them. What cannot be taken is the end of it for this run.
     pub fn taking(
         &mut self,
-        objects: impl IntoIterator<Item = LogObject> + Send + 'static,
+        objects: impl IntoIterator<Item = impl Into<Whole>> + Send + 'static,
         sealer: Arc<Sealer>,
     ) -> Option<impl FnOnce() -> Taken + Send + 'static> {
         let (since, source) = (self.since.take()?, self.source.clone());
@@ -428,7 +451,10 @@ impl Follower<'_> {
         }
         let Halves { shipper, hours, .. } = &mut self.halves;
         let (whole, sealer) = match shipper.ride() {
-            Some(ride) => (ride.carrier().whole_of(&self.request.source).into(), ride.carrier().sealer()),
+            Some(ride) => {
+                let whole = ride.carrier().whole_of(&self.request.source);
+                (whole.into_iter().map(Whole::from).collect(), ride.carrier().sealer())
+            }
             None => (shipper.whole(), shipper.sealer()),
         };
         let taking = if whole.is_empty() { None } else { hours.taking(whole, sealer) };

@@ -5,6 +5,7 @@
 
 use super::aside::Aside;
 use super::catch::Piece;
+use super::lasts::{Gathering, Lasts};
 use super::memory::{Memory, Standing};
 use super::spool::Spool;
 use crate::OpsError;
@@ -51,6 +52,8 @@ pub struct Sealed {
     pub since: Moment,
     /// Once it is durable.
     pub head: Head,
+    /// For the pages of the hour.
+    pub lasts: Option<Lasts>,
 }
 
 impl Sealed {
@@ -210,13 +213,15 @@ impl Bench {
         let since = span.from;
         let facts = Log { stream, spans: vec![span], next: None, leaves: Vec::new(), shared: false };
         let mut object = Object::begin(&self.vault, &self.sealer, &facts, Chain { sequence, previous })?;
+        object.lasts = Gathering::of(pieces, &head.standing);
         let commits = object.add(0, &self.hasher, &mut head, pieces)?;
+        let lasts = object.lasts.take().map(|lasts| lasts.done(&head.standing));
         let (bytes, digest) = object.finish();
         (head.slots, head.previous) = (sequence.get(), digest);
         head.after = After::Log { stream, sequence, digest };
         let len = bytes.len() as u64;
         self.head = head.clone();
-        Ok(Sealed { sequence, digest, body: Body::Memory(bytes), len, commits, since, head })
+        Ok(Sealed { sequence, digest, body: Body::Memory(bytes), len, commits, since, head, lasts })
     }
 }
 
@@ -233,6 +238,7 @@ pub struct Object<'a> {
     draft: LogDraft<'a>,
     frame: Vec<u8>,
     records: Vec<Record>,
+    lasts: Option<Gathering>,
 }
 
 impl<'a> Object<'a> {
@@ -240,7 +246,7 @@ impl<'a> Object<'a> {
         let random = vault.env.random.as_ref();
         let with = LogSigning { signer: vault.signer(Role::Writer)?, sealer, random };
         let draft = LogDraft::begin(facts, chain, vault.repo.fresh_id(random), with);
-        Ok(Self { draft, frame: Vec::with_capacity(FRAME_TARGET), records: Vec::new() })
+        Ok(Self { draft, frame: Vec::with_capacity(FRAME_TARGET), records: Vec::new(), lasts: None })
     }
 
     /// Adds what one of its spans holds, and moves where its source stands. Gives the number of commits.
@@ -296,6 +302,7 @@ impl<'a> Object<'a> {
             let (_, bytes) = self.frame.split_at_mut(begin);
             piece.images.read(*image, bytes).at("read", Path::new("the spool of the log"))?;
             hasher.page(*page, bytes);
+            self.lasts.iter_mut().for_each(|lasts| lasts.page(*page, bytes));
         }
         record.digest = hasher.finish();
         Ok(record)

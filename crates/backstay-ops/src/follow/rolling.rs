@@ -5,6 +5,7 @@
 //! store is asked for anything. Every commit stays, with its digest. Worth less than the log: what cannot be made or
 //! put is given up, and the slots are there as before.
 
+use super::lasts::Lasts;
 use crate::OpsError;
 use crate::catalog::Vault;
 use crate::log::{self, IMAGES_MAX, RECORDS_MAX};
@@ -20,9 +21,22 @@ pub const LEVELS: [Duration; 3] = [Duration::from_secs(30), Duration::from_secs(
 /// Between two attempts to put one.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// An object that is durable, until it is in a roll-up of the next level.
+/// An object that is durable.
+pub struct Whole {
+    pub object: LogObject,
+    /// What is known of it without opening it.
+    pub lasts: Option<Lasts>,
+}
+
+impl From<LogObject> for Whole {
+    fn from(object: LogObject) -> Self {
+        Self { object, lasts: None }
+    }
+}
+
+/// One of them, until it is in a roll-up of the next level.
 struct Held {
-    object: LogObject,
+    whole: Whole,
     images: u64,
     records: u64,
     /// When the first of what it holds was put.
@@ -35,19 +49,20 @@ pub struct Rolling {
     held: [VecDeque<Held>; LEVELS.len()],
     ready: Option<(usize, Held)>,
     /// What went through the last level, in order, until somebody takes it.
-    whole: VecDeque<LogObject>,
+    whole: VecDeque<Whole>,
     not_before: Duration,
 }
 
 impl Rolling {
     /// An object that became durable in its slot just now.
-    pub fn add(&mut self, object: LogObject, now: Duration) {
-        let follows = |held: &Held| held.object.front.name.last.next() == Some(object.front.name.first);
+    pub fn add(&mut self, whole: Whole, now: Duration) {
+        let front = &whole.object.front;
+        let follows = |held: &Held| held.whole.object.front.name.last.next() == Some(front.name.first);
         if !self.held[0].back().is_none_or(follows) {
             *self = Self::default();
         }
-        if let Ok((images, records)) = object.raw() {
-            self.held[0].push_back(Held { object, images, records, since: now });
+        if let Ok((images, records)) = whole.object.raw() {
+            self.held[0].push_back(Held { whole, images, records, since: now });
         }
     }
 
@@ -66,12 +81,13 @@ impl Rolling {
                 let run = self.take_run(level);
                 match <[Held; 1]>::try_from(run) {
                     Ok([alone]) => self.promote(level, alone),
-                    Err(run) => self.ready = Some((level, with.of(&run).ok()?)),
+                    Err(run) => self.ready = Some((level, with.of(run).ok()?)),
                 }
             }
         }
         let (_, held) = self.ready.as_ref()?;
-        Some((held.object.front.name, held.object.bytes().clone()))
+        let object = &held.whole.object;
+        Some((object.front.name, object.bytes().clone()))
     }
 
     /// The roll-up is known to be there.
@@ -119,22 +135,22 @@ impl Rolling {
     fn promote(&mut self, level: usize, held: Held) {
         match self.held.get_mut(level + 1) {
             Some(next) => next.push_back(held),
-            None => self.whole.push_back(held.object),
+            None => self.whole.push_back(held.whole),
         }
     }
 
     /// Everything that still waits for a roll-up, in order: nothing more comes.
-    pub fn rest(&mut self) -> Vec<LogObject> {
+    pub fn rest(&mut self) -> Vec<Whole> {
         let (mut rest, mut ready) = (Vec::new(), self.ready.take());
         for (level, held) in self.held.iter_mut().enumerate().rev() {
             let made = ready.take_if(|(of, _)| *of == level).map(|(_, made)| made);
-            rest.extend(made.into_iter().chain(held.drain(..)).map(|held| held.object));
+            rest.extend(made.into_iter().chain(held.drain(..)).map(|held| held.whole));
         }
         rest
     }
 
     /// What went through the last level since it was asked last.
-    pub fn whole(&mut self) -> VecDeque<LogObject> {
+    pub fn whole(&mut self) -> VecDeque<Whole> {
         std::mem::take(&mut self.whole)
     }
 }
@@ -147,13 +163,14 @@ pub struct Rolled<'a> {
 }
 
 impl Rolled<'_> {
-    fn of(&self, run: &[Held]) -> Result<Held, OpsError> {
-        let parts: Vec<&LogObject> = run.iter().map(|held| &held.object).collect();
+    fn of(&self, run: Vec<Held>) -> Result<Held, OpsError> {
+        let parts: Vec<&LogObject> = run.iter().map(|held| &held.whole.object).collect();
         let parts = (parts.as_slice(), Generation::FIRST);
         let (name, bytes) = log::roll(&self.vault.repo, parts, log::Opens::Own(self.with.sealer), self.with)?;
         let object = self.vault.repo.parse_log(&name, bytes)?;
         let (images, records) = object.raw()?;
         let since = run.first().map_or(Duration::ZERO, |held| held.since);
-        Ok(Held { object, images, records, since })
+        let lasts = Lasts::of_all(run.into_iter().map(|held| held.whole.lasts));
+        Ok(Held { whole: Whole { object, lasts }, images, records, since })
     }
 }

@@ -9,9 +9,10 @@ pub use ride::Ride;
 
 use super::catch::Piece;
 use super::hours;
+use super::lasts::Lasts;
 use super::memory::{Memory, Pending, Standing};
 use super::press::{Body, Head, Made, Press, Sealed};
-use super::rolling::{Rolled, Rolling};
+use super::rolling::{Rolled, Rolling, Whole};
 use super::spool::Spool;
 use crate::OpsError;
 use crate::catalog::Vault;
@@ -19,7 +20,7 @@ use crate::disk::PathError;
 use backstay_format::facts::{After, Role};
 use backstay_model::{BranchNo, Digest, Moment, Sequence, SourceName, StreamId, Tx};
 use backstay_store::keys::LogName;
-use backstay_store::repo::{LogObject, LogSigning, RepoError};
+use backstay_store::repo::{LogSigning, RepoError};
 use backstay_store::seal::Sealer;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -33,6 +34,7 @@ const NOTED_MAX: usize = 64;
 pub struct Sent {
     pub commits: u64,
     pub bytes: u64,
+    pub lasts: Option<Lasts>,
 }
 
 /// What must be done before the next object may be put, by whoever has time for it.
@@ -289,19 +291,19 @@ impl<'v> Shipper<'v> {
 
     /// The object to put next is known to be there.
     pub fn confirm(&mut self) -> Sent {
-        let Some(sent) = self.outbox.pop_front() else { return Sent { commits: 0, bytes: 0 } };
+        let Some(sent) = self.outbox.pop_front() else { return Sent { commits: 0, bytes: 0, lasts: None } };
         if matches!(sent.body, Body::Spooled) {
             self.spool.remove(&self.memory.stream, sent.sequence);
         }
         self.durable = sent.head;
-        Sent { commits: sent.commits, bytes: sent.len }
+        Sent { commits: sent.commits, bytes: sent.len, lasts: sent.lasts }
     }
 
     /// Keeps an object that is durable, for the next roll-up.
-    pub fn keep_to_roll(&mut self, sequence: Sequence, bytes: Bytes) {
+    pub fn keep_to_roll(&mut self, sequence: Sequence, bytes: Bytes, lasts: Option<Lasts>) {
         let name = LogName::slot(self.memory.stream, sequence);
         if let Ok(object) = self.vault.repo.parse_log(&name, bytes) {
-            self.rolling.add(object, self.vault.env.clock.uptime());
+            self.rolling.add(Whole { object, lasts }, self.vault.env.clock.uptime());
         }
     }
 
@@ -331,12 +333,12 @@ impl<'v> Shipper<'v> {
     }
 
     /// What went through all roll-ups since it was asked last.
-    pub fn whole(&mut self) -> VecDeque<LogObject> {
+    pub fn whole(&mut self) -> VecDeque<Whole> {
         self.rolling.whole()
     }
 
     /// What still waits for one, if nothing more comes.
-    pub fn rest(&mut self) -> Vec<LogObject> {
+    pub fn rest(&mut self) -> Vec<Whole> {
         self.rolling.rest()
     }
 

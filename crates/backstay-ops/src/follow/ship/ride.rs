@@ -304,7 +304,7 @@ impl Shipper<'_> {
         if let Some(ride) = &mut self.ride {
             (ride.fare, ride.is_behind) = (None, false);
         }
-        Sent { commits, bytes: if counts { bytes.len() as u64 } else { 0 } }
+        Sent { commits, bytes: if counts { bytes.len() as u64 } else { 0 }, lasts: None }
     }
 
     /// Asks to leave, once.
