@@ -20,6 +20,7 @@ mod begin;
 pub mod carrier;
 mod catch;
 pub mod drive;
+mod due;
 mod ends;
 mod errand;
 mod followed;
@@ -56,7 +57,7 @@ use backstay_model::{BranchNo, ByteLen, Kind, Kinded, Moment, ObjectId, SourceNa
 use backstay_sqlite::{SqliteError, Step, Steps};
 use backstay_store::repo::RepoError;
 use begin::{Anew, begin_anew, open_tail};
-use catch::{Catcher, Looked};
+use catch::{Catcher, Looked, Safe};
 use hours::Hours;
 use memory::Memory;
 use ship::Shipper;
@@ -256,7 +257,7 @@ impl<'v> Halves<'v> {
         if self.catcher.is_copying_due(count == 0) {
             self.take_sealed(true);
             let Self { catcher, shipper, alarm, .. } = self;
-            count += catcher.copy_back(&mut |catcher| keep_safe(shipper, catcher, alarm))?;
+            count += catcher.copy_back(&mut Keeping { shipper, alarm })?;
         }
         self.catcher.audit()?;
         Ok(count)
@@ -293,7 +294,7 @@ impl Halves<'_> {
             return Ok(false);
         }
         if catcher.has_log() {
-            catcher.copy_back(&mut |catcher| keep_safe(shipper, catcher, alarm))?;
+            catcher.copy_back(&mut Keeping { shipper, alarm })?;
             return Ok(false);
         }
         catcher.rest()
@@ -309,15 +310,40 @@ impl Halves<'_> {
     }
 }
 
+/// What makes safe what is to be copied back.
+struct Keeping<'a, 'v> {
+    shipper: &'a mut Shipper<'v>,
+    alarm: &'a mut Option<Alarm>,
+}
+
+impl Safe for Keeping<'_, '_> {
+    fn begin(&mut self, catcher: &mut Catcher) {
+        // What others carry is asked for by who waits for it.
+        while self.shipper.ride().is_none() && catcher.waiting() > 0 {
+            take_safely(self.shipper, catcher);
+            self.shipper.seal(catcher.next_pieces(), true);
+        }
+    }
+
+    fn finish(&mut self, catcher: &mut Catcher) {
+        keep_safe(self.shipper, catcher, self.alarm);
+    }
+}
+
+/// Waits for what is being sealed.
+fn take_safely(shipper: &mut Shipper<'_>, catcher: &mut Catcher) {
+    if let Some(Err(_)) = shipper.take_sealed(true) {
+        // What comes after it must not be taken for what follows.
+        catcher.lose(catch::UNREAD);
+    }
+}
+
 /// Seals what was read and writes it to the disk. A disk that takes no more is told, and costs at most a snapshot: the
 /// application does not wait for it.
 fn keep_safe(shipper: &mut Shipper<'_>, catcher: &mut Catcher, alarm: &mut Option<Alarm>) {
     let held = shipper.hold_on();
     loop {
-        if let Some(Err(_)) = shipper.take_sealed(true) {
-            // What comes after it must not be taken for what follows.
-            catcher.lose(catch::UNREAD);
-        }
+        take_safely(shipper, catcher);
         let pieces = catcher.next_pieces();
         if pieces.is_empty() {
             break;

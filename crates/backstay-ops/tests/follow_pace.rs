@@ -175,6 +175,42 @@ async fn what_is_being_sealed_is_waited_for_before_writers_have_to_wait() {
     app.latest_is_live().await;
 }
 
+/// The last of what was read is sealed while the log is copied back, and lies on the disk before the log can be begun anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sealed_beside_the_copying_is_safe_before_the_log_goes() {
+    let gate = Arc::new(Gate::default());
+    let app = App::begin(Arc::new(Gated(gate.clone(), Arc::default()))).await;
+    let spool = app.world.vault.state.dir().join("shop/spool");
+    let (copied, found) = (AtomicU32::new(0), Arc::new(Mutex::new(Vec::new())));
+    let (theirs, seen) = (gate.clone(), found.clone());
+    let bytes = move || -> u64 {
+        let files = std::fs::read_dir(&spool).into_iter().flatten().flatten();
+        files.map(|file| file.metadata().expect("a file").len()).sum()
+    };
+    let steps = move |step| {
+        if step == Step::CopiedBack {
+            copied.fetch_add(1, Ordering::SeqCst);
+            seen.lock().expect("alone").push(bytes());
+            theirs.shut(false);
+        }
+        if step == Step::LettingGo && copied.load(Ordering::SeqCst) > 0 {
+            seen.lock().expect("alone").push(bytes());
+        }
+    };
+    let mut follower = Follower::start(&app.world.vault, app.request(steps)).await.expect("follow");
+    app.insert(7 * MIB);
+    assert_eq!(follower.catch().expect("read"), 1);
+    assert_eq!(follower.keep(), 1);
+    gate.shut(true);
+    app.insert(MIB + MIB / 2);
+    assert_eq!(follower.catch().expect("read"), 1);
+    let found = found.lock().expect("alone").clone();
+    assert!(found.len() == 2 && found[0] < 8 * MIB && found[1] > 8 * MIB, "{found:?}");
+    follower.tick().await.expect("tick");
+    drop(follower);
+    app.latest_is_live().await;
+}
+
 /// One note is for all objects that are sealed by then: whichever of them is the last that the store has, the next run goes
 /// on behind it, also when the power went and took the spool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,8 @@
 //! needs it.
 
 use super::audit::Audit;
-use super::catch::{COPY_BACK_BUSY, Catcher, LOCK_PATIENCE, Limits, Mode};
+use super::catch::{Catcher, LOCK_PATIENCE, Limits, Mode};
+use super::due::Due;
 use super::hours::{self, Hours};
 use super::memory::{Memory, Standing};
 use super::ship::Shipper;
@@ -108,7 +109,7 @@ fn look(tail: &mut Tail, held: &mut Held, limits: &Limits) -> Result<(), String>
         Err(error) => return Err(error.to_string()),
     }
     let (in_use, limit) = (tail.log_in_use(), limits.wal_limit.get());
-    if limits.stays && limits.mode != Mode::Watch && in_use >= COPY_BACK_BUSY.min(limit / 2) {
+    if limits.stays && limits.mode != Mode::Watch && in_use >= Due::new(limit).bytes() {
         copy_back(tail, held)?;
     }
     if limits.mode == Mode::Watch || (limits.mode == Mode::Yield && in_use > limit) {

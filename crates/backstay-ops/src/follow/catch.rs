@@ -6,6 +6,7 @@
 use super::MEMORY_MAX;
 use super::aside::Aside;
 use super::audit::{Audit, Audited};
+use super::due::Due;
 use super::memory::Standing;
 use super::pace::Hearing;
 use crate::OpsError;
@@ -25,16 +26,18 @@ const RECORDS_MAX: usize = 512 << 10;
 
 /// From here the log is copied back by us when nobody commits: where SQLite's own checkpoint would be due.
 const COPY_BACK_IDLE: u64 = 4 << 20;
-/// And from here at the next moment when the writer's lock is free.
-pub(super) const COPY_BACK_BUSY: u64 = 16 << 20;
+/// From here what waits is sealed while more is read.
+const SEAL_AHEAD: u64 = 8 << 20;
 /// From here a mark stays under load: half of where the application's own checkpoints begin, for whom a mark that moves is
 /// something to sync.
 const MARK_STAYS: u64 = COPY_BACK_IDLE / 2;
 /// How long the writer's lock is waited for.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(5);
-/// What may be left to be made safe while nobody can commit, and how often it is tried to come below.
-const PREPARED: u64 = 1 << 20;
-const PREPARING_MAX: u32 = 3;
+/// What may be left to be made safe while nobody can commit, beside the copying, and how often it is tried to come below.
+const PREPARED: u64 = 2 << 20;
+const PREPARING_MAX: u32 = 4;
+/// Where it takes longer than this, more was written meanwhile than need be.
+const PREPARED_WITHIN: Duration = Duration::from_millis(2);
 /// How long the log is left alone when it could not be copied back.
 const COPY_BACK_PAUSE: Duration = Duration::from_millis(250);
 
@@ -133,12 +136,21 @@ pub struct Catcher {
     /// The last reading found another generation of the log than the one before: whoever goes on after us can prove
     /// nothing of the old one any more.
     crossed: bool,
-    /// Until then the log is not copied back.
+    /// Until then the log is not copied back, and from that length on it is, at the next moment when the writer's lock is free.
     leave_until: Duration,
+    due: Due,
     audit: Audit,
     clock: Arc<dyn Clock>,
     /// Where times stood when the clock was seen behind them, and since when.
     ahead: Option<(Moment, Duration)>,
+}
+
+/// What makes safe what was read, before it can be overwritten.
+pub trait Safe {
+    /// Begins to. What comes last is done beside whatever comes next.
+    fn begin(&mut self, catcher: &mut Catcher);
+    /// All of it is safe, or that it cannot be is told.
+    fn finish(&mut self, catcher: &mut Catcher);
 }
 
 /// What one look led to.
@@ -153,6 +165,7 @@ impl Catcher {
     pub fn new(tail: Tail, from: &Standing, limits: Limits, audit: Audit, clock: Arc<dyn Clock>) -> Self {
         let (tx, time, cursor) = (from.tx, from.time, from.cursor.clone());
         let (queue, lost, leave_until) = (VecDeque::new(), None, Duration::ZERO);
+        let due = Due::new(limits.wal_limit.get());
         Self {
             tail,
             cursor,
@@ -167,6 +180,7 @@ impl Catcher {
             is_waited_for: false,
             crossed: false,
             leave_until,
+            due,
             audit,
             clock,
             ahead: None,
@@ -409,7 +423,7 @@ impl Catcher {
         let due = if idle && self.is_at_rest() {
             COPY_BACK_IDLE.min(self.limits.wal_limit.get() / 4)
         } else {
-            self.copying_due_busy()
+            self.due.bytes()
         };
         let allowed = self.limits.stays && self.limits.mode != Mode::Watch && self.lost.is_none() && self.tail.holds();
         // Whoever waits in a checkpoint has the lock, and copies it back.
@@ -417,15 +431,11 @@ impl Catcher {
         allowed && self.tail.log_in_use() >= due && self.clock.uptime() >= self.leave_until
     }
 
-    fn copying_due_busy(&self) -> u64 {
-        COPY_BACK_BUSY.min(self.limits.wal_limit.get() / 2)
-    }
-
     /// Whether so much waits that it is sealed already while more is read: what must be safe before the log is copied back is
     /// little then.
     pub fn is_much_waiting(&self) -> bool {
         self.is_waited_for && self.bytes > 0
-            || self.bytes >= (self.copying_due_busy() / 2).min(self.limits.memory.get() / 2)
+            || self.bytes >= SEAL_AHEAD.min(self.limits.wal_limit.get() / 4).min(self.limits.memory.get() / 2)
     }
 
     /// Gives up every handle, if it can be gone on from there: all that was read must be durable. `Ok(false)` as long as
@@ -471,17 +481,20 @@ impl Catcher {
         self.tail.log_in_use() > 0
     }
 
-    /// Copies the log back under the writer's lock. `safe` makes safe what was read, before it can be overwritten.
-    /// Gives the number of commits read.
-    pub fn copy_back(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<u64, OpsError> {
+    /// Copies the log back under the writer's lock. Gives the number of commits read.
+    pub fn copy_back(&mut self, safe: &mut dyn Safe) -> Result<u64, OpsError> {
         let before = self.tx;
         let settling = self.prepare_copying(safe)?;
         let locked = match self.tail.lock_writers(LOCK_PATIENCE) {
             Err(error) => return self.passes(error).map(|()| 0),
             Ok(locked) => locked,
         };
+        let (since, log) = (self.clock.uptime(), self.tail.log_in_use());
         let done = if locked { self.copy_back_locked(settling, safe) } else { Ok(false) };
         self.tail.unlock_writers();
+        if matches!(done, Ok(true)) {
+            self.due.copied(log, self.clock.uptime().saturating_sub(since));
+        }
         if locked && !matches!(done, Ok(true)) {
             self.leave_until = self.clock.uptime() + COPY_BACK_PAUSE;
         }
@@ -491,21 +504,26 @@ impl Catcher {
     /// Makes safe nearly all of what there is, and has the log on the disk, while everybody can still commit: what is left
     /// for the time when nobody can is little. The disk does its part meanwhile: who commits makes more of both. Gives what
     /// it is not done with, where somebody commits too fast to wait for it.
-    fn prepare_copying(&mut self, safe: &mut dyn FnMut(&mut Self)) -> Result<Option<Aside<()>>, OpsError> {
-        let most = self.copying_due_busy() * 3 / 2;
+    fn prepare_copying(&mut self, safe: &mut dyn Safe) -> Result<Option<Aside<()>>, OpsError> {
+        let most = self.due.bytes() * 3 / 2;
         let mut settling = Aside::begin(self.tail.settling());
         for _ in 0..PREPARING_MAX {
+            let since = self.clock.uptime();
             // Whoever commits faster than we make safe must wait for us: the log has a bound.
             if self.tail.log_in_use() > most || self.lost.is_some() {
                 break;
             }
             self.look_ahead()?;
-            if self.bytes <= PREPARED {
-                settling.wait();
+            if self.bytes > PREPARED {
+                safe.finish(self);
+                settling = settling.done().map_or_else(|still| still, |()| Aside::begin(self.tail.settling()));
+                continue;
+            }
+            settling.wait();
+            if self.clock.uptime().saturating_sub(since) < PREPARED_WITHIN {
                 return Ok(None);
             }
-            safe(self);
-            settling = settling.done().map_or_else(|still| still, |()| Aside::begin(self.tail.settling()));
+            settling = Aside::begin(self.tail.settling());
         }
         Ok(Some(settling))
     }
@@ -518,20 +536,19 @@ impl Catcher {
         }
     }
 
-    fn copy_back_locked(
-        &mut self,
-        settling: Option<Aside<()>>,
-        safe: &mut dyn FnMut(&mut Self),
-    ) -> Result<bool, OpsError> {
+    fn copy_back_locked(&mut self, settling: Option<Aside<()>>, safe: &mut dyn Safe) -> Result<bool, OpsError> {
         let rest = Aside::begin(self.tail.settling());
         if self.read()? == Looked::Nothing {
             self.tail.move_on();
             return Ok(false);
         }
-        safe(self);
+        safe.begin(self);
         settling.into_iter().chain([rest]).for_each(Aside::wait);
         self.tail.move_on();
-        match self.tail.copy_back() {
+        let copied = self.tail.copy_back();
+        // Until the hold moves on, the log is not begun anew.
+        safe.finish(self);
+        match copied {
             Ok(true) => {}
             Ok(false) => return Ok(false),
             Err(error) => return self.passes(error).map(|()| false),

@@ -168,7 +168,7 @@ impl Since {
     /// What was kept of an object when it was made.
     fn put(&mut self, lasts: &Lasts) -> Result<(), OpsError> {
         let pages = &mut self.pages;
-        lasts.each(&mut |page, image| pages.put(lasts.size, page, image))?;
+        lasts.each(|page, image| pages.put(lasts.size, page, image))?;
         pages.committed(lasts.fewest);
         pages.committed(lasts.count);
         (self.place.tx, self.place.at, self.place.chain) = (lasts.tx, lasts.at, lasts.chain);

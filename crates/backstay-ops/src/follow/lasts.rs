@@ -7,7 +7,6 @@
 
 use super::catch::Piece;
 use super::memory::Standing;
-use crate::OpsError;
 use backstay_format::log::Part;
 use backstay_model::{Digest, Moment, PageSize, Tx};
 use std::collections::{HashMap, HashSet};
@@ -80,7 +79,7 @@ impl Lasts {
     }
 
     /// Hands out each page once.
-    pub fn each(&self, put: &mut dyn FnMut(u32, &[u8]) -> Result<(), OpsError>) -> Result<(), OpsError> {
+    pub fn each<E>(&self, mut put: impl FnMut(u32, &[u8]) -> Result<(), E>) -> Result<(), E> {
         let mut seen = HashSet::new();
         for layer in self.layers.iter().rev() {
             let images = layer.images.chunks_exact(self.size.get() as usize);
