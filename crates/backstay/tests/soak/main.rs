@@ -5,7 +5,8 @@
 //! next commit after the one before, unless a gap was told; and the last must be the live one.
 //!
 //! In every second life the same follower has three more databases, which are written to steadily, so that they share
-//! objects while all that happens; each is judged like the first.
+//! objects while all that happens; each is judged like the first. Retention runs beside it all: one of them keeps its commits for
+//! seconds, the others must keep theirs.
 //!
 //! `cargo xtask soak sqlite` runs it for longer, with transactions of up to 100 MB, and with `--peer litestream` lets
 //! Litestream follow instead: it is judged by the ledger alone, because it writes into the database by itself, and what
@@ -289,12 +290,12 @@ impl Soak {
                 self.take_over();
                 "a take-over"
             }
-            28 | 29 if self.peer.is_none() => self.retain(),
             27 if self.is_long && self.follower.is_some() && self.dice.below(2) == 0 => {
                 // Roll-ups are made of half a minute.
                 self.pause(35_000);
                 "a calm"
             }
+            28 | 29 if self.peer.is_none() => self.retain(),
             _ => {
                 let millis = self.dice.below(120);
                 self.pause(millis);
