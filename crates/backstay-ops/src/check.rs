@@ -106,7 +106,23 @@ pub struct Problem {
     pub snapshots: Vec<ObjectId>,
 }
 
+/// Said of snapshots that have one number.
+const RIVAL: &str = "another snapshot has its number: two writers backed up this source at once";
+/// And of the one that nothing comes after, where something comes after the other.
+const RIVAL_LEFT: &str = "another snapshot has its number, and the next comes after that: two writers backed up this \
+    source at once";
+
 impl Problem {
+    /// Whether nothing is damaged, and one of two snapshots with one number is to be given up.
+    pub fn is_of_rivals(&self) -> bool {
+        [RIVAL, RIVAL_LEFT].contains(&self.what.as_str())
+    }
+
+    /// The snapshot to be given up, if it is that one.
+    pub fn left(&self) -> Option<ObjectId> {
+        self.snapshots.first().copied().filter(|_| self.what == RIVAL_LEFT)
+    }
+
     pub(crate) fn of(object: String, error: &RepoError, snapshots: Vec<ObjectId>) -> Self {
         let (verdict, what) = match error.is_unreadable() {
             true => (Verdict::Inconclusive, format!("cannot be read: {}", with_causes(error))),
@@ -409,6 +425,8 @@ fn chain_problems(catalog: &Catalog, holes: Holes) -> Vec<Problem> {
             problems.push(Problem { object, what: what.into(), verdict: Verdict::Fail, snapshots });
         };
         let before = before_it.get(&sequence.wrapping_sub(1));
+        let after = before_it.get(&(sequence + 1));
+        let goes_on = |from: &Snapshot| after.is_some_and(|after| after.iter().any(|s| s.previous == from.digest));
         for snapshot in here {
             let follows = |before: &&Snapshot| before.digest == snapshot.previous;
             match before {
@@ -425,7 +443,8 @@ fn chain_problems(catalog: &Catalog, holes: Holes) -> Vec<Problem> {
                 _ => {}
             }
             if here.len() > 1 {
-                say(snapshot, "another snapshot has its number: two writers backed up this source at once");
+                let is_left = !goes_on(snapshot) && here.iter().any(|other| goes_on(other));
+                say(snapshot, if is_left { RIVAL_LEFT } else { RIVAL });
             }
         }
     }

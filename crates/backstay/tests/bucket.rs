@@ -359,6 +359,7 @@ fn two_writers_at_a_store_that_overwrites_are_noticed() {
     assert!(exit == 5 && out.contains("another writer"), "{exit}: {out}{err}");
     let (exit, out, _) = one.run(&["check"]);
     assert!(exit == 1 && out.contains("two writers"), "{exit}: {out}");
+    assert!(out.contains("nothing is damaged") && out.contains("backstay list shop"), "{out}");
     let (exit, out, _) = one.run(&["status"]);
     assert!(exit != 0 && out.contains("two writers"), "{exit}: {out}");
 }

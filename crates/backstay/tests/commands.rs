@@ -282,6 +282,38 @@ fn a_database_that_opens_but_fails_its_checks_is_quarantined() {
     assert_eq!(house.snapshots()[0]["quarantined"], true);
 }
 
+/// Two hosts that back a source up at the same moment, in a folder that somebody brought together.
+#[test]
+fn of_two_snapshots_with_one_number_check_says_which_to_give_up_and_that_helps() {
+    let house = House::new();
+    let copy = |from: &str, to: &str| {
+        let words = ["-rn", "--", from, to];
+        assert!(Command::new("cp").current_dir(house.path("")).args(words).status().expect("cp runs").success());
+    };
+    let folder = |from: &str, to: &str| fs::rename(house.path(from), house.path(to)).expect("moved");
+    copy("vault", "theirs");
+    copy(".backstay", "their-state");
+    house.sql("DELETE FROM item WHERE id = 1");
+    house.ok(&["backup", "--no-proof"]);
+    ["vault", ".backstay"].iter().for_each(|name| folder(name, &format!("our-{name}")));
+    folder("theirs", "vault");
+    folder("their-state", ".backstay");
+    house.sql("DELETE FROM item WHERE id = 2");
+    house.ok(&["backup", "--no-proof"]);
+    copy("our-vault/.", "vault");
+    let (exit, out, _) = house.run(&["check"]);
+    assert!(exit == 1 && out.contains("nothing is damaged") && !out.contains("NO snapshot"), "{exit}: {out}");
+    assert!(out.ends_with("Next: backstay list shop\n"), "{out}");
+    house.ok(&["backup", "--no-proof"]);
+    let (exit, out, _) = house.run(&["check"]);
+    assert!(exit == 1 && out.contains("the one that nothing comes after"), "{exit}: {out}");
+    let said = out.lines().find_map(|line| line.strip_prefix("Next: backstay ")).expect("a command");
+    house.ok(&said.split(' ').collect::<Vec<_>>());
+    house.ok(&["check"]);
+    house.ok(&["restore", "shop", "--to", "x.db"]);
+    assert_eq!(rows(&house.path("x.db")), rows(&house.path("shop.db")));
+}
+
 #[test]
 fn damage_in_the_repository_is_found_named_and_healed() {
     let house = House::new();

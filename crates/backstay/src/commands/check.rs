@@ -166,6 +166,7 @@ impl SourceCheck {
             (Verdict::Pass, Depth::Authentic) => format!("{count} snapshots are intact and authentic"),
             (Verdict::Pass, Depth::Intact) if count == 1 => "1 snapshot is intact".to_owned(),
             (Verdict::Pass, Depth::Intact) => format!("{count} snapshots are intact"),
+            _ if bad == 0 && self.has_only_rivals() => "the snapshots hold, but two of them have one number".to_owned(),
             _ if bad == 0 => "DAMAGE: the snapshots hold, what belongs to them does not".to_owned(),
             _ => format!("DAMAGE: {bad} of {} cannot be relied on", counted(count, "snapshot")),
         }
@@ -201,13 +202,37 @@ impl SourceCheck {
         }
         match self.good {
             Some(good) => page.evidence("restore", &format!("snapshot {} is the newest that is good", good.short())),
+            None if self.has_only_rivals() => {}
             None => page.evidence("restore", "NO snapshot of this source is good"),
         }
         if self.report.snapshots.is_empty() {
             return;
         }
+        if self.has_only_rivals() {
+            return self.render_rivals(page);
+        }
         page.evidence("heal", "the next backup stores again what is damaged");
         page.next(&format!("backstay backup {}", self.source));
+    }
+
+    fn has_only_rivals(&self) -> bool {
+        let problems = &self.report.problems;
+        !problems.is_empty() && problems.iter().all(Problem::is_of_rivals)
+    }
+
+    /// Two hosts stored a snapshot of it at the same moment: no backup makes one of them go.
+    fn render_rivals(&self, page: &mut Page) {
+        let source = &self.source;
+        match self.report.problems.iter().find_map(Problem::left) {
+            Some(left) => {
+                page.evidence("heal", "nothing is damaged: give up the one that nothing comes after");
+                page.next(&format!("backstay retention drop {source} {} --confirm {source}", left.short()));
+            }
+            None => {
+                page.evidence("heal", "nothing is damaged: see what each of them has, and give up one of them");
+                page.next(&format!("backstay list {source}"));
+            }
+        }
     }
 
     fn render_proof(&self, page: &mut Page) {
