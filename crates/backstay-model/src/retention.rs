@@ -79,7 +79,7 @@ impl Reason {
             Reason::Monthly => "of its month",
             Reason::Yearly => "of its year",
             Reason::LogBegins => "where the log begins",
-            Reason::NoPolicy => "kept: no rule is set",
+            Reason::NoPolicy => "kept: no rule for snapshots is set",
         }
     }
 

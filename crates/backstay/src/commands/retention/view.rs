@@ -137,7 +137,7 @@ impl RetentionView {
         });
         match (row.doubts.is_empty(), row.policy.is_set() || go > 0) {
             (false, _) => "nothing of it is touched: what was found cannot be all there is".to_owned(),
-            (true, false) => format!("no rule is set: all {stay} snapshots stay"),
+            (true, false) => format!("no rule for snapshots is set: all {stay} snapshots stay"),
             (true, true) => format!(
                 "{stay} snapshots stay, {go} {}",
                 if self.report.performed { "are condemned" } else { "would go" }
