@@ -36,7 +36,7 @@ pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(5);
 /// What may be left to be made safe while nobody can commit, beside the copying, and how often it is tried to come below.
 const PREPARED: u64 = 2 << 20;
 const PREPARING_MAX: u32 = 4;
-/// Where it takes longer than this, more was written meanwhile than need be.
+/// Where it takes longer than this, more was written meanwhile than need be: it is done once more.
 const PREPARED_WITHIN: Duration = Duration::from_millis(2);
 /// How long the log is left alone when it could not be copied back.
 const COPY_BACK_PAUSE: Duration = Duration::from_millis(250);
@@ -496,6 +496,7 @@ impl Catcher {
             self.due.copied(log, self.clock.uptime().saturating_sub(since));
         }
         if locked && !matches!(done, Ok(true)) {
+            self.due.failed();
             self.leave_until = self.clock.uptime() + COPY_BACK_PAUSE;
         }
         done.map(|_| self.tx.get() - before.get())
@@ -505,8 +506,8 @@ impl Catcher {
     /// for the time when nobody can is little. The disk does its part meanwhile: who commits makes more of both. Gives what
     /// it is not done with, where somebody commits too fast to wait for it.
     fn prepare_copying(&mut self, safe: &mut dyn Safe) -> Result<Option<Aside<()>>, OpsError> {
-        let most = self.due.bytes() * 3 / 2;
-        let mut settling = Aside::begin(self.tail.settling());
+        let most = self.due.too_long();
+        let (mut settling, mut again) = (Aside::begin(self.tail.settling()), false);
         for _ in 0..PREPARING_MAX {
             let since = self.clock.uptime();
             // Whoever commits faster than we make safe must wait for us: the log has a bound.
@@ -520,10 +521,10 @@ impl Catcher {
                 continue;
             }
             settling.wait();
-            if self.clock.uptime().saturating_sub(since) < PREPARED_WITHIN {
+            if again || self.clock.uptime().saturating_sub(since) < PREPARED_WITHIN {
                 return Ok(None);
             }
-            settling = Aside::begin(self.tail.settling());
+            (settling, again) = (Aside::begin(self.tail.settling()), true);
         }
         Ok(Some(settling))
     }
@@ -546,7 +547,7 @@ impl Catcher {
         settling.into_iter().chain([rest]).for_each(Aside::wait);
         self.tail.move_on();
         let copied = self.tail.copy_back();
-        // Until the hold moves on, the log is not begun anew.
+        // As long as the writer's lock is ours, no commit can begin the log anew.
         safe.finish(self);
         match copied {
             Ok(true) => {}

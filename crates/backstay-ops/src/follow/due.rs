@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Where it begins, and the least and the most it becomes.
 const USUAL: u64 = 16 << 20;
 const LEAST: u64 = 8 << 20;
-const MOST: u64 = 32 << 20;
+const MOST: u64 = 24 << 20;
 /// The lock was kept for less than there is room for, or nearly for too long.
 const ROOM: Duration = Duration::from_micros(5500);
 const ENOUGH: Duration = Duration::from_millis(7);
@@ -30,11 +30,22 @@ impl Due {
         self.bytes
     }
 
+    /// Past this nothing is prepared any more: who is quicker than we are must wait.
+    pub fn too_long(self) -> u64 {
+        self.bytes.max(USUAL.min(self.limit / 2)) / 2 * 3
+    }
+
+    /// It was not copied back, and goes on to grow until the next attempt.
+    pub fn failed(&mut self) {
+        self.bytes = self.bytes.min(USUAL);
+    }
+
     /// So much was in the log when it was copied back, and the lock was kept for so long.
     pub fn copied(&mut self, log: u64, kept: Duration) {
         let bytes = match () {
-            () if kept > ENOUGH || log > self.limit / 4 * 3 => self.bytes / 8 * 7,
+            () if log > self.limit / 4 * 3 => self.bytes / 8 * 7,
             // Of what was copied in a quiet moment nothing is learned: it was little.
+            () if kept > ENOUGH && log >= self.bytes => self.bytes / 8 * 7,
             () if kept < ROOM && (self.bytes..self.limit / 8 * 5).contains(&log) => self.bytes / 8 * 9,
             () => self.bytes,
         };
@@ -67,6 +78,7 @@ mod tests {
         assert_eq!(after(LIMIT, 50, at_a_rate(1 << 20)), LEAST, "a slow disk");
         assert_eq!(after(LIMIT, 50, at_a_rate(64 << 20)), MOST, "a quick one");
         assert_eq!(after(LIMIT, 50, |_| (4 << 20, 1)), USUAL, "quiet moments");
+        assert_eq!(after(LIMIT, 50, |_| (4 << 20, 20)), USUAL, "and of a slow disk");
     }
 
     #[test]
@@ -75,5 +87,22 @@ mod tests {
         assert!(due + (36 << 20) < LIMIT / 8 * 7, "{due}");
         assert_eq!(after(4 << 20, 50, |_| (0, 0)), 2 << 20, "never more than half of it");
         assert_eq!(after(4 << 20, 50, |_| (4 << 20, 9)), 2 << 20);
+    }
+
+    #[test]
+    fn what_is_prepared_does_not_become_less_and_an_attempt_that_failed_leaves_room() {
+        let (mut slow, mut quick) = (Due::new(LIMIT), Due::new(LIMIT));
+        for _ in 0..50 {
+            slow.copied(slow.bytes(), Duration::from_millis(40));
+            quick.copied(quick.bytes(), Duration::from_millis(1));
+        }
+        assert_eq!((slow.bytes(), slow.too_long()), (LEAST, 24 << 20));
+        assert_eq!((quick.bytes(), quick.too_long()), (MOST, 36 << 20));
+        // A quarter of a second at the 160 MB of log in a second of a quick writer.
+        assert!(quick.bytes() + (160_000_000 / 4) < LIMIT);
+        quick.failed();
+        assert_eq!(quick.bytes(), USUAL);
+        slow.failed();
+        assert_eq!(slow.bytes(), LEAST);
     }
 }
