@@ -108,7 +108,7 @@ pub struct Problem {
 
 /// Said of snapshots that have one number.
 const RIVAL: &str = "another snapshot has its number: two writers backed up this source at once";
-/// And of the one that nothing comes after, where something comes after the other.
+/// And of the one that nothing comes after, neither a snapshot nor a log, where a snapshot comes after the other.
 const RIVAL_LEFT: &str = "another snapshot has its number, and the next comes after that: two writers backed up this \
     source at once";
 
@@ -425,8 +425,10 @@ fn chain_problems(catalog: &Catalog, holes: Holes) -> Vec<Problem> {
             problems.push(Problem { object, what: what.into(), verdict: Verdict::Fail, snapshots });
         };
         let before = before_it.get(&sequence.wrapping_sub(1));
-        let after = before_it.get(&(sequence + 1));
+        let after = sequence.checked_add(1).and_then(|next| by_sequence.get(&next));
         let goes_on = |from: &Snapshot| after.is_some_and(|after| after.iter().any(|s| s.previous == from.digest));
+        // The log of whoever goes on now may begin at the one that no snapshot comes after.
+        let is_followed = |from: &Snapshot| catalog.fronts.get(&from.id).is_none_or(|f| f.facts.following.is_some());
         for snapshot in here {
             let follows = |before: &&Snapshot| before.digest == snapshot.previous;
             match before {
@@ -443,7 +445,7 @@ fn chain_problems(catalog: &Catalog, holes: Holes) -> Vec<Problem> {
                 _ => {}
             }
             if here.len() > 1 {
-                let is_left = !goes_on(snapshot) && here.iter().any(|other| goes_on(other));
+                let is_left = !goes_on(snapshot) && !is_followed(snapshot) && here.iter().any(|other| goes_on(other));
                 say(snapshot, if is_left { RIVAL_LEFT } else { RIVAL });
             }
         }

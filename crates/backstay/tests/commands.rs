@@ -283,9 +283,7 @@ fn a_database_that_opens_but_fails_its_checks_is_quarantined() {
 }
 
 /// Two hosts that back a source up at the same moment, in a folder that somebody brought together.
-#[test]
-fn of_two_snapshots_with_one_number_check_says_which_to_give_up_and_that_helps() {
-    let house = House::new();
+fn two_at_once(house: &House, store: &[&str]) {
     let copy = |from: &str, to: &str| {
         let words = ["-rn", "--", from, to];
         assert!(Command::new("cp").current_dir(house.path("")).args(words).status().expect("cp runs").success());
@@ -294,13 +292,19 @@ fn of_two_snapshots_with_one_number_check_says_which_to_give_up_and_that_helps()
     copy("vault", "theirs");
     copy(".backstay", "their-state");
     house.sql("DELETE FROM item WHERE id = 1");
-    house.ok(&["backup", "--no-proof"]);
+    house.ok(store);
     ["vault", ".backstay"].iter().for_each(|name| folder(name, &format!("our-{name}")));
     folder("theirs", "vault");
     folder("their-state", ".backstay");
     house.sql("DELETE FROM item WHERE id = 2");
-    house.ok(&["backup", "--no-proof"]);
+    house.ok(store);
     copy("our-vault/.", "vault");
+}
+
+#[test]
+fn of_two_snapshots_with_one_number_check_says_which_to_give_up_and_that_helps() {
+    let house = House::new();
+    two_at_once(&house, &["backup", "--no-proof"]);
     let (exit, out, _) = house.run(&["check"]);
     assert!(exit == 1 && out.contains("nothing is damaged") && !out.contains("NO snapshot"), "{exit}: {out}");
     assert!(out.ends_with("Next: backstay list shop\n"), "{out}");
@@ -312,6 +316,18 @@ fn of_two_snapshots_with_one_number_check_says_which_to_give_up_and_that_helps()
     house.ok(&["check"]);
     house.ok(&["restore", "shop", "--to", "x.db"]);
     assert_eq!(rows(&house.path("x.db")), rows(&house.path("shop.db")));
+}
+
+/// The log of whoever follows now may begin at the one that no snapshot comes after.
+#[test]
+fn of_two_snapshots_with_one_number_none_is_to_be_given_up_that_is_followed() {
+    let house = House::new();
+    house.sql("PRAGMA journal_mode=WAL");
+    two_at_once(&house, &["follow", "--once"]);
+    house.ok(&["backup", "--no-proof"]);
+    let (exit, out, _) = house.run(&["check"]);
+    assert!(exit == 1 && out.contains("two writers") && out.contains("nothing is damaged"), "{exit}: {out}");
+    assert!(!out.contains("retention drop") && out.ends_with("Next: backstay list shop\n"), "{out}");
 }
 
 #[test]

@@ -217,7 +217,8 @@ impl SourceCheck {
 
     fn has_only_rivals(&self) -> bool {
         let problems = &self.report.problems;
-        !problems.is_empty() && problems.iter().all(Problem::is_of_rivals)
+        let failed = self.proof.as_ref().is_some_and(|proof| proof.outcome.verdict() == Verdict::Fail);
+        !failed && !problems.is_empty() && problems.iter().all(Problem::is_of_rivals)
     }
 
     /// Two hosts stored a snapshot of it at the same moment: no backup makes one of them go.
