@@ -136,8 +136,9 @@ pub struct Catcher {
     /// The last reading found another generation of the log than the one before: whoever goes on after us can prove
     /// nothing of the old one any more.
     crossed: bool,
-    /// Until then the log is not copied back, and from that length on it is, at the next moment when the writer's lock is free.
+    /// Until then the log is not copied back.
     leave_until: Duration,
+    /// From which length on it is, at the next moment when the writer's lock is free.
     due: Due,
     audit: Audit,
     clock: Arc<dyn Clock>,

@@ -62,9 +62,7 @@ impl Neighbour {
         let mut command = Command::new(std::env::current_exe()?);
         Ok(Neighbour(command.arg(FLAG).arg(word).arg(db).arg(folder).arg(bytes.to_string()).spawn()?))
     }
-}
 
-impl Neighbour {
     /// Beside one that had ended before, a writer was alone.
     pub fn end(mut self) -> Result<(), Failed> {
         match self.0.try_wait()? {
